@@ -1,0 +1,3 @@
+//! The `ferrum` binary.
+
+fn main() {}

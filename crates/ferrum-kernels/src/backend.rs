@@ -1,0 +1,169 @@
+//! The contract between a model and a device.
+//!
+//! Rules that hold for every operation:
+//! - activations are token-major: a `[T, width]` buffer holds token 0's values first;
+//! - buffers may be longer than an operation needs (they are allocated once, for the largest
+//!   step); the operation touches only the rows it is told to;
+//! - every per-step value (positions, lengths, block tables) is read from device arrays, so that a
+//!   recorded step can be replayed;
+//! - a backend returns an error for what it cannot honour; it never ignores a parameter.
+
+use crate::params::{
+    Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, RmsNorm, Rope,
+};
+use crate::{DType, Format, KvDType, Result, WeightSource};
+
+/// A device that can run a model.
+///
+/// The implementing value is the device: it owns no hidden global state, and everything made by it
+/// (buffers, weights, KV caches) is used with it alone.
+pub trait Backend: Send + Sized + 'static {
+    /// The order in which work runs, with its workspace. One long-lived stream per runner.
+    type Stream: Send;
+    /// Typed device memory that frees itself.
+    type Buffer: Buffer;
+    /// A weight matrix in the layout that this backend computes with.
+    type Weight: PackedWeight;
+    /// Keys and values of one layer, in blocks of [`crate::KV_BLOCK_SIZE`] positions.
+    type KvCache: KvStorage;
+
+    /// Short name: `cpu`, `reference`, …
+    fn name(&self) -> &'static str;
+
+    /// Asks whether the backend can do what a model needs; the error names what is missing.
+    /// Called at model load, so that nothing is found missing in the middle of an answer.
+    fn check(&self, need: &Need) -> Result<()>;
+
+    /// Creates the stream that operations run on.
+    fn stream(&self) -> Result<Self::Stream>;
+
+    /// Allocates `len` zeroed elements.
+    fn alloc(&self, dtype: DType, len: usize) -> Result<Self::Buffer>;
+
+    /// Copies `src` into the first `src.len()` elements of an `F32` buffer.
+    fn upload_f32(&self, s: &mut Self::Stream, src: &[f32], dst: &mut Self::Buffer) -> Result<()>;
+
+    /// Copies `src` into the first `src.len()` elements of an `I32` buffer.
+    fn upload_i32(&self, s: &mut Self::Stream, src: &[i32], dst: &mut Self::Buffer) -> Result<()>;
+
+    /// Copies the first `dst.len()` elements of an `F32` buffer into `dst`, after all work queued.
+    fn download_f32(&self, s: &mut Self::Stream, src: &Self::Buffer, dst: &mut [f32])
+    -> Result<()>;
+
+    /// Brings a weight into this backend's layout. The source bytes may be given back afterwards.
+    fn pack(&self, s: &mut Self::Stream, source: &WeightSource<'_>) -> Result<Self::Weight>;
+
+    /// Bytes that [`Backend::pack`] keeps resident for a weight, without making it.
+    fn packed_bytes(&self, format: Format, rows: usize, cols: usize) -> usize;
+
+    /// Allocates the KV cache of one layer.
+    fn kv_cache(&self, spec: &KvSpec) -> Result<Self::KvCache>;
+
+    /// `dst[t, :] = scale · table[tokens[t], :]`
+    fn embed(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &Embed<'_, Self>,
+    ) -> Result<()>;
+
+    /// For each output `o`: `o.dst[t, :] (+)= o.weight · input[t, :] + o.bias`.
+    /// Outputs share one input, so a backend converts it once.
+    fn linear(&self, s: &mut Self::Stream, p: Linear<'_, '_, Self>) -> Result<()>;
+
+    /// `dst[t, :] = act(gate · input[t, :]) ⊙ (up · input[t, :])`
+    fn gated_linear(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &GatedLinear<'_, Self>,
+    ) -> Result<()>;
+
+    /// Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467).
+    fn rms_norm(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &RmsNorm<'_, Self>,
+    ) -> Result<()>;
+
+    /// Rotary position embedding, in place (Su et al. 2021, arXiv:2104.09864).
+    fn rope(&self, s: &mut Self::Stream, x: &mut Self::Buffer, p: &Rope<'_, Self>) -> Result<()>;
+
+    /// Writes this step's keys and values into their slots.
+    fn kv_write(
+        &self,
+        s: &mut Self::Stream,
+        kv: &mut Self::KvCache,
+        p: &KvWrite<'_, Self>,
+    ) -> Result<()>;
+
+    /// Causal attention of a packed batch over the paged KV cache.
+    fn attention(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &Attention<'_, Self>,
+    ) -> Result<()>;
+
+    /// `dst[r, :] = src[rows[r], :]`
+    fn gather_rows(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &GatherRows<'_, Self>,
+    ) -> Result<()>;
+}
+
+/// Typed memory of a device.
+pub trait Buffer: Send {
+    /// Element type.
+    fn dtype(&self) -> DType;
+    /// Number of elements.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A weight matrix `[rows, cols]` in a backend's own layout: `y = W·x`, `x` of `cols` values.
+pub trait PackedWeight: Send {
+    /// Format that it was packed from.
+    fn format(&self) -> Format;
+    /// Output features.
+    fn rows(&self) -> usize;
+    /// Input features.
+    fn cols(&self) -> usize;
+    /// Memory that it keeps.
+    fn resident_bytes(&self) -> usize;
+}
+
+/// The KV cache of one layer.
+pub trait KvStorage: Send {
+    /// Shape and element type.
+    fn spec(&self) -> &KvSpec;
+    /// Memory that it keeps.
+    fn resident_bytes(&self) -> usize;
+}
+
+/// Something that a model asks of a backend at load.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Need {
+    /// [`Backend::linear`] with weights of this format and number of input features.
+    Linear {
+        /// Format on disk.
+        format: Format,
+        /// Input features.
+        cols: usize,
+    },
+    /// [`Backend::embed`] from a table of this format.
+    Embed(Format),
+    /// [`Backend::attention`] with this head width and KV element type.
+    Attention {
+        /// Values per head, for queries, keys and values alike.
+        head_dim: usize,
+        /// Element type of the cache.
+        kv: KvDType,
+    },
+}

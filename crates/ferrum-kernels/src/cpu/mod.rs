@@ -1,0 +1,1 @@
+//! The fast backend for processors: one file per operation.

@@ -1,0 +1,90 @@
+//! Buffers in ordinary memory, shared by the reference and the CPU backend.
+
+use crate::{Buffer, DType, KernelError, Result};
+
+/// A typed buffer in ordinary memory.
+#[derive(Debug)]
+pub enum HostBuffer {
+    /// Activations.
+    F32(Vec<f32>),
+    /// Indices.
+    I32(Vec<i32>),
+}
+
+impl HostBuffer {
+    /// `len` zeroes. Host backends compute in `f32`; half-precision activations are refused.
+    pub fn new(backend: &'static str, dtype: DType, len: usize) -> Result<Self> {
+        match dtype {
+            DType::F32 => Ok(HostBuffer::F32(zeroed(len)?)),
+            DType::I32 => Ok(HostBuffer::I32(zeroed(len)?)),
+            DType::F16 | DType::BF16 => {
+                Err(KernelError::Unsupported { backend, what: format!("activations in {dtype:?}") })
+            }
+        }
+    }
+
+    /// The first `len` values of an `F32` buffer.
+    pub fn f32(&self, op: &'static str, len: usize) -> Result<&[f32]> {
+        match self {
+            HostBuffer::F32(v) => v.get(..len).ok_or_else(|| too_short(op, len, v.len())),
+            other => Err(KernelError::DType { expected: DType::F32, got: other.dtype() }),
+        }
+    }
+
+    /// The first `len` values of an `F32` buffer, to write.
+    pub fn f32_mut(&mut self, op: &'static str, len: usize) -> Result<&mut [f32]> {
+        let have = self.len();
+        match self {
+            HostBuffer::F32(v) => v.get_mut(..len).ok_or_else(|| too_short(op, len, have)),
+            other => Err(KernelError::DType { expected: DType::F32, got: other.dtype() }),
+        }
+    }
+
+    /// The first `len` values of an `I32` buffer.
+    pub fn i32(&self, op: &'static str, len: usize) -> Result<&[i32]> {
+        match self {
+            HostBuffer::I32(v) => v.get(..len).ok_or_else(|| too_short(op, len, v.len())),
+            other => Err(KernelError::DType { expected: DType::I32, got: other.dtype() }),
+        }
+    }
+
+    /// The first `len` values of an `I32` buffer, to write.
+    pub fn i32_mut(&mut self, op: &'static str, len: usize) -> Result<&mut [i32]> {
+        let have = self.len();
+        match self {
+            HostBuffer::I32(v) => v.get_mut(..len).ok_or_else(|| too_short(op, len, have)),
+            other => Err(KernelError::DType { expected: DType::I32, got: other.dtype() }),
+        }
+    }
+}
+
+impl Buffer for HostBuffer {
+    fn dtype(&self) -> DType {
+        match self {
+            HostBuffer::F32(_) => DType::F32,
+            HostBuffer::I32(_) => DType::I32,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            HostBuffer::F32(v) => v.len(),
+            HostBuffer::I32(v) => v.len(),
+        }
+    }
+}
+
+/// `len` zeroes (or an error, not an abort, where memory is short).
+pub(crate) fn zeroed<T: Copy + Default>(len: usize) -> Result<Vec<T>> {
+    let mut v = Vec::new();
+    v.try_reserve_exact(len).map_err(|_| KernelError::OutOfMemory {
+        bytes: len.saturating_mul(size_of::<T>()),
+        what: "a buffer",
+    })?;
+    v.resize(len, T::default());
+    Ok(v)
+}
+
+fn too_short(op: &'static str, need: usize, have: usize) -> KernelError {
+    KernelError::shape(op, format!("a buffer of {have} elements where {need} are needed"))
+}

@@ -1,0 +1,66 @@
+//! Ferrum's compute kernels: numbers in, numbers out.
+//!
+//! [`Backend`] is the contract that every device implements; [`params`] holds the parameter
+//! structs of its operations. [`reference::Reference`] is the oracle: plain `f32` Rust, slow and
+//! obviously right. [`cpu::Cpu`] is the fast implementation for processors. A model above this
+//! crate is generic over [`Backend`] and knows nothing of devices or weight formats.
+
+pub mod backend;
+pub mod cpu;
+pub mod error;
+pub mod host;
+pub mod params;
+pub mod reference;
+pub mod step;
+pub mod weight;
+
+pub use backend::{Backend, Buffer, KvStorage, Need, PackedWeight};
+pub use error::{KernelError, Result};
+pub use step::{StepBatch, StepCapacity, StepInput, StepShape};
+pub use weight::{Format, WeightSource};
+
+/// Token positions in one block of the paged KV cache, on every backend.
+pub const KV_BLOCK_SIZE: usize = 32;
+
+/// Element type of a [`Buffer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit float: activations and the residual stream on the CPU.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    BF16,
+    /// 32-bit signed integer: token ids, positions, block tables.
+    I32,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            DType::F32 | DType::I32 => 4,
+            DType::F16 | DType::BF16 => 2,
+        }
+    }
+}
+
+/// How keys and values are stored in the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KvDType {
+    /// Half precision: the default.
+    #[default]
+    F16,
+    /// Single precision: twice the memory, no rounding.
+    F32,
+}
+
+impl KvDType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            KvDType::F16 => 2,
+            KvDType::F32 => 4,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Parameter structs of the operations in [`crate::Backend`].
+//!
+//! `T` is the number of tokens of a step, `S` of its sequences, `R` of the rows to sample.
+
+use crate::{Backend, KvDType, StepBatch};
+
+/// [`Backend::embed`]: token ids to vectors.
+pub struct Embed<'a, B: Backend> {
+    /// `[vocabulary, width]`
+    pub table: &'a B::Weight,
+    /// Token ids, `I32 [T]`.
+    pub tokens: &'a B::Buffer,
+    /// `T`
+    pub rows: usize,
+    /// Factor on every value (Gemma multiplies by the root of the width).
+    pub scale: f32,
+}
+
+/// [`Backend::linear`]: one input, one or more outputs.
+pub struct Linear<'a, 'o, B: Backend> {
+    /// `F32 [T, cols]`
+    pub input: &'a B::Buffer,
+    /// `T`
+    pub rows: usize,
+    /// What to compute from the input.
+    pub outputs: &'a mut [LinearOutput<'o, B>],
+}
+
+/// One product of a [`Linear`].
+pub struct LinearOutput<'a, B: Backend> {
+    /// `[n, cols]`
+    pub weight: &'a B::Weight,
+    /// `F32 [n]`, added to each row.
+    pub bias: Option<&'a B::Buffer>,
+    /// `F32 [T, n]`
+    pub dst: &'a mut B::Buffer,
+    /// Add to `dst` (the residual stream) instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// [`Backend::gated_linear`]: the first half of a gated MLP (Shazeer 2020, arXiv:2002.05202).
+pub struct GatedLinear<'a, B: Backend> {
+    /// `F32 [T, cols]`
+    pub input: &'a B::Buffer,
+    /// `T`
+    pub rows: usize,
+    /// `[n, cols]`
+    pub gate: &'a B::Weight,
+    /// `[n, cols]`
+    pub up: &'a B::Weight,
+    /// Applied to the gate.
+    pub activation: Activation,
+}
+
+/// Non-linearity of an MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · σ(x)`
+    Silu,
+    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))`
+    GeluTanh,
+}
+
+/// [`Backend::rms_norm`]: each group of `width` values `x` becomes
+/// `x / sqrt(mean(x²) + eps) ⊙ weight`.
+pub struct RmsNorm<'a, B: Backend> {
+    /// `F32 [groups, width]`; `None` normalises `dst` in place.
+    pub src: Option<&'a B::Buffer>,
+    /// `F32 [width]`
+    pub weight: &'a B::Buffer,
+    /// Groups of `width` values: `T` for a hidden state, `T · heads` for a norm per head.
+    pub groups: usize,
+    /// Values normalised together.
+    pub width: usize,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Add the result to `dst` (the residual stream) instead of overwriting it. Needs `src`.
+    pub accumulate: bool,
+}
+
+/// [`Backend::rope`]: rotates pairs of values by an angle that grows with the position.
+pub struct Rope<'a, B: Backend> {
+    /// Positions, `I32 [T]`.
+    pub positions: &'a B::Buffer,
+    /// Cosine and sine, `F32 [max_positions, rotary_dim / 2, 2]`, frequencies scaled by the model.
+    pub table: &'a B::Buffer,
+    /// `T`
+    pub rows: usize,
+    /// Heads in a row of `x`, which is `[T, heads · head_dim]`.
+    pub heads: usize,
+    /// Values per head.
+    pub head_dim: usize,
+    /// Values per head that are rotated, from the first; the rest stay.
+    pub rotary_dim: usize,
+    /// Which values form a pair.
+    pub style: RopeStyle,
+}
+
+/// Which values of a head rotate together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// `(x[i], x[i + rotary_dim/2])`: GPT-NeoX, Qwen, Gemma.
+    Split,
+    /// `(x[2i], x[2i + 1])`: the original; GGUF files of the llama architecture.
+    Interleaved,
+}
+
+/// Shape of one layer's KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvSpec {
+    /// Blocks of [`crate::KV_BLOCK_SIZE`] positions.
+    pub blocks: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Values per head, for keys and values alike.
+    pub head_dim: usize,
+    /// Element type.
+    pub dtype: KvDType,
+}
+
+/// [`Backend::kv_write`]: stores keys and values at `batch.slots`.
+pub struct KvWrite<'a, B: Backend> {
+    /// `F32 [T, kv_heads · head_dim]`
+    pub k: &'a B::Buffer,
+    /// `F32 [T, kv_heads · head_dim]`
+    pub v: &'a B::Buffer,
+    /// The step.
+    pub batch: &'a StepBatch<B>,
+}
+
+/// [`Backend::attention`]: `softmax(softcap(scale · Q·Kᵀ)) · V`, causal, grouped-query.
+///
+/// Token `t` of a sequence, at position `p`, sees positions `max(0, p + 1 - window) ..= p`. Query
+/// head `h` uses key-value head `h / (heads / kv_heads)`. The keys and values of the step's own
+/// tokens must have been written before.
+pub struct Attention<'a, B: Backend> {
+    /// `F32 [T, heads · head_dim]`
+    pub q: &'a B::Buffer,
+    /// The layer's cache.
+    pub kv: &'a B::KvCache,
+    /// The step.
+    pub batch: &'a StepBatch<B>,
+    /// Query heads; a multiple of the cache's heads.
+    pub heads: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Positions that a token sees, itself among them; `None` means all before it.
+    pub window: Option<usize>,
+    /// Scores become `c · tanh(score / c)` (Gemma 2).
+    pub softcap: Option<f32>,
+}
+
+/// [`Backend::gather_rows`]: picks rows, such as the last token of each sequence.
+pub struct GatherRows<'a, B: Backend> {
+    /// `F32 [T, width]`
+    pub src: &'a B::Buffer,
+    /// Row numbers, `I32 [R]`.
+    pub rows: &'a B::Buffer,
+    /// `R`
+    pub count: usize,
+    /// Values in a row.
+    pub width: usize,
+}

@@ -1,0 +1,1 @@
+//! The oracle: plain `f32` Rust, one file per operation, slow and obviously right.

@@ -1,0 +1,185 @@
+//! One step of a packed batch: `T` tokens of `S` sequences, prefill chunks and decodes together.
+
+use crate::{Backend, DType, KV_BLOCK_SIZE, KernelError, Result};
+
+/// The largest step that a [`StepBatch`] can hold. Fixed, so that device addresses are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepCapacity {
+    /// Tokens `T`.
+    pub tokens: usize,
+    /// Sequences `S`.
+    pub seqs: usize,
+    /// Blocks of the longest sequence `B`.
+    pub blocks_per_seq: usize,
+    /// Rows to sample `R`.
+    pub samples: usize,
+}
+
+/// A step as the scheduler describes it, on the host.
+///
+/// Sequence `i` owns tokens `query_starts[i] .. query_starts[i + 1]`, which are the last of its
+/// `kv_lens[i]` positions. Its block `j` is `block_tables[i * blocks_per_seq + j]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepInput {
+    /// Token ids `[T]`.
+    pub tokens: Vec<i32>,
+    /// Position of each token in its sequence `[T]`.
+    pub positions: Vec<i32>,
+    /// First token of each sequence, and `T` at the end `[S + 1]`.
+    pub query_starts: Vec<i32>,
+    /// Positions of each sequence once this step is written `[S]`.
+    pub kv_lens: Vec<i32>,
+    /// Cache blocks of each sequence `[S, blocks_per_seq]`; unused entries are 0.
+    pub block_tables: Vec<i32>,
+    /// Entries of a row of `block_tables`.
+    pub blocks_per_seq: usize,
+    /// Tokens whose logits are wanted `[R]`.
+    pub sample_rows: Vec<i32>,
+}
+
+/// Sizes of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StepShape {
+    /// Tokens `T`.
+    pub tokens: usize,
+    /// Sequences `S`.
+    pub seqs: usize,
+    /// Entries of a block table `B`.
+    pub blocks_per_seq: usize,
+    /// Rows to sample `R`.
+    pub samples: usize,
+}
+
+impl StepInput {
+    /// Sizes of this step.
+    pub fn shape(&self) -> StepShape {
+        StepShape {
+            tokens: self.tokens.len(),
+            seqs: self.kv_lens.len(),
+            blocks_per_seq: self.blocks_per_seq,
+            samples: self.sample_rows.len(),
+        }
+    }
+
+    /// The cache slot of each token `[T]`: `block · KV_BLOCK_SIZE + offset`.
+    fn slots(&self) -> Vec<i32> {
+        let block = KV_BLOCK_SIZE as i32;
+        let mut slots = Vec::with_capacity(self.tokens.len());
+        for seq in 0..self.kv_lens.len() {
+            let table = &self.block_tables[seq * self.blocks_per_seq..][..self.blocks_per_seq];
+            for t in self.query_starts[seq]..self.query_starts[seq + 1] {
+                let pos = self.positions[t as usize];
+                slots.push(table[(pos / block) as usize] * block + pos % block);
+            }
+        }
+        slots
+    }
+
+    /// Holds the arrays against each other and against the capacities, so that no kernel can be
+    /// led outside its buffers. `blocks` is the size of the KV pool, `vocab` that of the
+    /// vocabulary.
+    pub fn validate(&self, cap: &StepCapacity, blocks: usize, vocab: usize) -> Result<()> {
+        let err = |what: String| Err(KernelError::shape("step", what));
+        let s = self.shape();
+        if s.tokens == 0 || s.tokens > cap.tokens {
+            return err(format!("{} tokens, capacity {}", s.tokens, cap.tokens));
+        }
+        if s.seqs == 0 || s.seqs > cap.seqs || s.blocks_per_seq > cap.blocks_per_seq {
+            return err(format!("{s:?} exceeds {cap:?}"));
+        }
+        if s.samples > cap.samples {
+            return err(format!("{} rows to sample, capacity {}", s.samples, cap.samples));
+        }
+        if self.positions.len() != s.tokens
+            || self.query_starts.len() != s.seqs + 1
+            || self.block_tables.len() != s.seqs * s.blocks_per_seq
+        {
+            return err("arrays of different lengths".into());
+        }
+        if self.tokens.iter().any(|&t| t < 0 || t as usize >= vocab) {
+            return err(format!("a token outside the vocabulary of {vocab}"));
+        }
+        if self.sample_rows.iter().any(|&r| r < 0 || r as usize >= s.tokens) {
+            return err("a row to sample outside the step".into());
+        }
+        if self.block_tables.iter().any(|&b| b < 0 || b as usize >= blocks) {
+            return err(format!("a block outside the pool of {blocks}"));
+        }
+        self.validate_sequences()
+    }
+
+    /// Each sequence's tokens are its last positions, in order, and covered by its blocks.
+    fn validate_sequences(&self) -> Result<()> {
+        let err = |what: String| Err(KernelError::shape("step", what));
+        if self.query_starts[0] != 0
+            || *self.query_starts.last().unwrap_or(&0) as usize != self.tokens.len()
+        {
+            return err("query_starts do not cover the tokens".into());
+        }
+        for (seq, &kv_len) in self.kv_lens.iter().enumerate() {
+            let (start, end) = (self.query_starts[seq], self.query_starts[seq + 1]);
+            if start >= end || kv_len < end - start {
+                return err(format!("sequence {seq}: {} tokens, {kv_len} positions", end - start));
+            }
+            if (kv_len as usize).div_ceil(KV_BLOCK_SIZE) > self.blocks_per_seq {
+                return err(format!("sequence {seq}: {kv_len} positions exceed its blocks"));
+            }
+            let first = kv_len - (end - start);
+            if (start..end).any(|t| self.positions[t as usize] != first + t - start) {
+                return err(format!("sequence {seq}: positions are not its last ones"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A step on the device: the arrays of [`StepInput`] and the slots derived from them, in buffers
+/// that are allocated once.
+pub struct StepBatch<B: Backend> {
+    /// Token ids, `I32 [T]`.
+    pub tokens: B::Buffer,
+    /// Positions, `I32 [T]`.
+    pub positions: B::Buffer,
+    /// `I32 [S + 1]`
+    pub query_starts: B::Buffer,
+    /// `I32 [S]`
+    pub kv_lens: B::Buffer,
+    /// `I32 [S, blocks_per_seq]`
+    pub block_tables: B::Buffer,
+    /// Cache slot of each token, `I32 [T]`.
+    pub slots: B::Buffer,
+    /// `I32 [R]`
+    pub sample_rows: B::Buffer,
+    /// Sizes of the step that was uploaded last.
+    pub shape: StepShape,
+}
+
+impl<B: Backend> StepBatch<B> {
+    /// Allocates the arrays for steps of up to `cap`.
+    pub fn new(backend: &B, cap: &StepCapacity) -> Result<Self> {
+        let ints = |len: usize| backend.alloc(DType::I32, len);
+        Ok(StepBatch {
+            tokens: ints(cap.tokens)?,
+            positions: ints(cap.tokens)?,
+            query_starts: ints(cap.seqs + 1)?,
+            kv_lens: ints(cap.seqs)?,
+            block_tables: ints(cap.seqs * cap.blocks_per_seq)?,
+            slots: ints(cap.tokens)?,
+            sample_rows: ints(cap.samples)?,
+            shape: StepShape::default(),
+        })
+    }
+
+    /// Uploads a step that [`StepInput::validate`] accepted.
+    pub fn upload(&mut self, backend: &B, s: &mut B::Stream, step: &StepInput) -> Result<()> {
+        backend.upload_i32(s, &step.tokens, &mut self.tokens)?;
+        backend.upload_i32(s, &step.positions, &mut self.positions)?;
+        backend.upload_i32(s, &step.query_starts, &mut self.query_starts)?;
+        backend.upload_i32(s, &step.kv_lens, &mut self.kv_lens)?;
+        backend.upload_i32(s, &step.block_tables, &mut self.block_tables)?;
+        backend.upload_i32(s, &step.slots(), &mut self.slots)?;
+        backend.upload_i32(s, &step.sample_rows, &mut self.sample_rows)?;
+        self.shape = step.shape();
+        Ok(())
+    }
+}

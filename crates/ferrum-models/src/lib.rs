@@ -1,0 +1,10 @@
+//! Files on disk to a model that runs on any backend.
+//!
+//! [`gguf`] reads the file, [`tokenizer`] and [`chat`] turn conversations into token ids and back,
+//! [`arch`] describes each architecture as a [`decoder::DecoderSpec`], and [`runner`] puts the
+//! weights on a backend and computes logits for a packed step of tokens.
+
+pub mod gguf;
+pub mod runner;
+
+pub use ferrum_kernels::{KV_BLOCK_SIZE, KvDType, StepCapacity, StepInput};

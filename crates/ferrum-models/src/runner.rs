@@ -1,0 +1,26 @@
+//! What the engine needs of a model: a step of tokens in, logits out.
+
+use ferrum_kernels::{KernelError, StepCapacity, StepInput};
+
+/// A model on its device, with its KV cache. The type of the backend ends here.
+pub trait Runner: Send {
+    /// Sizes that the engine plans with.
+    fn limits(&self) -> &RunnerLimits;
+
+    /// Runs one packed step. The logits are those of `step.sample_rows`, `[R, vocab]`, valid until
+    /// the next step.
+    fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError>;
+}
+
+/// Sizes of a [`Runner`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunnerLimits {
+    /// Values in a row of logits.
+    pub vocab: usize,
+    /// Positions that a sequence may have.
+    pub context: usize,
+    /// Blocks in the KV pool.
+    pub kv_blocks: usize,
+    /// The largest step.
+    pub capacity: StepCapacity,
+}
