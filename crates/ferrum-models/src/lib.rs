@@ -4,7 +4,11 @@
 //! [`arch`] describes each architecture as a [`decoder::DecoderSpec`], and [`runner`] puts the
 //! weights on a backend and computes logits for a packed step of tokens.
 
+pub mod arch;
+pub mod chat;
+pub mod decoder;
 pub mod gguf;
 pub mod runner;
+pub mod tokenizer;
 
 pub use ferrum_kernels::{KV_BLOCK_SIZE, KvDType, StepCapacity, StepInput};

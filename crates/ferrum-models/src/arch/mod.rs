@@ -1,0 +1,1 @@
+//! One file per architecture: GGUF metadata to a [`crate::decoder::DecoderSpec`].
