@@ -5,7 +5,15 @@
 
 use std::fmt;
 
+use half::f16;
+
 use crate::{KernelError, Result};
+
+mod float;
+pub(crate) mod iq4;
+pub(crate) mod k_quants;
+mod legacy;
+pub(crate) mod mxfp4;
 
 /// How the values of a weight are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,20 +130,11 @@ pub struct WeightSource<'a> {
 impl<'a> WeightSource<'a> {
     /// A source whose size has been checked.
     pub fn new(format: Format, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
-        let expected = format.row_bytes(cols).and_then(|b| b.checked_mul(rows));
-        match expected {
-            Some(bytes) if bytes == data.len() => Ok(WeightSource { format, rows, cols, data }),
-            _ => Err(KernelError::WeightSize {
-                format,
-                rows,
-                cols,
-                expected: expected.unwrap_or(0),
-                got: data.len(),
-            }),
-        }
+        check_size(format, rows, cols, data.len())?;
+        Ok(WeightSource { format, rows, cols, data })
     }
 
-    /// The bytes of one row.
+    /// The bytes of one row. Panics where `row` is not below `rows`.
     pub fn row(&self, row: usize) -> &'a [u8] {
         let bytes = self.data.len() / self.rows.max(1);
         &self.data[row * bytes..][..bytes]
@@ -143,7 +142,59 @@ impl<'a> WeightSource<'a> {
 }
 
 /// Dequantises one row: `src` holds `dst.len() / block_len` blocks of `format`.
+///
+/// The operations and their order in `f32` are those of the `gguf` Python package, so the values
+/// are the same to the last bit. Lengths that do not fit are an error.
 pub fn dequantize_row(format: Format, src: &[u8], dst: &mut [f32]) -> Result<()> {
-    let _ = (format, src, dst);
-    todo!("weight/: one file per family of formats")
+    check_size(format, 1, dst.len(), src.len())?;
+    match format {
+        Format::F32 => blocks(src, dst, float::f32),
+        Format::F16 => blocks(src, dst, float::f16),
+        Format::BF16 => blocks(src, dst, float::bf16),
+        Format::Q4_0 => blocks(src, dst, legacy::q4_0),
+        Format::Q4_1 => blocks(src, dst, legacy::q4_1),
+        Format::Q5_0 => blocks(src, dst, legacy::q5_0),
+        Format::Q5_1 => blocks(src, dst, legacy::q5_1),
+        Format::Q8_0 => blocks(src, dst, legacy::q8_0),
+        Format::Q2_K => blocks(src, dst, k_quants::q2_k),
+        Format::Q3_K => blocks(src, dst, k_quants::q3_k),
+        Format::Q4_K => blocks(src, dst, k_quants::q4_k),
+        Format::Q5_K => blocks(src, dst, k_quants::q5_k),
+        Format::Q6_K => blocks(src, dst, k_quants::q6_k),
+        Format::IQ4_NL => blocks(src, dst, iq4::iq4_nl),
+        Format::IQ4_XS => blocks(src, dst, iq4::iq4_xs),
+        Format::MXFP4 => blocks(src, dst, mxfp4::mxfp4),
+    }
+    Ok(())
+}
+
+/// Holds the number of bytes against the format and the shape.
+fn check_size(format: Format, rows: usize, cols: usize, got: usize) -> Result<()> {
+    let Some(expected) = format.row_bytes(cols).and_then(|b| b.checked_mul(rows)) else {
+        let block = format.block_len();
+        return Err(KernelError::shape(
+            "weight",
+            format!("{rows} rows of {cols} values cannot be stored in {format} blocks of {block}"),
+        ));
+    };
+    if expected != got {
+        return Err(KernelError::WeightSize { format, rows, cols, expected, got });
+    }
+    Ok(())
+}
+
+/// Applies the dequantisation of one block to all.
+fn blocks<const BYTES: usize, const LEN: usize>(
+    src: &[u8],
+    dst: &mut [f32],
+    dequantize: impl Fn(&[u8; BYTES], &mut [f32; LEN]),
+) {
+    for (block, out) in src.as_chunks().0.iter().zip(dst.as_chunks_mut().0) {
+        dequantize(block, out);
+    }
+}
+
+/// The half-precision number at `offset` of a block.
+fn scale(block: &[u8], offset: usize) -> f32 {
+    f16::from_le_bytes([block[offset], block[offset + 1]]).to_f32()
 }
