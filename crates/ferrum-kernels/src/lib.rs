@@ -6,6 +6,7 @@
 //! crate is generic over [`Backend`] and knows nothing of devices or weight formats.
 
 pub mod backend;
+mod checks;
 pub mod cpu;
 pub mod error;
 pub mod host;

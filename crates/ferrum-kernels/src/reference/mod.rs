@@ -1,1 +1,205 @@
-//! The oracle: plain `f32` Rust, one file per operation, slow and obviously right.
+//! The oracle: plain Rust, one file per operation, slow and obviously right.
+//!
+//! Values are `f32` as on every backend, but each result is computed in `f64` and rounded once, so
+//! that what a fast backend differs by is its own error. Weights are dequantised at load.
+
+use crate::backend::{Backend, KvStorage, Need, PackedWeight};
+use crate::host::{HostBuffer, zeroed};
+use crate::params::{
+    Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, RmsNorm, Rope,
+};
+use crate::weight::dequantize_row;
+use crate::{DType, Format, KernelError, Result, WeightSource, checks};
+
+mod attention;
+mod embed;
+mod gated_linear;
+mod gather_rows;
+mod kv_write;
+mod linear;
+mod rms_norm;
+mod rope;
+
+/// The reference backend.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reference;
+
+impl Reference {
+    /// It has no state.
+    pub fn new() -> Self {
+        Reference
+    }
+}
+
+/// Operations run at once, in the caller's thread.
+#[derive(Debug)]
+pub struct Stream;
+
+/// A weight as `f32 [rows, cols]`.
+#[derive(Debug)]
+pub struct Weight {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    data: Vec<f32>,
+}
+
+impl Weight {
+    /// The weights of output feature `i`, `[cols]`.
+    fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.cols..][..self.cols]
+    }
+}
+
+impl PackedWeight for Weight {
+    fn format(&self) -> Format {
+        self.format
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.data.len() * size_of::<f32>()
+    }
+}
+
+/// Keys and values, each `f32 [blocks, KV_BLOCK_SIZE, kv_heads, head_dim]`, already rounded to the
+/// cache's element type.
+#[derive(Debug)]
+pub struct KvCache {
+    spec: KvSpec,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl KvStorage for KvCache {
+    fn spec(&self) -> &KvSpec {
+        &self.spec
+    }
+
+    fn resident_bytes(&self) -> usize {
+        (self.k.len() + self.v.len()) * size_of::<f32>()
+    }
+}
+
+/// `a · b`, the products and their sum in `f64`.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+impl Backend for Reference {
+    type Stream = Stream;
+    type Buffer = HostBuffer;
+    type Weight = Weight;
+    type KvCache = KvCache;
+
+    fn name(&self) -> &'static str {
+        "reference"
+    }
+
+    fn check(&self, need: &Need) -> Result<()> {
+        let unsupported = |what| Err(KernelError::Unsupported { backend: self.name(), what });
+        match *need {
+            Need::Linear { format, cols } if cols == 0 || format.row_bytes(cols).is_none() => {
+                unsupported(format!("{format} weights with rows of {cols} values"))
+            }
+            Need::Attention { head_dim: 0, .. } => unsupported("heads of no values".into()),
+            Need::Linear { .. } | Need::Embed(_) | Need::Attention { .. } => Ok(()),
+        }
+    }
+
+    fn stream(&self) -> Result<Stream> {
+        Ok(Stream)
+    }
+
+    fn alloc(&self, dtype: DType, len: usize) -> Result<HostBuffer> {
+        HostBuffer::new(self.name(), dtype, len)
+    }
+
+    fn upload_f32(&self, _: &mut Stream, src: &[f32], dst: &mut HostBuffer) -> Result<()> {
+        dst.f32_mut("upload_f32", src.len())?.copy_from_slice(src);
+        Ok(())
+    }
+
+    fn upload_i32(&self, _: &mut Stream, src: &[i32], dst: &mut HostBuffer) -> Result<()> {
+        dst.i32_mut("upload_i32", src.len())?.copy_from_slice(src);
+        Ok(())
+    }
+
+    fn download_f32(&self, _: &mut Stream, src: &HostBuffer, dst: &mut [f32]) -> Result<()> {
+        dst.copy_from_slice(src.f32("download_f32", dst.len())?);
+        Ok(())
+    }
+
+    fn pack(&self, _: &mut Stream, source: &WeightSource<'_>) -> Result<Weight> {
+        checks::pack(source)?;
+        let &WeightSource { format, rows, cols, .. } = source;
+        let mut data = zeroed(rows.saturating_mul(cols))?;
+        for (row, dst) in data.chunks_exact_mut(cols).enumerate() {
+            dequantize_row(format, source.row(row), dst)?;
+        }
+        Ok(Weight { format, rows, cols, data })
+    }
+
+    fn packed_bytes(&self, _: Format, rows: usize, cols: usize) -> usize {
+        rows.saturating_mul(cols).saturating_mul(size_of::<f32>())
+    }
+
+    fn kv_cache(&self, spec: &KvSpec) -> Result<KvCache> {
+        let len = checks::kv_cache(spec)?;
+        Ok(KvCache { spec: *spec, k: zeroed(len)?, v: zeroed(len)? })
+    }
+
+    fn embed(&self, _: &mut Stream, dst: &mut HostBuffer, p: &Embed<'_, Self>) -> Result<()> {
+        embed::embed(dst, p)
+    }
+
+    fn linear(&self, _: &mut Stream, p: Linear<'_, '_, Self>) -> Result<()> {
+        linear::linear(p)
+    }
+
+    fn gated_linear(
+        &self,
+        _: &mut Stream,
+        dst: &mut HostBuffer,
+        p: &GatedLinear<'_, Self>,
+    ) -> Result<()> {
+        gated_linear::gated_linear(dst, p)
+    }
+
+    fn rms_norm(&self, _: &mut Stream, dst: &mut HostBuffer, p: &RmsNorm<'_, Self>) -> Result<()> {
+        rms_norm::rms_norm(dst, p)
+    }
+
+    fn rope(&self, _: &mut Stream, x: &mut HostBuffer, p: &Rope<'_, Self>) -> Result<()> {
+        rope::rope(x, p)
+    }
+
+    fn kv_write(&self, _: &mut Stream, kv: &mut KvCache, p: &KvWrite<'_, Self>) -> Result<()> {
+        kv_write::kv_write(kv, p)
+    }
+
+    fn attention(
+        &self,
+        _: &mut Stream,
+        dst: &mut HostBuffer,
+        p: &Attention<'_, Self>,
+    ) -> Result<()> {
+        attention::attention(dst, p)
+    }
+
+    fn gather_rows(
+        &self,
+        _: &mut Stream,
+        dst: &mut HostBuffer,
+        p: &GatherRows<'_, Self>,
+    ) -> Result<()> {
+        gather_rows::gather_rows(dst, p)
+    }
+}

@@ -101,7 +101,7 @@ impl Format {
     /// Bytes of a row of `cols` values; `None` where `cols` is no multiple of the block or the
     /// size overflows.
     pub fn row_bytes(self, cols: usize) -> Option<usize> {
-        if cols % self.block_len() != 0 {
+        if !cols.is_multiple_of(self.block_len()) {
             return None;
         }
         (cols / self.block_len()).checked_mul(self.block_bytes())

@@ -1,0 +1,73 @@
+//! [`crate::Backend::attention`]: `softmax(softcap(scale · q·kᵀ)) · v` over the visible positions.
+
+use super::{KvCache, Reference, dot};
+use crate::checks::{self, AttentionSeq};
+use crate::host::HostBuffer;
+use crate::params::Attention;
+use crate::{KV_BLOCK_SIZE, Result};
+
+pub(super) fn attention(dst: &mut HostBuffer, p: &Attention<'_, Reference>) -> Result<()> {
+    let view = checks::attention(dst, p)?;
+    let dim = p.kv.spec.head_dim;
+    for i in 0..view.seqs {
+        let seq = view.seq(i);
+        for token in seq.tokens.clone() {
+            let position = seq.first_position + token - seq.tokens.start;
+            for head in 0..p.heads {
+                let at = (token * p.heads + head) * dim;
+                let kv_head = head / view.group;
+                let out = &mut view.dst[at..][..dim];
+                attend(p, &seq, position, kv_head, &view.q[at..][..dim], out);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One query head of one token.
+fn attend(
+    p: &Attention<'_, Reference>,
+    seq: &AttentionSeq<'_>,
+    position: usize,
+    kv_head: usize,
+    q: &[f32],
+    out: &mut [f32],
+) {
+    let first = p.window.map_or(0, |w| (position + 1).saturating_sub(w));
+    let visible = first..position + 1;
+    let scores: Vec<f64> = visible
+        .clone()
+        .map(|j| {
+            let score = f64::from(p.scale) * dot(q, head(p.kv, &p.kv.k, seq, j, kv_head));
+            match p.softcap.map(f64::from) {
+                Some(c) => c * (score / c).tanh(),
+                None => score,
+            }
+        })
+        .collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut sums = vec![0.0; out.len()];
+    for (j, weight) in visible.zip(&weights) {
+        for (sum, &v) in sums.iter_mut().zip(head(p.kv, &p.kv.v, seq, j, kv_head)) {
+            *sum += weight * f64::from(v);
+        }
+    }
+    for (out, sum) in out.iter_mut().zip(&sums) {
+        *out = (sum / total) as f32;
+    }
+}
+
+/// One head of the keys or values at a position of a sequence, `[head_dim]`.
+fn head<'a>(
+    kv: &KvCache,
+    cache: &'a [f32],
+    seq: &AttentionSeq<'_>,
+    position: usize,
+    kv_head: usize,
+) -> &'a [f32] {
+    let block = seq.blocks[position / KV_BLOCK_SIZE] as usize;
+    let slot = block * KV_BLOCK_SIZE + position % KV_BLOCK_SIZE;
+    &cache[(slot * kv.spec.kv_heads + kv_head) * kv.spec.head_dim..][..kv.spec.head_dim]
+}
