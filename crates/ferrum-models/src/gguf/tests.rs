@@ -1,0 +1,1 @@
+//! Unit tests of the GGUF reader: one hand-made file for each refusal.
