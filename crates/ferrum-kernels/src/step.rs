@@ -61,23 +61,32 @@ impl StepInput {
         }
     }
 
-    /// The cache slot of each token `[T]`: `block · KV_BLOCK_SIZE + offset`.
-    fn slots(&self) -> Vec<i32> {
-        let block = KV_BLOCK_SIZE as i32;
+    /// The cache slot of each token `[T]`: `block · KV_BLOCK_SIZE + offset`. Any step may be asked;
+    /// one whose arrays do not fit together is an error.
+    fn slots(&self) -> Result<Vec<i32>> {
+        let slot = |seq: usize, t: usize| {
+            let position = usize::try_from(*self.positions.get(t)?).ok()?;
+            let entry = position / KV_BLOCK_SIZE;
+            let row = self.block_tables.get(seq.checked_mul(self.blocks_per_seq)?..)?;
+            let block = usize::try_from(*row.get(..self.blocks_per_seq)?.get(entry)?).ok()?;
+            let slot = block.checked_mul(KV_BLOCK_SIZE)?.checked_add(position % KV_BLOCK_SIZE)?;
+            i32::try_from(slot).ok()
+        };
         let mut slots = Vec::with_capacity(self.tokens.len());
-        for seq in 0..self.kv_lens.len() {
-            let table = &self.block_tables[seq * self.blocks_per_seq..][..self.blocks_per_seq];
-            for t in self.query_starts[seq]..self.query_starts[seq + 1] {
-                let pos = self.positions[t as usize];
-                slots.push(table[(pos / block) as usize] * block + pos % block);
+        for (seq, bounds) in self.query_starts.windows(2).enumerate() {
+            for t in bounds[0]..bounds[1] {
+                let found = usize::try_from(t).ok().and_then(|t| slot(seq, t));
+                slots.push(found.ok_or_else(|| {
+                    KernelError::shape("step", format!("token {t} of sequence {seq} has no slot"))
+                })?);
             }
         }
-        slots
+        Ok(slots)
     }
 
     /// Holds the arrays against each other and against the capacities, so that no kernel can be
-    /// led outside its buffers. `blocks` is the size of the KV pool, `vocab` that of the
-    /// vocabulary.
+    /// led outside its buffers, nor two tokens to one slot. `blocks` is the size of the KV pool,
+    /// `vocab` that of the vocabulary.
     pub fn validate(&self, cap: &StepCapacity, blocks: usize, vocab: usize) -> Result<()> {
         let err = |what: String| Err(KernelError::shape("step", what));
         let s = self.shape();
@@ -92,7 +101,7 @@ impl StepInput {
         }
         if self.positions.len() != s.tokens
             || self.query_starts.len() != s.seqs + 1
-            || self.block_tables.len() != s.seqs * s.blocks_per_seq
+            || Some(self.block_tables.len()) != s.seqs.checked_mul(s.blocks_per_seq)
         {
             return err("arrays of different lengths".into());
         }
@@ -105,27 +114,36 @@ impl StepInput {
         if self.block_tables.iter().any(|&b| b < 0 || b as usize >= blocks) {
             return err(format!("a block outside the pool of {blocks}"));
         }
-        self.validate_sequences()
+        self.validate_sequences()?;
+        let mut slots = self.slots()?;
+        slots.sort_unstable();
+        if slots.windows(2).any(|w| w[0] == w[1]) {
+            return err("two tokens are to be written to one slot".into());
+        }
+        Ok(())
     }
 
     /// Each sequence's tokens are its last positions, in order, and covered by its blocks.
     fn validate_sequences(&self) -> Result<()> {
         let err = |what: String| Err(KernelError::shape("step", what));
-        if self.query_starts[0] != 0
-            || *self.query_starts.last().unwrap_or(&0) as usize != self.tokens.len()
+        let starts = &self.query_starts;
+        if starts.first() != Some(&0)
+            || starts.last().and_then(|&t| usize::try_from(t).ok()) != Some(self.tokens.len())
+            || starts.windows(2).any(|w| w[0] >= w[1])
         {
-            return err("query_starts do not cover the tokens".into());
+            return err("query_starts do not share out the tokens".into());
         }
-        for (seq, &kv_len) in self.kv_lens.iter().enumerate() {
-            let (start, end) = (self.query_starts[seq], self.query_starts[seq + 1]);
-            if start >= end || kv_len < end - start {
-                return err(format!("sequence {seq}: {} tokens, {kv_len} positions", end - start));
+        for (seq, (&kv_len, bounds)) in self.kv_lens.iter().zip(starts.windows(2)).enumerate() {
+            // All bounds lie in 0..=T, so nothing below overflows or is out of range.
+            let positions = &self.positions[bounds[0] as usize..bounds[1] as usize];
+            let count = bounds[1] - bounds[0];
+            if kv_len < count {
+                return err(format!("sequence {seq}: {count} tokens, {kv_len} positions"));
             }
             if (kv_len as usize).div_ceil(KV_BLOCK_SIZE) > self.blocks_per_seq {
                 return err(format!("sequence {seq}: {kv_len} positions exceed its blocks"));
             }
-            let first = kv_len - (end - start);
-            if (start..end).any(|t| self.positions[t as usize] != first + t - start) {
+            if !positions.iter().copied().eq(kv_len - count..kv_len) {
                 return err(format!("sequence {seq}: positions are not its last ones"));
             }
         }
@@ -161,23 +179,25 @@ impl<B: Backend> StepBatch<B> {
         Ok(StepBatch {
             tokens: ints(cap.tokens)?,
             positions: ints(cap.tokens)?,
-            query_starts: ints(cap.seqs + 1)?,
+            query_starts: ints(cap.seqs.saturating_add(1))?,
             kv_lens: ints(cap.seqs)?,
-            block_tables: ints(cap.seqs * cap.blocks_per_seq)?,
+            block_tables: ints(cap.seqs.saturating_mul(cap.blocks_per_seq))?,
             slots: ints(cap.tokens)?,
             sample_rows: ints(cap.samples)?,
             shape: StepShape::default(),
         })
     }
 
-    /// Uploads a step that [`StepInput::validate`] accepted.
+    /// Uploads a step that [`StepInput::validate`] accepted. After an error the batch is empty.
     pub fn upload(&mut self, backend: &B, s: &mut B::Stream, step: &StepInput) -> Result<()> {
+        self.shape = StepShape::default();
+        let slots = step.slots()?;
         backend.upload_i32(s, &step.tokens, &mut self.tokens)?;
         backend.upload_i32(s, &step.positions, &mut self.positions)?;
         backend.upload_i32(s, &step.query_starts, &mut self.query_starts)?;
         backend.upload_i32(s, &step.kv_lens, &mut self.kv_lens)?;
         backend.upload_i32(s, &step.block_tables, &mut self.block_tables)?;
-        backend.upload_i32(s, &step.slots(), &mut self.slots)?;
+        backend.upload_i32(s, &slots, &mut self.slots)?;
         backend.upload_i32(s, &step.sample_rows, &mut self.sample_rows)?;
         self.shape = step.shape();
         Ok(())
