@@ -1,1 +1,23 @@
-//! Requests to tokens.
+//! Requests to tokens: [`Engine`] takes requests, runs the model step by step, and returns text.
+//!
+//! [`scheduler`] decides what each step computes, with [`blocks`] as its account of the KV cache
+//! and [`sequence`] as the state of one request; it is a pure state machine. [`sampler`] turns a
+//! row of logits into a token, [`stop`] cuts the text at stop strings, and [`engine`] puts them
+//! together around a [`ferrum_models::runner::Runner`].
+
+pub mod blocks;
+pub mod engine;
+pub mod error;
+mod generation;
+pub mod request;
+pub mod sampler;
+pub mod scheduler;
+pub mod sequence;
+pub mod stop;
+pub mod vocabulary;
+
+pub use engine::{Engine, EngineConfig, Event};
+pub use error::{AdmissionError, EngineError};
+pub use request::{FinishReason, Request, RequestId, StopConditions, Usage};
+pub use sampler::{ParamError, SamplingParams};
+pub use vocabulary::{Detokenizer, Vocabulary};

@@ -1,0 +1,171 @@
+//! The step loop: plan, run the model, sample, report.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ferrum_models::runner::{Runner, RunnerLimits};
+
+use crate::{
+    error::{AdmissionError, EngineError},
+    generation::Generation,
+    request::{FinishReason, Request, RequestId, Usage},
+    sampler::{Workspace, derive_seed},
+    scheduler::{Next, Scheduler},
+    vocabulary::Vocabulary,
+};
+
+/// Choices of an [`Engine`]. The default leaves all to the sizes of the runner.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Requests that run at once, at most; `None`: as many as a step can hold.
+    pub max_running: Option<usize>,
+    /// Tokens of a step, at most; `None`: as many as a step can hold. Prompts are read in chunks
+    /// of this size, less what decodes in the same step.
+    pub step_tokens: Option<usize>,
+    /// From this the seeds of requests without one are derived.
+    pub seed: u64,
+}
+
+/// What happened to a request. Each ends with exactly one [`Event::Finished`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The answer goes on. The texts of a request, put together, are its answer.
+    Text {
+        /// Whose.
+        id: RequestId,
+        /// The token that was sampled; `None` if this only releases text that was held back.
+        token: Option<u32>,
+        /// What is certain of the text now; empty while it could belong to a stop string or to an
+        /// unfinished character.
+        text: String,
+    },
+    /// The answer is complete.
+    Finished {
+        /// Whose.
+        id: RequestId,
+        /// Why.
+        reason: FinishReason,
+        /// Tokens that it took.
+        usage: Usage,
+    },
+}
+
+/// Runs requests on a model. It owns the model; one thread drives it.
+///
+/// ```text
+/// let id = engine.add(request)?;
+/// while !engine.is_idle() {
+///     for event in engine.step()? { … }
+/// }
+/// ```
+pub struct Engine {
+    runner: Box<dyn Runner>,
+    limits: RunnerLimits,
+    vocabulary: Arc<dyn Vocabulary>,
+    scheduler: Scheduler,
+    generations: HashMap<RequestId, Generation>,
+    workspace: Workspace,
+    /// Reported by the next step.
+    events: Vec<Event>,
+    next_id: u64,
+    seed: u64,
+}
+
+impl Engine {
+    /// An engine without requests.
+    pub fn new(
+        runner: Box<dyn Runner>,
+        vocabulary: Arc<dyn Vocabulary>,
+        config: EngineConfig,
+    ) -> Result<Self, EngineError> {
+        let limits = *runner.limits();
+        Ok(Engine {
+            scheduler: Scheduler::new(&limits, config.max_running, config.step_tokens)?,
+            runner,
+            limits,
+            vocabulary,
+            generations: HashMap::new(),
+            workspace: Workspace::default(),
+            events: Vec::new(),
+            next_id: 0,
+            seed: config.seed,
+        })
+    }
+
+    /// Queues a request, or refuses it when it is malformed or could never run to its end.
+    pub fn add(&mut self, request: Request) -> Result<RequestId, AdmissionError> {
+        let vocab = self.limits.vocab;
+        if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocab) {
+            return Err(AdmissionError::Vocabulary { token, vocab });
+        }
+        if request.stop.strings.iter().any(String::is_empty) {
+            return Err(AdmissionError::EmptyStopString);
+        }
+        let room = self.scheduler.max_len().saturating_sub(request.prompt.len());
+        let max_tokens = match request.max_tokens {
+            Some(0) => return Err(AdmissionError::NoTokens),
+            Some(max_tokens) => max_tokens,
+            // At least one, so that a prompt that leaves no room is refused for its length.
+            None => room.max(1),
+        };
+        let id = RequestId(self.next_id);
+        let seed = derive_seed(self.seed, id.0);
+        let vocabulary = self.vocabulary.as_ref();
+        let generation = Generation::new(id, &request, max_tokens, vocab, vocabulary, seed)?;
+        self.scheduler.add(id, request.prompt, max_tokens)?;
+        self.generations.insert(id, generation);
+        self.next_id += 1;
+        Ok(id)
+    }
+
+    /// Gives up a request and frees its blocks at once; the next step reports its end. Says
+    /// whether there was one to give up.
+    pub fn cancel(&mut self, id: RequestId) -> bool {
+        let Some(generation) = self.generations.remove(&id) else { return false };
+        self.scheduler.remove(id);
+        generation.end(FinishReason::Cancelled, &mut self.events);
+        true
+    }
+
+    /// Runs one step and returns what happened, in order. After an error the requests are as they
+    /// were before the step.
+    pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
+        if let Some(plan) = self.scheduler.schedule() {
+            let (rows, vocab) = (plan.step.sample_rows.len(), self.limits.vocab);
+            let logits = self.runner.step(&plan.step)?;
+            if logits.len() != rows * vocab {
+                return Err(EngineError::Logits { rows, vocab, got: logits.len() });
+            }
+            let mut next = Vec::with_capacity(rows);
+            for (id, logits) in plan.sampled().zip(logits.chunks_exact(vocab)) {
+                let (Some(generation), Some(history)) =
+                    (self.generations.get_mut(&id), self.scheduler.tokens(id))
+                else {
+                    unreachable!("{id} is scheduled but has no generation");
+                };
+                let workspace = &mut self.workspace;
+                let outcome = generation.advance(logits, history, workspace, &mut self.events);
+                if outcome == Next::End {
+                    self.generations.remove(&id);
+                }
+                next.push(outcome);
+            }
+            self.scheduler.commit(&plan, &next);
+        }
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    /// Whether a step would do nothing: no request is left, and no end to report.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_idle() && self.events.is_empty()
+    }
+
+    /// Tokens that a request may have, prompt and answer together.
+    pub fn max_len(&self) -> usize {
+        self.scheduler.max_len()
+    }
+
+    /// The state of the queue and of the KV cache.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+}

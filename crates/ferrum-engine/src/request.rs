@@ -1,0 +1,66 @@
+//! What comes in and what is told of it: requests, their ends, their counts.
+
+use std::fmt;
+
+use crate::sampler::SamplingParams;
+
+/// Names a request for as long as the engine lives. Ids grow in order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "request {}", self.0)
+    }
+}
+
+/// A prompt to continue.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Request {
+    /// Token ids of the prompt, the beginning-of-text token included where the model wants one.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// What ends the answer, besides its length.
+    pub stop: StopConditions,
+    /// Most tokens of the answer; `None`: as many as context and KV cache hold.
+    pub max_tokens: Option<usize>,
+}
+
+/// What ends an answer, besides its length.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StopConditions {
+    /// The answer is cut where the first of these strings is complete; the string is not part of
+    /// it.
+    pub strings: Vec<String>,
+    /// Tokens that end the answer without being part of its text.
+    pub tokens: Vec<u32>,
+    /// Goes on after the model's own end-of-generation tokens.
+    pub ignore_eos: bool,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended it, by this end-of-generation token.
+    EndOfText(u32),
+    /// A token of [`StopConditions::tokens`] came.
+    StopToken(u32),
+    /// This string of [`StopConditions::strings`] came.
+    StopString(String),
+    /// It has [`Request::max_tokens`] tokens.
+    Length,
+    /// The caller gave it up.
+    Cancelled,
+    /// It could not go on, for this reason. Other requests are not concerned.
+    Error(String),
+}
+
+/// Tokens that a request took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens that were sampled, the one that ended the answer included.
+    pub completion_tokens: usize,
+}

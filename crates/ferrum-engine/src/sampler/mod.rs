@@ -1,0 +1,146 @@
+//! From a row of logits to a token.
+//!
+//! The order is that of llama.cpp's default chain: logit bias, penalties, top-k, typical, top-p,
+//! min-p, temperature, draw. So the filters judge the model's own distribution, and a high
+//! temperature spreads the draw over what they left, no further. Each is off by its default.
+//!
+//! A temperature of 0 takes the most likely token after bias and penalties, the lowest id among
+//! equals. Otherwise the draw depends on the seed and on the length of the sequence alone, so
+//! neither the batch nor a preemption changes it.
+
+mod filters;
+mod params;
+mod penalties;
+mod rng;
+
+pub use params::{ParamError, SamplingParams};
+pub(crate) use rng::derive as derive_seed;
+
+use filters::Candidates;
+use penalties::TokenCounts;
+
+/// Why a row of logits gives no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SampleError {
+    /// A logit is NaN or plus infinity: the model's arithmetic went wrong.
+    #[error("the logit of token {token} is NaN or infinite")]
+    NotANumber {
+        /// The first such token.
+        token: usize,
+    },
+    /// All logits are minus infinity.
+    #[error("no token is possible")]
+    NoToken,
+}
+
+/// Memory that samplers share, so that a step allocates nothing.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    logits: Vec<f32>,
+    candidates: Candidates,
+}
+
+/// Chooses the tokens of one request.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    params: SamplingParams,
+    seed: u64,
+    counts: TokenCounts,
+}
+
+impl Sampler {
+    /// A sampler for a vocabulary of `vocab` tokens. `default_seed` serves requests without one.
+    pub fn new(
+        params: SamplingParams,
+        vocab: usize,
+        default_seed: u64,
+    ) -> Result<Self, ParamError> {
+        params.validate(vocab)?;
+        let seed = params.seed.unwrap_or(default_seed);
+        let counts = TokenCounts::new(params.penalty_last_n);
+        Ok(Sampler { params, seed, counts })
+    }
+
+    /// The token that follows `history` (prompt and answer so far), whose logits are `logits`
+    /// `[vocab]`. From call to call, the history may only grow.
+    pub fn sample(
+        &mut self,
+        logits: &[f32],
+        history: &[u32],
+        workspace: &mut Workspace,
+    ) -> Result<u32, SampleError> {
+        let Workspace { logits: adjusted, candidates } = workspace;
+        let logits = self.adjust(logits, history, adjusted);
+        if self.params.temperature == 0.0 {
+            return greedy(logits);
+        }
+        self.filter(logits, candidates)?;
+        let uniform = rng::uniform(self.seed, history.len() as u64);
+        Ok(candidates.draw(self.params.temperature, uniform))
+    }
+
+    /// Logits with bias and penalties; those given when there are neither.
+    fn adjust<'a>(
+        &mut self,
+        logits: &'a [f32],
+        history: &[u32],
+        adjusted: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        let penalties = self.params.has_penalties();
+        if !penalties && self.params.logit_bias.is_empty() {
+            return logits;
+        }
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
+        for &(token, bias) in &self.params.logit_bias {
+            adjusted[token as usize] += bias;
+        }
+        if penalties {
+            self.counts.update(history);
+            self.counts.penalise(&self.params, adjusted);
+        }
+        adjusted
+    }
+
+    /// Leaves the candidates that the filters of this request allow.
+    fn filter(&self, logits: &[f32], candidates: &mut Candidates) -> Result<(), SampleError> {
+        let params = &self.params;
+        candidates.fill(logits, params.top_k)?;
+        if params.typical_p < 1.0 {
+            candidates.typical(params.typical_p);
+        }
+        if params.top_p < 1.0 {
+            candidates.top_p(params.top_p);
+        }
+        if params.min_p > 0.0 {
+            candidates.min_p(params.min_p);
+        }
+        Ok(())
+    }
+}
+
+/// The most likely token, the lowest id among equals.
+fn greedy(logits: &[f32]) -> Result<u32, SampleError> {
+    check_numbers(logits)?;
+    let mut best = (0, f32::NEG_INFINITY);
+    for (token, &logit) in logits.iter().enumerate() {
+        if logit > best.1 {
+            best = (token, logit);
+        }
+    }
+    if best.1 == f32::NEG_INFINITY { Err(SampleError::NoToken) } else { Ok(best.0 as u32) }
+}
+
+/// Refuses NaN and plus infinity. Minus infinity is a token that cannot come.
+fn check_numbers(logits: &[f32]) -> Result<(), SampleError> {
+    // Without early exit, so that the usual case is one pass of vector instructions.
+    let bad = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
+    if logits.iter().fold(false, |any, &logit| any | bad(logit)) {
+        let token = logits.iter().position(|&logit| bad(logit)).unwrap_or(0);
+        return Err(SampleError::NotANumber { token });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,19 @@
+//! What the engine asks of a tokenizer.
+
+/// The side of a tokenizer that makes text of tokens.
+pub trait Vocabulary: Send + Sync {
+    /// Starts the text of one answer.
+    fn detokenizer(&self) -> Box<dyn Detokenizer>;
+
+    /// The tokens by which the model says that its answer is complete.
+    fn end_of_generation(&self) -> &[u32];
+}
+
+/// Makes the text of one answer, token by token.
+pub trait Detokenizer: Send {
+    /// The text that token `id` completes: whole characters only, so it may be empty.
+    fn push(&mut self, id: u32) -> String;
+
+    /// What is left once no more tokens come, such as an unfinished character as U+FFFD.
+    fn finish(&mut self) -> String;
+}
