@@ -8,7 +8,9 @@ pub mod arch;
 pub mod chat;
 pub mod decoder;
 pub mod gguf;
+pub mod load;
 pub mod runner;
 pub mod tokenizer;
 
-pub use ferrum_kernels::{KV_BLOCK_SIZE, KvDType, StepCapacity, StepInput};
+pub use ferrum_kernels::{KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity, StepInput};
+pub use load::{Device, LoadOptions, MemoryEstimate, ModelError, load, memory_estimate};

@@ -1,0 +1,381 @@
+//! The forward pass of a packed step, on any backend.
+
+use ferrum_kernels::params::{
+    Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
+};
+use ferrum_kernels::{Backend, DType, KernelError, KvDType, Need, StepBatch, StepInput};
+
+use super::memory::ActivationSizes;
+use super::weights::{DecoderWeights, LayerWeights, Loader, check_tensors, vector_values};
+use super::{DecoderSpec, rope_table};
+use crate::gguf::Gguf;
+use crate::load::ModelError;
+use crate::runner::{Runner, RunnerLimits};
+
+/// Sizes of a runner, fixed when it is made.
+#[derive(Debug, Clone, Copy)]
+pub struct DecoderOptions {
+    /// Context length, pool size and the largest step.
+    pub limits: RunnerLimits,
+    /// Element type of the KV cache.
+    pub kv_dtype: KvDType,
+}
+
+/// A decoder on a backend: weights, KV cache and the buffers of a step, all allocated once.
+pub struct DecoderRunner<B: Backend> {
+    backend: B,
+    stream: B::Stream,
+    spec: DecoderSpec,
+    weights: DecoderWeights<B>,
+    /// Tables of [`DecoderSpec::ropes`].
+    ropes: Vec<B::Buffer>,
+    /// One cache per layer.
+    kv: Vec<B::KvCache>,
+    batch: StepBatch<B>,
+    act: Activations<B>,
+    limits: RunnerLimits,
+    /// Logits of the last step on the host, `[R, vocab]`.
+    logits: Vec<f32>,
+}
+
+/// Device buffers of a step of `T` tokens and `R` rows to sample, all `F32`.
+struct Activations<B: Backend> {
+    /// Residual stream `[T, hidden]`.
+    x: B::Buffer,
+    /// Normalised input of a sublayer, or its output before a post-norm `[T, hidden]`.
+    h: B::Buffer,
+    /// `[T, heads · head_dim]`
+    q: B::Buffer,
+    /// `[T, kv_heads · head_dim]`
+    k: B::Buffer,
+    /// `[T, kv_heads · head_dim]`
+    v: B::Buffer,
+    /// Attention's output `[T, heads · head_dim]`.
+    attn: B::Buffer,
+    /// `[T, mlp width]`
+    mlp: B::Buffer,
+    /// Hidden states to sample `[R, hidden]`.
+    sampled: B::Buffer,
+    /// `[R, vocab]`
+    logits: B::Buffer,
+}
+
+impl<B: Backend> Activations<B> {
+    fn new(backend: &B, spec: &DecoderSpec, limits: &RunnerLimits) -> Result<Self, KernelError> {
+        let sizes = ActivationSizes::new(spec, limits);
+        let floats = |len: usize| backend.alloc(DType::F32, len);
+        Ok(Activations {
+            x: floats(sizes.hidden)?,
+            h: floats(sizes.hidden)?,
+            q: floats(sizes.q)?,
+            k: floats(sizes.kv)?,
+            v: floats(sizes.kv)?,
+            attn: floats(sizes.q)?,
+            mlp: floats(sizes.mlp)?,
+            sampled: floats(sizes.sampled)?,
+            logits: floats(sizes.logits)?,
+        })
+    }
+}
+
+impl<B: Backend> DecoderRunner<B> {
+    /// Checks the file against the spec and the backend, then loads it.
+    pub fn load(
+        backend: B,
+        file: &Gguf,
+        spec: DecoderSpec,
+        options: &DecoderOptions,
+    ) -> Result<Self, ModelError> {
+        check_tensors(&backend, file, &spec)?;
+        for layer in &spec.layers {
+            let kv = options.kv_dtype;
+            backend.check(&Need::Attention { head_dim: layer.head_dim, kv })?;
+        }
+        let limits = options.limits;
+        let mut stream = backend.stream()?;
+        let weights = Loader { backend: &backend, stream: &mut stream, file }.load(&spec)?;
+        let ropes = load_ropes(&backend, &mut stream, file, &spec, limits.context)?;
+        let kv = spec
+            .layers
+            .iter()
+            .map(|layer| {
+                backend.kv_cache(&KvSpec {
+                    blocks: limits.kv_blocks,
+                    kv_heads: layer.kv_heads,
+                    head_dim: layer.head_dim,
+                    dtype: options.kv_dtype,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let batch = StepBatch::new(&backend, &limits.capacity)?;
+        let act = Activations::new(&backend, &spec, &limits)?;
+        let logits = Vec::new();
+        Ok(DecoderRunner { backend, stream, spec, weights, ropes, kv, batch, act, limits, logits })
+    }
+
+    /// Query, key and value projections with their norms and rotation; writes the KV cache.
+    fn project(&mut self, i: usize) -> Result<(), KernelError> {
+        let (layer, weights) = (&self.spec.layers[i], &self.weights.layers[i]);
+        let (b, s, act) = (&self.backend, &mut self.stream, &mut self.act);
+        let rows = self.batch.shape.tokens;
+        let [bias_q, bias_k, bias_v] = match &weights.qkv_bias {
+            Some([q, k, v]) => [Some(q), Some(k), Some(v)],
+            None => [None, None, None],
+        };
+        let (q, k, v) = (&mut act.q, &mut act.k, &mut act.v);
+        b.linear(
+            s,
+            Linear {
+                input: &act.h,
+                rows,
+                outputs: &mut [
+                    LinearOutput { weight: &weights.q, bias: bias_q, dst: q, accumulate: false },
+                    LinearOutput { weight: &weights.k, bias: bias_k, dst: k, accumulate: false },
+                    LinearOutput { weight: &weights.v, bias: bias_v, dst: v, accumulate: false },
+                ],
+            },
+        )?;
+        let rope = &self.spec.ropes[layer.rope];
+        let sides = [(&mut act.q, layer.heads, 0), (&mut act.k, layer.kv_heads, 1)];
+        for (x, heads, which) in sides {
+            if let Some(norms) = &weights.qk_norm {
+                b.rms_norm(
+                    s,
+                    x,
+                    &RmsNorm {
+                        src: None,
+                        weight: &norms[which],
+                        groups: rows * heads,
+                        width: layer.head_dim,
+                        eps: self.spec.norm_eps,
+                        accumulate: false,
+                    },
+                )?;
+            }
+            b.rope(
+                s,
+                x,
+                &Rope {
+                    positions: &self.batch.positions,
+                    table: &self.ropes[layer.rope],
+                    rows,
+                    heads,
+                    head_dim: layer.head_dim,
+                    rotary_dim: rope.rotary_dim,
+                    style: rope.style,
+                },
+            )?;
+        }
+        b.kv_write(s, &mut self.kv[i], &KvWrite { k: &act.k, v: &act.v, batch: &self.batch })
+    }
+
+    /// The attention sublayer: reads the residual stream and adds to it.
+    fn attention(&mut self, i: usize) -> Result<(), KernelError> {
+        self.norm_into_h(|w| &w.attn_norm, i)?;
+        self.project(i)?;
+        let layer = &self.spec.layers[i];
+        self.backend.attention(
+            &mut self.stream,
+            &mut self.act.attn,
+            &Attention {
+                q: &self.act.q,
+                kv: &self.kv[i],
+                batch: &self.batch,
+                heads: layer.heads,
+                scale: layer.attn_scale,
+                window: layer.window,
+                softcap: None,
+            },
+        )?;
+        let weights = &self.weights.layers[i];
+        let (act, rows) = (&mut self.act, self.batch.shape.tokens);
+        let sublayer = Sublayer {
+            input: &act.attn,
+            weight: &weights.attn_output,
+            post_norm: weights.post_attn_norm.as_ref(),
+            rows,
+            eps: self.spec.norm_eps,
+        };
+        sublayer.add_to(&self.backend, &mut self.stream, &mut act.x, &mut act.h)
+    }
+
+    /// The MLP sublayer: reads the residual stream and adds to it.
+    fn mlp(&mut self, i: usize) -> Result<(), KernelError> {
+        self.norm_into_h(|w| &w.ffn_norm, i)?;
+        let weights = &self.weights.layers[i];
+        let (act, rows) = (&mut self.act, self.batch.shape.tokens);
+        self.backend.gated_linear(
+            &mut self.stream,
+            &mut act.mlp,
+            &GatedLinear {
+                input: &act.h,
+                rows,
+                gate: &weights.gate,
+                up: &weights.up,
+                activation: self.spec.layers[i].mlp.activation,
+            },
+        )?;
+        let sublayer = Sublayer {
+            input: &act.mlp,
+            weight: &weights.down,
+            post_norm: weights.post_ffn_norm.as_ref(),
+            rows,
+            eps: self.spec.norm_eps,
+        };
+        sublayer.add_to(&self.backend, &mut self.stream, &mut act.x, &mut act.h)
+    }
+
+    /// `h = norm(x)` with one of the layer's norms.
+    fn norm_into_h(
+        &mut self,
+        weight: fn(&LayerWeights<B>) -> &B::Buffer,
+        i: usize,
+    ) -> Result<(), KernelError> {
+        self.backend.rms_norm(
+            &mut self.stream,
+            &mut self.act.h,
+            &RmsNorm {
+                src: Some(&self.act.x),
+                weight: weight(&self.weights.layers[i]),
+                groups: self.batch.shape.tokens,
+                width: self.spec.hidden,
+                eps: self.spec.norm_eps,
+                accumulate: false,
+            },
+        )
+    }
+
+    /// Logits of the rows to sample, into `self.logits`.
+    fn head(&mut self) -> Result<(), KernelError> {
+        let (b, s, act) = (&self.backend, &mut self.stream, &mut self.act);
+        let rows = self.batch.shape.samples;
+        b.gather_rows(
+            s,
+            &mut act.sampled,
+            &GatherRows {
+                src: &act.x,
+                rows: &self.batch.sample_rows,
+                count: rows,
+                width: self.spec.hidden,
+            },
+        )?;
+        b.rms_norm(
+            s,
+            &mut act.sampled,
+            &RmsNorm {
+                src: None,
+                weight: &self.weights.output_norm,
+                groups: rows,
+                width: self.spec.hidden,
+                eps: self.spec.norm_eps,
+                accumulate: false,
+            },
+        )?;
+        let weight = self.weights.head.as_ref().unwrap_or(&self.weights.embed);
+        let dst = &mut act.logits;
+        b.linear(
+            s,
+            Linear {
+                input: &act.sampled,
+                rows,
+                outputs: &mut [LinearOutput { weight, bias: None, dst, accumulate: false }],
+            },
+        )?;
+        self.logits.resize(rows * self.spec.vocab, 0.0);
+        b.download_f32(s, &act.logits, &mut self.logits)
+    }
+}
+
+/// The second half of a sublayer: `x += post_norm(weight · input)`.
+struct Sublayer<'a, B: Backend> {
+    input: &'a B::Buffer,
+    weight: &'a B::Weight,
+    post_norm: Option<&'a B::Buffer>,
+    rows: usize,
+    eps: f32,
+}
+
+impl<B: Backend> Sublayer<'_, B> {
+    /// Adds to the residual stream `x`; `h` is scratch for the post-norm.
+    fn add_to(
+        &self,
+        b: &B,
+        s: &mut B::Stream,
+        x: &mut B::Buffer,
+        h: &mut B::Buffer,
+    ) -> Result<(), KernelError> {
+        let (dst, accumulate) = match self.post_norm {
+            Some(_) => (&mut *h, false),
+            None => (&mut *x, true),
+        };
+        b.linear(
+            s,
+            Linear {
+                input: self.input,
+                rows: self.rows,
+                outputs: &mut [LinearOutput { weight: self.weight, bias: None, dst, accumulate }],
+            },
+        )?;
+        let Some(weight) = self.post_norm else { return Ok(()) };
+        let width = ferrum_kernels::PackedWeight::rows(self.weight);
+        let (groups, eps) = (self.rows, self.eps);
+        b.rms_norm(s, x, &RmsNorm { src: Some(h), weight, groups, width, eps, accumulate: true })
+    }
+}
+
+impl<B: Backend> Runner for DecoderRunner<B> {
+    fn limits(&self) -> &RunnerLimits {
+        &self.limits
+    }
+
+    fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
+        let limits = &self.limits;
+        step.validate(&limits.capacity, limits.kv_blocks, limits.vocab)?;
+        if let Some(len) = step.kv_lens.iter().find(|&&len| len as usize > limits.context) {
+            let what = format!("a sequence of {len} positions, context {}", limits.context);
+            return Err(KernelError::shape("step", what));
+        }
+        self.batch.upload(&self.backend, &mut self.stream, step)?;
+        self.backend.embed(
+            &mut self.stream,
+            &mut self.act.x,
+            &Embed {
+                table: &self.weights.embed,
+                tokens: &self.batch.tokens,
+                rows: self.batch.shape.tokens,
+                scale: self.spec.embed_scale,
+            },
+        )?;
+        for i in 0..self.spec.layers.len() {
+            self.attention(i)?;
+            self.mlp(i)?;
+        }
+        self.logits.clear();
+        if self.batch.shape.samples > 0 {
+            self.head()?;
+        }
+        Ok(&self.logits)
+    }
+}
+
+/// Puts the tables of all ropes on the backend, for `positions` positions.
+fn load_ropes<B: Backend>(
+    backend: &B,
+    stream: &mut B::Stream,
+    file: &Gguf,
+    spec: &DecoderSpec,
+    positions: usize,
+) -> Result<Vec<B::Buffer>, ModelError> {
+    let mut tables = Vec::new();
+    for rope in &spec.ropes {
+        let factors = match &rope.factors {
+            Some(name) => Some(vector_values(file, name)?),
+            None => None,
+        };
+        let table = rope_table(rope, factors.as_deref(), positions);
+        let mut buffer = backend.alloc(DType::F32, table.len())?;
+        backend.upload_f32(stream, &table, &mut buffer)?;
+        tables.push(buffer);
+    }
+    Ok(tables)
+}

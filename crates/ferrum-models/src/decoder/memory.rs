@@ -1,0 +1,75 @@
+//! How much memory a decoder keeps: one place for the sizes that loading and estimating share.
+
+use ferrum_kernels::Backend;
+
+use super::weights::{RoleKind, tensor_roles};
+use super::{DecoderOptions, DecoderSpec, LayerSpec};
+use crate::gguf::Gguf;
+use crate::load::{MemoryEstimate, ModelError};
+use crate::runner::RunnerLimits;
+
+/// Elements of each activation buffer, for the largest step (`T` tokens, `R` rows to sample).
+pub(super) struct ActivationSizes {
+    /// `[T, hidden]`
+    pub hidden: usize,
+    /// `[T, heads · head_dim]`
+    pub q: usize,
+    /// `[T, kv_heads · head_dim]`
+    pub kv: usize,
+    /// `[T, mlp width]`
+    pub mlp: usize,
+    /// `[R, hidden]`
+    pub sampled: usize,
+    /// `[R, vocab]`
+    pub logits: usize,
+}
+
+impl ActivationSizes {
+    pub fn new(spec: &DecoderSpec, limits: &RunnerLimits) -> Self {
+        let (t, r) = (limits.capacity.tokens, limits.capacity.samples);
+        let widest = |f: fn(&LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
+        ActivationSizes {
+            hidden: t * spec.hidden,
+            q: t * widest(|l| l.heads * l.head_dim),
+            kv: t * widest(|l| l.kv_heads * l.head_dim),
+            mlp: t * widest(|l| l.mlp.width),
+            sampled: r * spec.hidden,
+            logits: r * spec.vocab,
+        }
+    }
+
+    /// Bytes of all of [`super::forward::Activations`] and the logits on the host.
+    fn bytes(&self) -> usize {
+        let elements = 2 * self.hidden + 2 * self.q + 2 * self.kv + self.mlp + self.sampled;
+        size_of::<f32>() * (elements + 2 * self.logits)
+    }
+}
+
+impl DecoderOptions {
+    /// Memory that [`super::DecoderRunner::load`] keeps.
+    pub(crate) fn estimate<B: Backend>(
+        &self,
+        backend: &B,
+        file: &Gguf,
+        spec: &DecoderSpec,
+    ) -> Result<MemoryEstimate, ModelError> {
+        let mut weights = 0;
+        for role in tensor_roles(spec, file.tensor("output.weight").is_none()) {
+            weights += match role.kind {
+                RoleKind::Matrix { rows, cols } => {
+                    backend.packed_bytes(file.require(&role.name)?.format, rows, cols)
+                }
+                RoleKind::Vector(len) => size_of::<f32>() * len,
+            };
+        }
+        let positions = self.limits.kv_blocks * ferrum_kernels::KV_BLOCK_SIZE;
+        let per_position: usize = spec.layers.iter().map(|l| 2 * l.kv_heads * l.head_dim).sum();
+        let rope_pairs: usize = spec.ropes.iter().map(|r| r.rotary_dim).sum();
+        let tables = size_of::<f32>() * self.limits.context * rope_pairs;
+        Ok(MemoryEstimate {
+            weights,
+            kv_cache: positions * per_position * self.kv_dtype.size(),
+            buffers: ActivationSizes::new(spec, &self.limits).bytes() + tables,
+        })
+    }
+}

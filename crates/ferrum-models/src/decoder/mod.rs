@@ -1,0 +1,11 @@
+//! The one decoder: a transformer described by a typed [`DecoderSpec`], run on any backend.
+
+mod forward;
+mod memory;
+mod rope_table;
+mod spec;
+mod weights;
+
+pub use forward::{DecoderOptions, DecoderRunner};
+pub use rope_table::rope_table;
+pub use spec::{Activation, DecoderSpec, LayerSpec, MlpSpec, RopeSpec, RopeStyle};

@@ -1,0 +1,235 @@
+//! Tensors of a GGUF file to packed weights, one tensor at a time.
+
+use std::collections::HashSet;
+
+use ferrum_kernels::{Backend, DType, Need, WeightSource};
+
+use super::{DecoderSpec, LayerSpec};
+use crate::gguf::{Gguf, TensorInfo};
+use crate::load::ModelError;
+
+/// All weights of a decoder on a backend.
+pub(super) struct DecoderWeights<B: Backend> {
+    /// `[vocab, hidden]`
+    pub embed: B::Weight,
+    /// `[vocab, hidden]`; `None` where the embedding serves as the output head too.
+    pub head: Option<B::Weight>,
+    /// `[hidden]`
+    pub output_norm: B::Buffer,
+    pub layers: Vec<LayerWeights<B>>,
+}
+
+/// Weights of one layer.
+pub(super) struct LayerWeights<B: Backend> {
+    pub attn_norm: B::Buffer,
+    pub q: B::Weight,
+    pub k: B::Weight,
+    pub v: B::Weight,
+    /// Biases of q, k and v.
+    pub qkv_bias: Option<[B::Buffer; 3]>,
+    /// Norms of q and k, `[head_dim]` each.
+    pub qk_norm: Option<[B::Buffer; 2]>,
+    pub attn_output: B::Weight,
+    pub post_attn_norm: Option<B::Buffer>,
+    pub ffn_norm: B::Buffer,
+    pub gate: B::Weight,
+    pub up: B::Weight,
+    pub down: B::Weight,
+    pub post_ffn_norm: Option<B::Buffer>,
+}
+
+/// What a tensor is for, with the shape that the spec gives it.
+pub(crate) struct TensorRole {
+    pub name: String,
+    pub kind: RoleKind,
+}
+
+/// The two ways in which the decoder uses a tensor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RoleKind {
+    /// A packed matrix of so many rows and columns.
+    Matrix { rows: usize, cols: usize },
+    /// A vector of norms, biases or factors, kept in `f32`.
+    Vector(usize),
+}
+
+/// Every tensor that a model of this spec has, in the order of loading. `tied` leaves out the
+/// output head.
+pub(crate) fn tensor_roles(spec: &DecoderSpec, tied: bool) -> Vec<TensorRole> {
+    let mut roles = vec![matrix("token_embd.weight", spec.vocab, spec.hidden)];
+    for (i, layer) in spec.layers.iter().enumerate() {
+        layer_roles(&mut roles, spec, layer, i);
+    }
+    roles.push(vector("output_norm.weight", spec.hidden));
+    if !tied {
+        roles.push(matrix("output.weight", spec.vocab, spec.hidden));
+    }
+    for rope in &spec.ropes {
+        if let Some(factors) = &rope.factors {
+            roles.push(vector(factors.clone(), rope.rotary_dim / 2));
+        }
+    }
+    roles
+}
+
+fn layer_roles(roles: &mut Vec<TensorRole>, spec: &DecoderSpec, layer: &LayerSpec, i: usize) {
+    let name = |what: &str| format!("blk.{i}.{what}");
+    let (q_width, kv_width) = (layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim);
+    roles.push(vector(name("attn_norm.weight"), spec.hidden));
+    for (part, width) in [("q", q_width), ("k", kv_width), ("v", kv_width)] {
+        roles.push(matrix(name(&format!("attn_{part}.weight")), width, spec.hidden));
+        if layer.qkv_bias {
+            roles.push(vector(name(&format!("attn_{part}.bias")), width));
+        }
+        if layer.qk_norm && part != "v" {
+            roles.push(vector(name(&format!("attn_{part}_norm.weight")), layer.head_dim));
+        }
+    }
+    roles.push(matrix(name("attn_output.weight"), spec.hidden, q_width));
+    roles.push(vector(name("ffn_norm.weight"), spec.hidden));
+    roles.push(matrix(name("ffn_gate.weight"), layer.mlp.width, spec.hidden));
+    roles.push(matrix(name("ffn_up.weight"), layer.mlp.width, spec.hidden));
+    roles.push(matrix(name("ffn_down.weight"), spec.hidden, layer.mlp.width));
+    if layer.post_norms {
+        roles.push(vector(name("post_attention_norm.weight"), spec.hidden));
+        roles.push(vector(name("post_ffw_norm.weight"), spec.hidden));
+    }
+}
+
+fn matrix(name: impl Into<String>, rows: usize, cols: usize) -> TensorRole {
+    TensorRole { name: name.into(), kind: RoleKind::Matrix { rows, cols } }
+}
+
+fn vector(name: impl Into<String>, len: usize) -> TensorRole {
+    TensorRole { name: name.into(), kind: RoleKind::Vector(len) }
+}
+
+/// Holds the file against the spec before any weight is packed: each tensor that the spec names is
+/// there with its shape and a format that the backend has, and the file has no other tensor (one
+/// that we do not use would be a part of the model that we leave out in silence).
+pub(super) fn check_tensors<B: Backend>(
+    backend: &B,
+    file: &Gguf,
+    spec: &DecoderSpec,
+) -> Result<(), ModelError> {
+    let tied = file.tensor("output.weight").is_none();
+    let roles = tensor_roles(spec, tied);
+    for role in &roles {
+        let tensor = file.require(&role.name)?;
+        check_shape(tensor, role.kind)?;
+        if let RoleKind::Matrix { cols, .. } = role.kind {
+            backend.check(&Need::Linear { format: tensor.format, cols })?;
+        }
+    }
+    backend.check(&Need::Embed(file.require("token_embd.weight")?.format))?;
+    let known: HashSet<&str> = roles.iter().map(|r| r.name.as_str()).collect();
+    match file.tensors().iter().find(|t| !known.contains(t.name.as_str())) {
+        Some(extra) => Err(ModelError::UnusedTensor { name: extra.name.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn check_shape(tensor: &TensorInfo, kind: RoleKind) -> Result<(), ModelError> {
+    let expected = match kind {
+        RoleKind::Matrix { rows, cols } => vec![cols, rows],
+        RoleKind::Vector(len) => vec![len],
+    };
+    // Writers may keep trailing dimensions of one.
+    let got: &[usize] = &tensor.dims;
+    let significant = got.iter().rposition(|&d| d != 1).map_or(1, |last| last + 1);
+    if got[..significant.max(expected.len()).min(got.len())] == expected[..] {
+        return Ok(());
+    }
+    Err(ModelError::TensorShape { name: tensor.name.clone(), expected, got: got.to_vec() })
+}
+
+/// Packs weights one tensor at a time and gives each one's file pages back, so that the file and
+/// the packed form are never resident together.
+pub(super) struct Loader<'a, B: Backend> {
+    pub backend: &'a B,
+    pub stream: &'a mut B::Stream,
+    pub file: &'a Gguf,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    /// Loads all weights; the file has passed [`check_tensors`].
+    pub fn load(&mut self, spec: &DecoderSpec) -> Result<DecoderWeights<B>, ModelError> {
+        let embed = self.matrix("token_embd.weight")?;
+        let layers = spec
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(i, layer)| self.layer(layer, i))
+            .collect::<Result<_, _>>()?;
+        let head = match self.file.tensor("output.weight") {
+            Some(_) => Some(self.matrix("output.weight")?),
+            None => None,
+        };
+        Ok(DecoderWeights { embed, head, output_norm: self.vector("output_norm.weight")?, layers })
+    }
+
+    fn layer(&mut self, layer: &LayerSpec, i: usize) -> Result<LayerWeights<B>, ModelError> {
+        let name = |what: &str| format!("blk.{i}.{what}");
+        let qkv_bias = match layer.qkv_bias {
+            true => Some([
+                self.vector(&name("attn_q.bias"))?,
+                self.vector(&name("attn_k.bias"))?,
+                self.vector(&name("attn_v.bias"))?,
+            ]),
+            false => None,
+        };
+        let qk_norm = match layer.qk_norm {
+            true => Some([
+                self.vector(&name("attn_q_norm.weight"))?,
+                self.vector(&name("attn_k_norm.weight"))?,
+            ]),
+            false => None,
+        };
+        let (post_attn_norm, post_ffn_norm) = match layer.post_norms {
+            true => (
+                Some(self.vector(&name("post_attention_norm.weight"))?),
+                Some(self.vector(&name("post_ffw_norm.weight"))?),
+            ),
+            false => (None, None),
+        };
+        Ok(LayerWeights {
+            attn_norm: self.vector(&name("attn_norm.weight"))?,
+            q: self.matrix(&name("attn_q.weight"))?,
+            k: self.matrix(&name("attn_k.weight"))?,
+            v: self.matrix(&name("attn_v.weight"))?,
+            qkv_bias,
+            qk_norm,
+            attn_output: self.matrix(&name("attn_output.weight"))?,
+            post_attn_norm,
+            ffn_norm: self.vector(&name("ffn_norm.weight"))?,
+            gate: self.matrix(&name("ffn_gate.weight"))?,
+            up: self.matrix(&name("ffn_up.weight"))?,
+            down: self.matrix(&name("ffn_down.weight"))?,
+            post_ffn_norm,
+        })
+    }
+
+    fn matrix(&mut self, name: &str) -> Result<B::Weight, ModelError> {
+        let tensor = self.file.require(name)?;
+        let data = self.file.data(tensor);
+        let source = WeightSource::new(tensor.format, tensor.rows(), tensor.cols(), data)?;
+        let weight = self.backend.pack(self.stream, &source)?;
+        self.file.release(tensor);
+        Ok(weight)
+    }
+
+    fn vector(&mut self, name: &str) -> Result<B::Buffer, ModelError> {
+        let values = vector_values(self.file, name)?;
+        let mut buffer = self.backend.alloc(DType::F32, values.len())?;
+        self.backend.upload_f32(self.stream, &values, &mut buffer)?;
+        Ok(buffer)
+    }
+}
+
+/// The values of a small tensor (norms, biases, rope factors) in `f32`, whatever its format.
+pub(super) fn vector_values(file: &Gguf, name: &str) -> Result<Vec<f32>, ModelError> {
+    let tensor = file.require(name)?;
+    let mut values = vec![0.0; tensor.elements()];
+    ferrum_kernels::weight::dequantize_row(tensor.format, file.data(tensor), &mut values)?;
+    Ok(values)
+}

@@ -1,0 +1,191 @@
+//! A GGUF file to a [`Runner`] on a device.
+
+use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
+use ferrum_kernels::reference::Reference;
+use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity};
+
+use crate::arch;
+use crate::decoder::{DecoderOptions, DecoderRunner, DecoderSpec};
+use crate::gguf::{Gguf, GgufError};
+use crate::runner::{Runner, RunnerLimits};
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The fast backend for processors.
+    #[default]
+    Cpu,
+    /// The plain `f32` oracle: slow, for comparisons.
+    Reference,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Where it runs.
+    pub device: Device,
+    /// Threads of the CPU backend; `None`: one per physical core.
+    pub threads: Option<usize>,
+    /// Instruction set of the CPU backend; `None`: the best that the machine has.
+    pub isa: Option<Isa>,
+    /// Positions that a sequence may have; `None`: [`DEFAULT_CONTEXT`] or what the model was
+    /// trained for, whichever is less.
+    pub context: Option<usize>,
+    /// Element type of the KV cache.
+    pub kv_dtype: KvDType,
+    /// Sequences in a step, and rows of logits.
+    pub max_seqs: usize,
+    /// Rows of logits in a step where more than one per sequence is wanted (perplexity).
+    pub max_samples: Option<usize>,
+    /// Tokens in a step.
+    pub step_tokens: usize,
+    /// Blocks in the KV pool; `None`: enough for `max_seqs` sequences of full length.
+    pub kv_blocks: Option<usize>,
+}
+
+/// Context length where neither the user nor the model asks for less.
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions {
+            device: Device::Cpu,
+            threads: None,
+            isa: None,
+            context: None,
+            kv_dtype: KvDType::F16,
+            max_seqs: 1,
+            max_samples: None,
+            step_tokens: 512,
+            kv_blocks: None,
+        }
+    }
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The file is damaged or lacks something.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The backend cannot run it, or ran out of memory.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// An architecture that Ferrum does not have.
+    #[error("architecture '{name}' is not supported (supported: {known})")]
+    Architecture {
+        /// `general.architecture`.
+        name: String,
+        /// What Ferrum has.
+        known: String,
+    },
+    /// A hyperparameter that Ferrum does not honour.
+    #[error("{key} = {value} is not supported")]
+    Setting {
+        /// Metadata key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// A tensor of another shape than the metadata says.
+    #[error("tensor {name} has the shape {got:?}, expected {expected:?}")]
+    TensorShape {
+        /// Tensor name.
+        name: String,
+        /// Innermost dimension first.
+        expected: Vec<usize>,
+        /// Innermost dimension first.
+        got: Vec<usize>,
+    },
+    /// A tensor that the architecture does not use, so that leaving it out would be wrong.
+    #[error("tensor {name} is not used by this architecture, so the model would run wrongly")]
+    UnusedTensor {
+        /// Tensor name.
+        name: String,
+    },
+    /// The options ask for what the model or the machine does not have.
+    #[error("{0}")]
+    Options(String),
+}
+
+/// Loads a model onto a device.
+pub fn load(file: &Gguf, options: &LoadOptions) -> Result<Box<dyn Runner>, ModelError> {
+    let spec = arch::spec(file)?;
+    match options.device {
+        Device::Cpu => load_on(cpu(options)?, file, spec, options),
+        Device::Reference => load_on(Reference::new(), file, spec, options),
+    }
+}
+
+fn cpu(options: &LoadOptions) -> Result<Cpu, KernelError> {
+    Cpu::new(CpuConfig { threads: options.threads, isa: options.isa })
+}
+
+fn load_on<B: Backend>(
+    backend: B,
+    file: &Gguf,
+    spec: DecoderSpec,
+    options: &LoadOptions,
+) -> Result<Box<dyn Runner>, ModelError> {
+    let options = decoder_options(&spec, options)?;
+    Ok(Box::new(DecoderRunner::load(backend, file, spec, &options)?))
+}
+
+/// Fits the options to the model.
+fn decoder_options(
+    spec: &DecoderSpec,
+    options: &LoadOptions,
+) -> Result<DecoderOptions, ModelError> {
+    let context = options.context.unwrap_or(spec.context.min(DEFAULT_CONTEXT));
+    if context == 0 || context > spec.context {
+        let trained = spec.context;
+        return Err(ModelError::Options(format!(
+            "a context of {context} positions, but the model was trained for {trained}; \
+             give --context 1 to {trained}"
+        )));
+    }
+    if options.max_seqs == 0 || options.step_tokens < options.max_seqs {
+        return Err(ModelError::Options(format!(
+            "steps of {} tokens for {} sequences",
+            options.step_tokens, options.max_seqs
+        )));
+    }
+    let blocks_per_seq = context.div_ceil(KV_BLOCK_SIZE);
+    let kv_blocks = options.kv_blocks.unwrap_or(blocks_per_seq * options.max_seqs);
+    let capacity = StepCapacity {
+        tokens: options.step_tokens,
+        seqs: options.max_seqs,
+        blocks_per_seq,
+        samples: options.max_samples.unwrap_or(options.max_seqs),
+    };
+    let limits = RunnerLimits { vocab: spec.vocab, context, kv_blocks, capacity };
+    Ok(DecoderOptions { limits, kv_dtype: options.kv_dtype })
+}
+
+/// Memory that a loaded model keeps, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// Packed weights.
+    pub weights: usize,
+    /// KV cache of the whole pool.
+    pub kv_cache: usize,
+    /// Activations, logits and position tables.
+    pub buffers: usize,
+}
+
+impl MemoryEstimate {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.weights + self.kv_cache + self.buffers
+    }
+}
+
+/// What [`load`] would keep in memory, without loading.
+pub fn memory_estimate(file: &Gguf, options: &LoadOptions) -> Result<MemoryEstimate, ModelError> {
+    let spec = arch::spec(file)?;
+    let decoder = decoder_options(&spec, options)?;
+    match options.device {
+        Device::Cpu => decoder.estimate(&cpu(options)?, file, &spec),
+        Device::Reference => decoder.estimate(&Reference::new(), file, &spec),
+    }
+}
