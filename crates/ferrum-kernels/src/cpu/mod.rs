@@ -1,1 +1,193 @@
-//! The fast backend for processors: one file per operation.
+//! The processor as a backend: a persistent team of threads, one file per operation, and the
+//! instruction set chosen at run time.
+
+mod aligned;
+mod attention;
+mod gather_rows;
+mod isa;
+mod kv_cache;
+mod kv_write;
+mod linear;
+mod math;
+mod rms_norm;
+mod rope;
+mod shared;
+mod simd;
+mod stream;
+mod team;
+mod threads;
+
+pub use isa::{Isa, UnknownIsa};
+pub use kv_cache::CpuKvCache;
+pub use linear::CpuWeight;
+pub use stream::CpuStream;
+pub use threads::physical_cores;
+
+use crate::host::HostBuffer;
+use crate::params::{
+    Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, RmsNorm, Rope,
+};
+use crate::{Backend, DType, Format, KernelError, Need, Result, WeightSource};
+
+/// [`Backend::name`] of [`Cpu`], for errors.
+pub(crate) const NAME: &str = "cpu";
+
+/// How a [`Cpu`] computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuConfig {
+    /// Threads of a stream's team, the calling thread among them; at least 1.
+    pub threads: usize,
+    /// Instruction set; `None` takes the best that the processor has.
+    pub isa: Option<Isa>,
+}
+
+impl Default for CpuConfig {
+    /// One thread per physical core that this process may use, and the best instruction set.
+    fn default() -> Self {
+        CpuConfig { threads: physical_cores(), isa: None }
+    }
+}
+
+/// The processor.
+#[derive(Debug, Clone, Copy)]
+pub struct Cpu {
+    threads: usize,
+    isa: Isa,
+}
+
+impl Cpu {
+    /// A processor backend; an error where the instruction set asked for is not available or no
+    /// thread is allowed.
+    pub fn new(config: CpuConfig) -> Result<Self> {
+        let unsupported = |what: String| Err(KernelError::Unsupported { backend: NAME, what });
+        let isa = config.isa.unwrap_or_else(Isa::best);
+        if !isa.is_available() {
+            return unsupported(format!("the instruction set {isa} on this processor"));
+        }
+        if config.threads == 0 {
+            return unsupported("a team of 0 threads".into());
+        }
+        Ok(Cpu { threads: config.threads, isa })
+    }
+
+    /// Threads of a stream's team.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+impl Backend for Cpu {
+    type Stream = CpuStream;
+    type Buffer = HostBuffer;
+    type Weight = CpuWeight;
+    type KvCache = CpuKvCache;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn check(&self, need: &Need) -> Result<()> {
+        match *need {
+            Need::Linear { format, cols } => linear::supported(format, cols),
+            Need::Embed(format) => linear::supported(format, format.block_len()),
+            Need::Attention { head_dim, kv: _ } => kv_cache::check_head_dim(head_dim),
+        }
+    }
+
+    fn stream(&self) -> Result<CpuStream> {
+        CpuStream::new(self.threads, self.isa)
+    }
+
+    fn alloc(&self, dtype: DType, len: usize) -> Result<HostBuffer> {
+        HostBuffer::new(NAME, dtype, len)
+    }
+
+    fn upload_f32(&self, _: &mut CpuStream, src: &[f32], dst: &mut HostBuffer) -> Result<()> {
+        dst.f32_mut("upload_f32", src.len())?.copy_from_slice(src);
+        Ok(())
+    }
+
+    fn upload_i32(&self, _: &mut CpuStream, src: &[i32], dst: &mut HostBuffer) -> Result<()> {
+        dst.i32_mut("upload_i32", src.len())?.copy_from_slice(src);
+        Ok(())
+    }
+
+    fn download_f32(&self, _: &mut CpuStream, src: &HostBuffer, dst: &mut [f32]) -> Result<()> {
+        dst.copy_from_slice(src.f32("download_f32", dst.len())?);
+        Ok(())
+    }
+
+    fn pack(&self, s: &mut CpuStream, source: &WeightSource<'_>) -> Result<CpuWeight> {
+        linear::pack(s, source)
+    }
+
+    fn packed_bytes(&self, format: Format, rows: usize, cols: usize) -> usize {
+        linear::packed_bytes(format, rows, cols)
+    }
+
+    fn kv_cache(&self, spec: &KvSpec) -> Result<CpuKvCache> {
+        CpuKvCache::new(spec)
+    }
+
+    fn embed(&self, s: &mut CpuStream, dst: &mut HostBuffer, p: &Embed<'_, Self>) -> Result<()> {
+        linear::embed(s, dst, p)
+    }
+
+    fn linear(&self, s: &mut CpuStream, p: Linear<'_, '_, Self>) -> Result<()> {
+        linear::linear(s, p)
+    }
+
+    fn gated_linear(
+        &self,
+        s: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &GatedLinear<'_, Self>,
+    ) -> Result<()> {
+        linear::gated_linear(s, dst, p)
+    }
+
+    fn rms_norm(
+        &self,
+        s: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &RmsNorm<'_, Self>,
+    ) -> Result<()> {
+        rms_norm::rms_norm(s, dst, p)
+    }
+
+    fn rope(&self, s: &mut CpuStream, x: &mut HostBuffer, p: &Rope<'_, Self>) -> Result<()> {
+        rope::rope(s, x, p)
+    }
+
+    fn kv_write(
+        &self,
+        s: &mut CpuStream,
+        kv: &mut CpuKvCache,
+        p: &KvWrite<'_, Self>,
+    ) -> Result<()> {
+        kv_write::kv_write(s, kv, p)
+    }
+
+    fn attention(
+        &self,
+        s: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &Attention<'_, Self>,
+    ) -> Result<()> {
+        attention::attention(s, dst, p)
+    }
+
+    fn gather_rows(
+        &self,
+        _: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &GatherRows<'_, Self>,
+    ) -> Result<()> {
+        gather_rows::gather_rows(dst, p)
+    }
+}

@@ -1,0 +1,115 @@
+//! Zeroed memory that starts on a cache line: packed weights and KV caches.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use crate::{KernelError, Result};
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Allocations of at least this size start on a huge page, so that the system may use them.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Plain numbers, for which all bits zero is a value.
+///
+/// # Safety
+/// All zero bytes must be a valid value, and the type must not need dropping.
+pub(crate) unsafe trait Plain: Copy + Send + Sync {}
+
+// SAFETY: plain numbers.
+unsafe impl Plain for u8 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for i8 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for u16 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for i16 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for u32 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for i32 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for f32 {}
+// SAFETY: a transparent u16.
+unsafe impl Plain for half::f16 {}
+
+/// A slice of fixed length, zeroed at first, whose start is aligned to a cache line. Pages are
+/// taken from the system when they are first written.
+pub(crate) struct AlignedVec<T: Plain> {
+    start: NonNull<T>,
+    len: usize,
+    layout: Layout,
+}
+
+// SAFETY: owns its memory like a Vec does.
+unsafe impl<T: Plain> Send for AlignedVec<T> {}
+// SAFETY: shared access only reads.
+unsafe impl<T: Plain> Sync for AlignedVec<T> {}
+
+impl<T: Plain> AlignedVec<T> {
+    /// `len` zeroes; `what` names their purpose in the error.
+    pub(crate) fn zeroed(len: usize, what: &'static str) -> Result<Self> {
+        let bytes = len.saturating_mul(size_of::<T>());
+        let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { LINE };
+        let out_of_memory = || KernelError::OutOfMemory { bytes, what };
+        // A layout of no bytes must not be asked for.
+        let layout =
+            Layout::from_size_align(bytes.max(LINE), align).map_err(|_| out_of_memory())?;
+        // SAFETY: the layout is not empty.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
+        Ok(AlignedVec { start: start.cast(), len, layout })
+    }
+}
+
+impl<T: Plain> Deref for AlignedVec<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `len` values were allocated, zeroed (a valid value of T) and live as long as
+        // self.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> DerefMut for AlignedVec<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> Drop for AlignedVec<T> {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed` with this layout; T needs no drop.
+        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeroed_and_aligned() {
+        for len in [0, 1, 1000, 3 << 20] {
+            let mut v = AlignedVec::<u16>::zeroed(len, "a test").unwrap();
+            assert_eq!(v.len(), len);
+            assert_eq!(v.as_ptr().align_offset(LINE), 0);
+            assert!(v.iter().all(|&x| x == 0));
+            v.fill(7);
+            assert!(v.iter().all(|&x| x == 7));
+        }
+    }
+
+    #[test]
+    fn too_much_is_an_error() {
+        for len in [usize::MAX, usize::MAX / 8, isize::MAX as usize / 4] {
+            assert!(matches!(
+                AlignedVec::<f32>::zeroed(len, "a test"),
+                Err(KernelError::OutOfMemory { .. })
+            ));
+        }
+    }
+}

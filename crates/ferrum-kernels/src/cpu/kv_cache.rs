@@ -1,0 +1,68 @@
+//! The paged KV cache of one layer, laid out for attention.
+
+use super::NAME;
+use super::aligned::AlignedVec;
+use super::simd::LANES;
+use crate::params::KvSpec;
+use crate::{KV_BLOCK_SIZE, KernelError, KvDType, KvStorage, Result};
+use half::f16;
+
+/// Keys and values of one layer.
+///
+/// A block holds, for one KV head, `KV_BLOCK_SIZE` positions: keys transposed as
+/// `[head_dim][KV_BLOCK_SIZE]`, so that the lanes of a register are positions and a score needs no
+/// sum across lanes; values as `[KV_BLOCK_SIZE][head_dim]`. Blocks are `[blocks][kv_heads]`, keys
+/// and values apart.
+pub struct CpuKvCache {
+    spec: KvSpec,
+    pub(super) data: Data,
+}
+
+/// The two arrays `[blocks][kv_heads][KV_BLOCK_SIZE · head_dim]`, by element type.
+pub(super) enum Data {
+    F16 { k: AlignedVec<f16>, v: AlignedVec<f16> },
+    F32 { k: AlignedVec<f32>, v: AlignedVec<f32> },
+}
+
+/// The kernels work on whole registers of a head.
+pub(super) fn check_head_dim(head_dim: usize) -> Result<()> {
+    if head_dim == 0 || !head_dim.is_multiple_of(LANES) {
+        let what = format!("attention with {head_dim} values per head (a multiple of {LANES})");
+        return Err(KernelError::Unsupported { backend: NAME, what });
+    }
+    Ok(())
+}
+
+impl CpuKvCache {
+    /// Allocates a zeroed cache.
+    pub(super) fn new(spec: &KvSpec) -> Result<Self> {
+        check_head_dim(spec.head_dim)?;
+        let what = "a KV cache";
+        let len = [KV_BLOCK_SIZE, spec.head_dim, spec.kv_heads]
+            .into_iter()
+            .try_fold(spec.blocks, usize::checked_mul)
+            .ok_or(KernelError::OutOfMemory { bytes: usize::MAX, what })?;
+        let data = match spec.dtype {
+            KvDType::F16 => {
+                Data::F16 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }
+            }
+            KvDType::F32 => {
+                Data::F32 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }
+            }
+        };
+        Ok(CpuKvCache { spec: *spec, data })
+    }
+}
+
+impl KvStorage for CpuKvCache {
+    fn spec(&self) -> &KvSpec {
+        &self.spec
+    }
+
+    fn resident_bytes(&self) -> usize {
+        match &self.data {
+            Data::F16 { k, v } => size_of_val(&k[..]) + size_of_val(&v[..]),
+            Data::F32 { k, v } => size_of_val(&k[..]) + size_of_val(&v[..]),
+        }
+    }
+}

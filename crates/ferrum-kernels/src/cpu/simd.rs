@@ -1,0 +1,87 @@
+//! Eight `f32` lanes, as plain Rust or as a vector register: kernels are written once, generic over
+//! [`Simd`], and run through [`Isa::dispatch`].
+//!
+//! The order of operations is then the same for every instruction set; only the fused
+//! multiply-add, where the processor has one, rounds differently.
+
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(not(target_arch = "x86_64"))]
+use portable as avx2;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unused_imports, reason = "for kernels that use intrinsics")]
+pub(crate) use avx2::Avx2;
+#[allow(unused_imports, reason = "for tests")]
+pub(crate) use portable::Portable;
+
+use super::Isa;
+use half::f16;
+
+/// Lanes of a [`Simd`] value.
+pub(crate) const LANES: usize = 8;
+
+/// Eight `f32` lanes.
+///
+/// Every method is inlined into the function that enables the instruction set, so generic kernel
+/// functions on the way must be `#[inline(always)]`.
+pub(crate) trait Simd: Copy {
+    /// All lanes `x`.
+    fn splat(x: f32) -> Self;
+    /// The first eight values; panics where there are fewer.
+    fn load(src: &[f32]) -> Self;
+    /// The first eight values, widened.
+    fn load_f16(src: &[f16]) -> Self;
+    /// Writes the first eight values.
+    fn store(self, dst: &mut [f32]);
+    /// Writes the first eight values, rounded to nearest even.
+    fn store_f16(self, dst: &mut [f16]);
+    /// `self + o`
+    fn add(self, o: Self) -> Self;
+    /// `self - o`
+    fn sub(self, o: Self) -> Self;
+    /// `self * o`
+    fn mul(self, o: Self) -> Self;
+    /// `self / o`
+    fn div(self, o: Self) -> Self;
+    /// `self * a + b`, fused where the processor can.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+    /// The larger of each lane.
+    fn max(self, o: Self) -> Self;
+    /// The smaller of each lane.
+    fn min(self, o: Self) -> Self;
+    /// Rounded to the nearest whole number, ties to even.
+    fn round(self) -> Self;
+    /// 2ⁿ for lanes that hold whole numbers from -126 to 127.
+    fn exp2_int(self) -> Self;
+    /// Sum of the lanes: ((0+4)+(2+6)) + ((1+5)+(3+7)).
+    fn sum(self) -> f32;
+    /// The largest lane.
+    fn max_lane(self) -> f32;
+    /// Keeps the compiler from reordering operations around this value; no instruction.
+    fn pin(self) -> Self;
+    /// Asks for the cache line at `address` to be brought close; never faults.
+    fn prefetch<T>(address: *const T);
+}
+
+/// A computation that can be done with any [`Simd`].
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Output;
+    /// Does it. Implement with `#[inline(always)]`.
+    fn run<S: Simd>(self) -> Self::Output;
+}
+
+impl Isa {
+    /// Runs `kernel` with this instruction set, which must be available.
+    #[inline]
+    pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            Isa::Portable => portable::run(kernel),
+            // SAFETY: a stream holds only instruction sets that `Cpu::new` found available.
+            Isa::Avx2 => unsafe { avx2::run(kernel) },
+        }
+    }
+}

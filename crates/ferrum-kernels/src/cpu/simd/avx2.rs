@@ -1,0 +1,152 @@
+//! [`Simd`] as a 256-bit register: AVX2 with FMA and F16C.
+
+use super::{Kernel, LANES, Simd};
+use half::f16;
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+/// Eight lanes in a register. Values exist only inside of [`run`] or of a function that enables
+/// the same features, so every intrinsic below is available.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx2(pub(crate) __m256);
+
+/// Runs `kernel` with AVX2, FMA and F16C.
+///
+/// # Safety
+/// The processor must have all three.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx2>()
+}
+
+// SAFETY of the blocks below, where nothing else is said: the features are there (see [`Avx2`]).
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one comment for all, above")]
+impl Simd for Avx2 {
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        unsafe { Avx2(_mm256_set1_ps(x)) }
+    }
+
+    #[inline(always)]
+    fn load(src: &[f32]) -> Self {
+        let src = &src[..LANES];
+        // SAFETY: eight values are there.
+        unsafe { Avx2(_mm256_loadu_ps(src.as_ptr())) }
+    }
+
+    #[inline(always)]
+    fn load_f16(src: &[f16]) -> Self {
+        let src = &src[..LANES];
+        // SAFETY: eight values of two bytes are there.
+        unsafe { Avx2(_mm256_cvtph_ps(_mm_loadu_si128(src.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn store(self, dst: &mut [f32]) {
+        let dst = &mut dst[..LANES];
+        // SAFETY: there is room for eight values.
+        unsafe { _mm256_storeu_ps(dst.as_mut_ptr(), self.0) }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, dst: &mut [f16]) {
+        let dst = &mut dst[..LANES];
+        // SAFETY: there is room for eight values of two bytes.
+        unsafe {
+            let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
+            _mm_storeu_si128(dst.as_mut_ptr().cast(), half);
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, o: Self) -> Self {
+        unsafe { Avx2(_mm256_add_ps(self.0, o.0)) }
+    }
+
+    #[inline(always)]
+    fn sub(self, o: Self) -> Self {
+        unsafe { Avx2(_mm256_sub_ps(self.0, o.0)) }
+    }
+
+    #[inline(always)]
+    fn mul(self, o: Self) -> Self {
+        unsafe { Avx2(_mm256_mul_ps(self.0, o.0)) }
+    }
+
+    #[inline(always)]
+    fn div(self, o: Self) -> Self {
+        unsafe { Avx2(_mm256_div_ps(self.0, o.0)) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        unsafe { Avx2(_mm256_fmadd_ps(self.0, a.0, b.0)) }
+    }
+
+    #[inline(always)]
+    fn max(self, o: Self) -> Self {
+        unsafe { Avx2(_mm256_max_ps(self.0, o.0)) }
+    }
+
+    #[inline(always)]
+    fn min(self, o: Self) -> Self {
+        unsafe { Avx2(_mm256_min_ps(self.0, o.0)) }
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        unsafe {
+            Avx2(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
+        }
+    }
+
+    #[inline(always)]
+    fn exp2_int(self) -> Self {
+        unsafe {
+            let n = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
+            Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
+        }
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        unsafe {
+            let four =
+                _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn max_lane(self) -> f32 {
+        unsafe {
+            let four =
+                _mm_max_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn pin(self) -> Self {
+        unsafe { Avx2(pin(self.0)) }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(address: *const T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+}
+
+/// An empty piece of assembly that the value passes through.
+///
+/// # Safety
+/// The processor must have AVX.
+#[inline]
+#[target_feature(enable = "avx")]
+unsafe fn pin(mut x: __m256) -> __m256 {
+    // SAFETY: no instruction at all; the register keeps its value.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) x, options(pure, nomem, nostack, preserves_flags)) };
+    x
+}

@@ -1,0 +1,230 @@
+//! A persistent team of threads for many short parallel regions.
+//!
+//! A general work-stealing pool costs microseconds a region; a decode step has hundreds of regions,
+//! some of them only a few microseconds long. Here the workers watch one cache line, and a region
+//! costs some hundred nanoseconds. A worker that has waited for about a millisecond parks, so
+//! that an idle process uses no processor time.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::{KernelError, Result};
+
+/// Polls before a waiting thread starts to yield its time slice: some 50 µs, longer than most
+/// serial stretches between two regions of a step.
+const SPINS: u32 = 4_000;
+
+/// How long an idle worker yields before it parks. Waking a parked thread takes up to 100 µs,
+/// which must not happen inside a step.
+const YIELD_TIME: Duration = Duration::from_millis(1);
+
+/// What a region runs: called once on every thread, with the thread's number.
+type Job = *const (dyn Fn(usize) + Sync);
+
+/// A value on cache lines of its own (two: processors fetch lines in pairs).
+#[repr(align(128))]
+struct Padded<T>(T);
+
+/// All that a worker polls and reads to start a region: one cache line.
+struct Front {
+    /// Number of the latest region.
+    epoch: AtomicU32,
+    /// Workers that are parked or about to be.
+    parked: AtomicU32,
+    /// The latest region's job. Written by the caller between regions only.
+    job: UnsafeCell<Job>,
+}
+
+struct Shared {
+    front: Padded<Front>,
+    /// Per worker: the last region it has finished.
+    done: Vec<Padded<AtomicU32>>,
+    /// Next chunk of [`Team::chunks`] to be taken.
+    next: Padded<AtomicUsize>,
+    stop: AtomicBool,
+    /// The first panic of a worker in the current region.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+// SAFETY: all fields but `job` are Sync. `job` is written by the owner of the team while no region
+// runs (`run` takes `&mut self` and returns after every worker has reported the region as done) and
+// read by workers only after the release store of the epoch that publishes it. What it points to is
+// `Sync` and outlives the region.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the pointer is the only field that is not Send.
+unsafe impl Send for Shared {}
+
+/// A team of threads, the caller's thread among them.
+pub(crate) struct Team {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Team {
+    /// Starts `threads - 1` workers.
+    pub(crate) fn new(threads: usize) -> Result<Self> {
+        let workers = threads.saturating_sub(1);
+        let idle: &'static (dyn Fn(usize) + Sync) = &|_| {};
+        let shared = Arc::new(Shared {
+            front: Padded(Front {
+                epoch: AtomicU32::new(0),
+                parked: AtomicU32::new(0),
+                job: UnsafeCell::new(idle),
+            }),
+            done: (0..workers).map(|_| Padded(AtomicU32::new(0))).collect(),
+            next: Padded(AtomicUsize::new(0)),
+            stop: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        });
+        // Built first, so that workers already started are stopped if a later one cannot be.
+        let mut team = Team { shared, workers: Vec::with_capacity(workers) };
+        for worker in 0..workers {
+            let shared = Arc::clone(&team.shared);
+            let handle = thread::Builder::new()
+                .name(format!("ferrum-cpu-{}", worker + 1))
+                .spawn(move || work(&shared, worker))
+                .map_err(|source| KernelError::Os { what: "starting a worker thread", source })?;
+            team.workers.push(handle);
+        }
+        Ok(team)
+    }
+
+    /// Threads, the caller's among them.
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `f(thread)` once on every thread and returns when all are done. A panic on any thread
+    /// is passed on to the caller, after the others have finished.
+    ///
+    /// `&mut self` makes nested and concurrent regions of one team impossible to write.
+    pub(crate) fn run(&mut self, f: &(dyn Fn(usize) + Sync)) {
+        if self.workers.is_empty() {
+            return f(0);
+        }
+        // SAFETY: only the lifetime is changed. The pointer is used by workers between the epoch's
+        // increment and their report in `done`, and this function does not return (nor unwind)
+        // before all have reported, while `f` is borrowed.
+        let job = unsafe {
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(std::ptr::from_ref(f))
+        };
+        // SAFETY: no region is running, so no worker reads the cell (see `Sync for Shared`).
+        unsafe { *self.shared.front.0.job.get() = job };
+        let epoch = self.publish();
+        let mine = catch_unwind(AssertUnwindSafe(|| f(0)));
+        for done in &self.shared.done {
+            wait_until(|| done.0.load(Ordering::Acquire) == epoch, None);
+        }
+        let theirs = self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(panic) = mine.err().or(theirs) {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Runs `f(thread, chunk)` for every chunk in `0..chunks`, each on whichever thread is free.
+    pub(crate) fn chunks(&mut self, chunks: usize, f: &(dyn Fn(usize, usize) + Sync)) {
+        let threads = self.threads();
+        if threads == 1 || chunks <= 1 {
+            return (0..chunks).for_each(|chunk| f(0, chunk));
+        }
+        // A thread's first chunk is its own number, so that short regions need no shared counter.
+        self.shared.next.0.store(threads, Ordering::Relaxed);
+        let shared = Arc::clone(&self.shared);
+        self.run(&|thread| {
+            let mut chunk = thread;
+            while chunk < chunks {
+                f(thread, chunk);
+                if chunks <= threads {
+                    break;
+                }
+                chunk = shared.next.0.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Starts the next region on the workers and returns its number.
+    fn publish(&self) -> u32 {
+        let front = &self.shared.front.0;
+        // SeqCst here and in `sleep`: either the worker sees the new epoch before it parks, or
+        // this thread sees that the worker is parked.
+        let epoch = front.epoch.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        if front.parked.load(Ordering::SeqCst) > 0 {
+            for worker in &self.workers {
+                worker.thread().unpark();
+            }
+        }
+        epoch
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.publish();
+        for worker in self.workers.drain(..) {
+            // A worker catches every panic of its jobs, so there is none to pass on.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// A worker's life: wait for a region, run it, report.
+fn work(shared: &Shared, worker: usize) {
+    let front = &shared.front.0;
+    let mut seen = 0u32;
+    loop {
+        if !wait_until(|| front.epoch.load(Ordering::Acquire) != seen, Some(YIELD_TIME)) {
+            sleep(front, seen);
+        }
+        seen = seen.wrapping_add(1);
+        if shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        // SAFETY: the epoch has moved on, so the job is published and stays valid until this
+        // worker reports (see `run`).
+        let job = unsafe { &**front.job.get() };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(worker + 1))) {
+            shared.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+        }
+        shared.done[worker].0.store(seen, Ordering::Release);
+    }
+}
+
+/// Parks until the epoch is no longer `seen`.
+#[cold]
+fn sleep(front: &Front, seen: u32) {
+    front.parked.fetch_add(1, Ordering::SeqCst);
+    while front.epoch.load(Ordering::SeqCst) == seen {
+        thread::park();
+    }
+    front.parked.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// Polls, at first without giving the processor away; false if `limit` passes before `ready`.
+/// Yielding matters where there are more threads than processors: the thread waited for may be
+/// waiting for this one's time slice.
+fn wait_until(ready: impl Fn() -> bool, limit: Option<Duration>) -> bool {
+    for _ in 0..SPINS {
+        if ready() {
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    let start = Instant::now();
+    while !ready() {
+        if limit.is_some_and(|limit| start.elapsed() > limit) {
+            return false;
+        }
+        thread::yield_now();
+    }
+    true
+}
+
+#[cfg(test)]
+#[path = "team_tests.rs"]
+mod tests;
