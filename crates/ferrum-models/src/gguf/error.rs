@@ -6,7 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::header::{MAX_ENTRIES, MAX_HEADER_BYTES};
+use super::header::{ALIGNMENT_KEY, MAX_ENTRIES, MAX_HEADER_BYTES};
 
 /// Why the bytes are not a GGUF file that can be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum ParseError {
     Bool { key: String, byte: u8 },
     #[error("metadata {key:?} appears twice")]
     DuplicateKey { key: String },
-    #[error("general.alignment is {found}; it must be a u32 that is a power of two")]
+    #[error("{ALIGNMENT_KEY} is {found}; it must be a u32 that is a power of two")]
     Alignment { found: String },
     #[error("tensor {name:?} appears twice")]
     DuplicateTensor { name: String },

@@ -15,12 +15,15 @@ pub const MAX_HEADER_BYTES: usize = 128 << 20;
 pub const MAX_ENTRIES: u64 = 1 << 16;
 
 /// The longest metadata key in bytes, by the specification.
-const MAX_KEY_LEN: usize = (1 << 16) - 1;
+pub(super) const MAX_KEY_LEN: usize = (1 << 16) - 1;
 
 /// The longest tensor name in bytes, by the specification.
-const MAX_NAME_LEN: usize = 64;
+pub(super) const MAX_NAME_LEN: usize = 64;
 
-/// Alignment of tensor data where `general.alignment` is absent.
+/// The metadata key of the alignment of tensor data, a u32.
+pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
+
+/// Alignment of tensor data where [`ALIGNMENT_KEY`] is absent.
 pub(super) const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// The smallest metadata entry: length of the key, a byte of key, type, a byte of value.
@@ -76,7 +79,7 @@ fn limited(count: u64, what: &'static str) -> Result<u64, ParseError> {
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64, ParseError> {
-    match metadata.get("general.alignment") {
+    match metadata.get(ALIGNMENT_KEY) {
         None => Ok(DEFAULT_ALIGNMENT),
         Some(Value::U32(a)) if a.is_power_of_two() => Ok(u64::from(*a)),
         Some(Value::U32(a)) => Err(ParseError::Alignment { found: a.to_string() }),

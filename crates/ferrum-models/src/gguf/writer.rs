@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use ferrum_kernels::Format;
 
 use super::ggml_type;
-use super::header::DEFAULT_ALIGNMENT;
+use super::header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAX_KEY_LEN, MAX_NAME_LEN};
 use super::metadata::Metadata;
 use super::value::{Array, Value};
 
@@ -21,6 +21,10 @@ pub enum WriteError {
     Io(io::Error),
     #[error("metadata {key:?} is set twice")]
     DuplicateKey { key: String },
+    #[error("{name:?} is no valid {what} (1 to {max} bytes)")]
+    Name { name: String, what: &'static str, max: usize },
+    #[error("{ALIGNMENT_KEY} cannot be set: it is always {DEFAULT_ALIGNMENT}")]
+    Alignment,
     #[error("tensor {name:?} is declared twice")]
     DuplicateTensor { name: String },
     #[error("tensor {name:?} cannot be stored as {format} with dimensions {dims:?}")]
@@ -62,8 +66,13 @@ impl GgufWriter {
         Self::default()
     }
 
-    /// Adds a metadata entry. `general.alignment` must not be among them: it is always 32.
+    /// Adds a metadata entry. `general.alignment` is refused: the alignment is always 32, which
+    /// is what its absence means.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) -> Result<(), WriteError> {
+        check_name(key, "metadata key", MAX_KEY_LEN)?;
+        if key == ALIGNMENT_KEY {
+            return Err(WriteError::Alignment);
+        }
         self.metadata
             .insert(key.to_string(), value.into())
             .map_err(|key| WriteError::DuplicateKey { key })
@@ -72,6 +81,7 @@ impl GgufWriter {
     /// Declares the next tensor. `dims`: 1 to 4, innermost first, none zero, the first a multiple
     /// of the format's block.
     pub fn tensor(&mut self, name: &str, format: Format, dims: &[usize]) -> Result<(), WriteError> {
+        check_name(name, "tensor name", MAX_NAME_LEN)?;
         let sizes_ok = matches!(dims.len(), 1..=4) && !dims.contains(&0);
         let bytes = match dims.split_first() {
             Some((cols, outer)) if sizes_ok => {
@@ -169,6 +179,13 @@ impl<W: Write> TensorWriter<W> {
         self.out.flush()?;
         Ok(self.out)
     }
+}
+
+fn check_name(name: &str, what: &'static str, max: usize) -> Result<(), WriteError> {
+    if name.is_empty() || name.len() > max {
+        return Err(WriteError::Name { name: name.to_string(), what, max });
+    }
+    Ok(())
 }
 
 fn put_string(out: &mut Vec<u8>, text: &str) {
