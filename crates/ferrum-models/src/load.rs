@@ -1,6 +1,6 @@
 //! A GGUF file to a [`Runner`] on a device.
 
-use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
+use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa, physical_cores};
 use ferrum_kernels::reference::Reference;
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity};
 
@@ -118,7 +118,8 @@ pub fn load(file: &Gguf, options: &LoadOptions) -> Result<Box<dyn Runner>, Model
 }
 
 fn cpu(options: &LoadOptions) -> Result<Cpu, KernelError> {
-    Cpu::new(CpuConfig { threads: options.threads, isa: options.isa })
+    let threads = options.threads.unwrap_or_else(physical_cores);
+    Cpu::new(CpuConfig { threads, isa: options.isa })
 }
 
 fn load_on<B: Backend>(
