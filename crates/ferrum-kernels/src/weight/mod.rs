@@ -59,7 +59,7 @@ impl Format {
     ];
 
     /// Values in a block.
-    pub fn block_len(self) -> usize {
+    pub const fn block_len(self) -> usize {
         match self {
             Format::F32 | Format::F16 | Format::BF16 => 1,
             Format::Q4_0
@@ -79,7 +79,7 @@ impl Format {
     }
 
     /// Bytes of a block.
-    pub fn block_bytes(self) -> usize {
+    pub const fn block_bytes(self) -> usize {
         match self {
             Format::F32 => 4,
             Format::F16 | Format::BF16 => 2,

@@ -1,62 +1,235 @@
-//! Linear layers over packed weights (placeholder signatures; helper `cpulinear` owns this folder).
+//! Linear layers over packed weights.
+//!
+//! A weight is packed once, at load: eight rows are interleaved so that the lanes of a vector are
+//! rows, in exactly the bytes of the file. One layout serves a single token ([`gemv`]: unpacked in
+//! registers) and many ([`panel`]: unpacked once for all tokens). Activations are quantised once
+//! per input to `i8` with a scale per 32 ([`activations`]) and shared by all outputs. Work is
+//! divided into panels of 16 rows of all outputs ([`multiply`]), in one parallel region.
+//!
+//! [`formats`] says how each format is packed and unpacked, [`dots`] what the instruction sets
+//! are asked for, [`products`] in which order results are summed, [`kernels`] compiles the
+//! combinations.
 
-use super::{Cpu, CpuStream};
-use crate::host::HostBuffer;
-use crate::params::{Embed, GatedLinear, Linear};
-use crate::{Format, PackedWeight, Result, WeightSource};
+mod activations;
+mod dots;
+mod embed;
+mod float;
+mod formats;
+mod gemv;
+mod kernels;
+mod multiply;
+mod packing;
+mod panel;
+mod planes;
+mod products;
+mod weight;
 
-/// A packed weight.
-pub struct CpuWeight;
+#[cfg(test)]
+mod tests;
 
-impl PackedWeight for CpuWeight {
-    fn format(&self) -> Format {
-        todo!()
-    }
-    fn rows(&self) -> usize {
-        todo!()
-    }
-    fn cols(&self) -> usize {
-        todo!()
-    }
-    fn resident_bytes(&self) -> usize {
-        todo!()
-    }
-}
+pub(super) use embed::embed;
+pub use weight::CpuWeight;
+pub(super) use weight::{pack, packed_bytes, supported};
 
-/// Scratch of the linears, kept between steps.
+use super::math;
+use super::shared::SharedSlice;
+use super::{Cpu, CpuStream, Isa};
+use crate::checks::{self, GatedLinearView};
+use crate::host::{HostBuffer, zeroed};
+use crate::params::{GatedLinear, Linear, LinearOutput};
+use crate::{PackedWeight, Result};
+use activations::Block;
+use kernels::Kernels;
+use multiply::{Input, PanelMemory, multiply, panels};
+use panel::PANEL_ROWS;
+use planes::STEP;
+
+/// Outputs computed in one parallel region.
+const REGION_OUTPUTS: usize = 8;
+
+/// Chunks per thread of a region with few tokens: enough to even out the threads.
+const CHUNKS_PER_THREAD: usize = 16;
+
+/// Scratch of the linears, kept between steps: it grows to the largest step and is then reused.
 #[derive(Default)]
-pub(crate) struct Workspace;
-
-/// Whether weights of this format and number of input features can be packed.
-pub(super) fn supported(_format: Format, _cols: usize) -> Result<()> {
-    todo!()
+pub(crate) struct Workspace {
+    blocks: Vec<Block>,
+    /// One per thread.
+    scratch: Vec<Scratch>,
 }
 
-/// [`crate::Backend::pack`]; the stream has the team and the instruction set.
-pub(super) fn pack(_s: &mut CpuStream, _source: &WeightSource<'_>) -> Result<CpuWeight> {
-    todo!()
+/// Scratch of one thread.
+struct Scratch {
+    panel: PanelMemory,
+    /// `[tokens][16 rows]`, the results of up to two weights.
+    results: [Vec<f32>; 2],
 }
 
-/// [`crate::Backend::packed_bytes`].
-pub(super) fn packed_bytes(_format: Format, _rows: usize, _cols: usize) -> usize {
-    todo!()
+impl Workspace {
+    /// Makes room for `threads` threads and the results of `tokens` tokens.
+    fn reserve(&mut self, threads: usize, tokens: usize) -> Result<()> {
+        while self.scratch.len() < threads {
+            self.scratch.push(Scratch { panel: PanelMemory::new()?, results: Default::default() });
+        }
+        for results in self.scratch.iter_mut().flat_map(|s| &mut s.results) {
+            if results.len() < tokens * PANEL_ROWS {
+                *results = zeroed(tokens * PANEL_ROWS)?;
+            }
+        }
+        Ok(())
+    }
 }
 
-/// [`crate::Backend::embed`].
-pub(super) fn embed(_s: &mut CpuStream, _dst: &mut HostBuffer, _p: &Embed<'_, Cpu>) -> Result<()> {
-    todo!()
+/// One output of a region.
+struct Job<'a> {
+    weight: &'a CpuWeight,
+    dst: SharedSlice<'a, f32>,
+    bias: Option<&'a [f32]>,
+    accumulate: bool,
 }
 
-/// [`crate::Backend::linear`].
-pub(super) fn linear(_s: &mut CpuStream, _p: Linear<'_, '_, Cpu>) -> Result<()> {
-    todo!()
+/// [`crate::Backend::linear`]
+pub(super) fn linear(s: &mut CpuStream, p: Linear<'_, '_, Cpu>) -> Result<()> {
+    checks::linear(&p)?;
+    let Some(first) = p.outputs.first() else { return Ok(()) };
+    let floats = p.input.f32("linear", p.rows * first.weight.cols())?;
+    let quantized = p.outputs.iter().any(|o| is_quantized(o.weight));
+    prepare(s, p.rows, floats, quantized)?;
+    for outputs in p.outputs.chunks_mut(REGION_OUTPUTS) {
+        let mut jobs: [Option<Job<'_>>; REGION_OUTPUTS] = [const { None }; REGION_OUTPUTS];
+        for (job, output) in jobs.iter_mut().zip(outputs) {
+            *job = Some(new_job(p.rows, output)?);
+        }
+        run(s, p.rows, floats, &jobs);
+    }
+    Ok(())
 }
 
-/// [`crate::Backend::gated_linear`].
+/// [`crate::Backend::gated_linear`]
 pub(super) fn gated_linear(
-    _s: &mut CpuStream,
-    _dst: &mut HostBuffer,
-    _p: &GatedLinear<'_, Cpu>,
+    s: &mut CpuStream,
+    dst: &mut HostBuffer,
+    p: &GatedLinear<'_, Cpu>,
 ) -> Result<()> {
-    todo!()
+    let GatedLinearView { input: floats, dst } = checks::gated_linear(dst, p)?;
+    let (gate, up) = (p.gate, p.up);
+    prepare(s, p.rows, floats, is_quantized(gate) || is_quantized(up))?;
+    let job = Job { weight: gate, dst: SharedSlice::new(dst), bias: None, accumulate: false };
+    let isa = s.isa;
+    region(s, p.rows, floats, panels(gate), &|panel, input, scratch| {
+        let Scratch { panel: memory, results: [gates, ups] } = scratch;
+        multiply(gate, panel, input, memory, gates);
+        multiply(up, panel, input, memory, ups);
+        let len = input.tokens * PANEL_ROWS;
+        math::gate(isa, p.activation, &mut gates[..len], &ups[..len]);
+        // SAFETY: each panel is given to one thread.
+        unsafe { store(&job, panel, input.tokens, gates) }
+    });
+    Ok(())
+}
+
+/// Computes all outputs in one parallel region.
+fn run(s: &mut CpuStream, tokens: usize, floats: &[f32], jobs: &[Option<Job<'_>>]) {
+    let jobs = || jobs.iter().flatten();
+    let total = jobs().map(|job| panels(job.weight)).sum();
+    region(s, tokens, floats, total, &|panel, input, scratch| {
+        let mut panel = panel;
+        for job in jobs() {
+            let own = panels(job.weight);
+            if panel < own {
+                let Scratch { panel: memory, results: [results, _] } = scratch;
+                multiply(job.weight, panel, input, memory, results);
+                // SAFETY: each panel is given to one thread.
+                unsafe { store(job, panel, input.tokens, results) }
+                return;
+            }
+            panel -= own;
+        }
+    });
+}
+
+/// Calls `f` for each panel in `0..panels`, on whichever thread is free.
+fn region(
+    s: &mut CpuStream,
+    tokens: usize,
+    floats: &[f32],
+    panels: usize,
+    f: &(dyn Fn(usize, &Input<'_>, &mut Scratch) + Sync),
+) {
+    let input = Input { tokens, floats, blocks: &s.linear.blocks };
+    let scratch = SharedSlice::new(&mut s.linear.scratch);
+    let per_chunk = panels.div_ceil(CHUNKS_PER_THREAD * s.team.threads()).max(1);
+    s.team.chunks(panels.div_ceil(per_chunk), &|thread, chunk| {
+        // SAFETY: each thread uses the scratch of its own number.
+        let scratch = unsafe { scratch.range_mut(thread..thread + 1) };
+        for panel in chunk * per_chunk..panels.min((chunk + 1) * per_chunk) {
+            f(panel, &input, &mut scratch[0]);
+        }
+    });
+}
+
+/// Writes the results `[tokens][16]` of a panel to where they belong.
+///
+/// # Safety
+/// No other thread may store the same panel of the job at the same time.
+unsafe fn store(job: &Job<'_>, panel: usize, tokens: usize, results: &[f32]) {
+    let rows = job.weight.rows();
+    let first = panel * PANEL_ROWS;
+    let last = rows.min(first + PANEL_ROWS);
+    for (t, results) in results.chunks_exact(PANEL_ROWS).take(tokens).enumerate() {
+        // SAFETY: the rows of a panel are those of no other, and of no other token.
+        let dst = unsafe { job.dst.range_mut(t * rows + first..t * rows + last) };
+        let bias = job.bias.map_or(&[][..], |bias| &bias[first..last]);
+        for (i, (dst, result)) in dst.iter_mut().zip(results).enumerate() {
+            let result = result + bias.get(i).copied().unwrap_or(0.0);
+            *dst = if job.accumulate { *dst + result } else { result };
+        }
+    }
+}
+
+/// Quantises the input where a weight needs it, and makes room for the results.
+fn prepare(s: &mut CpuStream, tokens: usize, floats: &[f32], quantized: bool) -> Result<()> {
+    s.linear.reserve(s.team.threads(), tokens)?;
+    if !quantized {
+        return Ok(());
+    }
+    let (isa, count) = (s.isa, floats.len() / STEP);
+    if s.linear.blocks.len() < count {
+        s.linear.blocks = zeroed(count)?;
+    }
+    let blocks = &mut s.linear.blocks[..count];
+    quantize(&mut s.team, isa, floats, blocks);
+    Ok(())
+}
+
+/// Quantises, on all threads where there is enough of it.
+fn quantize(team: &mut super::team::Team, isa: Isa, floats: &[f32], blocks: &mut [Block]) {
+    /// Blocks worth a chunk of its own.
+    const CHUNK: usize = 128;
+    let chunks = blocks.len().div_ceil(CHUNK);
+    if chunks <= 1 {
+        return kernels::quantize(isa, floats, blocks);
+    }
+    let count = blocks.len();
+    let blocks = SharedSlice::new(blocks);
+    team.chunks(chunks, &|_, chunk| {
+        let range = chunk * CHUNK..count.min((chunk + 1) * CHUNK);
+        let floats = &floats[range.start * STEP..range.end * STEP];
+        // SAFETY: chunks do not overlap.
+        kernels::quantize(isa, floats, unsafe { blocks.range_mut(range) });
+    });
+}
+
+/// The output as a job; [`checks::linear`] has accepted it.
+fn new_job<'a>(tokens: usize, output: &'a mut LinearOutput<'_, Cpu>) -> Result<Job<'a>> {
+    const OP: &str = "linear";
+    let rows = output.weight.rows();
+    let bias = output.bias.map(|bias| bias.f32(OP, rows)).transpose()?;
+    let dst = output.dst.f32_mut(OP, tokens * rows)?;
+    let accumulate = output.accumulate;
+    Ok(Job { weight: output.weight, dst: SharedSlice::new(dst), bias, accumulate })
+}
+
+fn is_quantized(weight: &CpuWeight) -> bool {
+    matches!(weight.kernels, Kernels::Blocks(_))
 }

@@ -1,0 +1,111 @@
+//! Activations as `i8` with one scale per 32 values, made once per input and shared by all of its
+//! outputs, of whatever format.
+
+use super::planes::STEP;
+
+/// Largest magnitude of a quantised value.
+const MAX: f32 = 127.0;
+
+/// Below this largest magnitude (where its inverse would overflow) a block counts as zero.
+const NEGLIGIBLE: f32 = 1e-30;
+
+/// 32 activations: `scale · q`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct Block {
+    /// The values, -127 to 127.
+    pub(super) q: [i8; STEP],
+    /// What a unit is worth.
+    pub(super) scale: f32,
+    /// The sum of all, in units of 1.
+    pub(super) sum: f32,
+    /// Per 16 values, two 16-bit sums, in units of `scale`: in the low half that of the columns 0
+    /// and 1 of every four, in the high half that of 2 and 3. (The lanes of `vpmaddubsw`.)
+    pub(super) pairs: [i32; 2],
+}
+
+impl Block {
+    /// The sum of the first or second 16 values, in units of 1.
+    #[inline(always)]
+    pub(super) fn half_sum(&self, half: usize) -> f32 {
+        let pair = self.pairs[half];
+        self.scale * (i32::from(pair as i16) + (pair >> 16)) as f32
+    }
+
+    /// Quantises 32 values. A value that is not a number makes the scale one, so that it is seen in
+    /// every product.
+    #[inline(always)]
+    pub(super) fn quantize(&mut self, x: &[f32; STEP]) {
+        // As integers, because there a NaN is the largest.
+        let largest = x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff));
+        let largest = f32::from_bits(largest);
+        let inverse = if largest > NEGLIGIBLE { MAX / largest } else { 0.0 };
+        self.scale = if largest <= NEGLIGIBLE { 0.0 } else { largest / MAX };
+        for (q, v) in self.q.iter_mut().zip(x) {
+            *q = (v * inverse).round_ties_even() as i8;
+        }
+        for (pair, half) in self.pairs.iter_mut().zip(self.q.chunks_exact(STEP / 2)) {
+            let (mut low, mut high) = (0, 0);
+            for four in half.chunks_exact(4) {
+                low += i32::from(four[0]) + i32::from(four[1]);
+                high += i32::from(four[2]) + i32::from(four[3]);
+            }
+            *pair = (low & 0xffff) | high << 16;
+        }
+        self.sum = self.half_sum(0) + self.half_sum(1);
+    }
+}
+
+/// Quantises values; `x.len()` is a multiple of 32 and `blocks` has one for each 32.
+#[inline(always)]
+pub(super) fn quantize(x: &[f32], blocks: &mut [Block]) {
+    for (block, x) in blocks.iter_mut().zip(x.as_chunks::<STEP>().0) {
+        block.quantize(x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quantized(x: &[f32; STEP]) -> Block {
+        let mut block = Block::default();
+        block.quantize(x);
+        block
+    }
+
+    #[test]
+    fn values_sums_and_scale_agree() {
+        let x: [f32; STEP] = std::array::from_fn(|i| ((i * 37 % 64) as f32 - 31.5) * 0.37);
+        let b = quantized(&x);
+        let largest = x.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+        assert_eq!(b.scale, largest / MAX);
+        for (v, q) in x.iter().zip(b.q) {
+            assert!((v - b.scale * f32::from(q)).abs() <= 0.5001 * b.scale);
+        }
+        for half in 0..2 {
+            let q = &b.q[16 * half..][..16];
+            let sum = |keep: fn(usize) -> bool| -> i32 {
+                q.iter().enumerate().filter(|(i, _)| keep(i % 4)).map(|(_, q)| i32::from(*q)).sum()
+            };
+            assert_eq!(i32::from(b.pairs[half] as i16), sum(|i| i < 2));
+            assert_eq!(b.pairs[half] >> 16, sum(|i| i >= 2));
+        }
+        let total: i32 = b.q.iter().map(|q| i32::from(*q)).sum();
+        assert!((b.sum - b.scale * total as f32).abs() <= 1e-4);
+    }
+
+    #[test]
+    fn extremes() {
+        assert_eq!(quantized(&[0.0; STEP]).scale, 0.0);
+        assert_eq!(quantized(&[1e-38; STEP]).q, [0; STEP]);
+        let mut x = [f32::MAX; STEP];
+        x[3] = f32::MIN;
+        let b = quantized(&x);
+        assert_eq!((b.q[0], b.q[3]), (127, -127));
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            x[5] = bad;
+            assert!(!quantized(&x).scale.is_finite(), "{bad}");
+        }
+    }
+}

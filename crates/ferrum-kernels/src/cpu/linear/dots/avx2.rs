@@ -1,0 +1,171 @@
+//! [`Dots`] with AVX2, FMA and F16C.
+//!
+//! `vpmaddubsw` multiplies unsigned by signed bytes and adds neighbours into 16-bit lanes. For
+//! weights of few bits those lanes hold the sum of all 32 columns, so the widening is paid once.
+//! A zero point is subtracted by starting the lanes at `-zero` times the activations' sums: what
+//! overflows on the way comes back, because only the final sum must fit.
+
+use super::super::super::simd::{Avx2, Simd};
+use super::{Dots, ROWS};
+use crate::weight::mxfp4::half_scale;
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+/// 256-bit registers.
+pub(in super::super) struct Avx2Dots;
+
+/// Largest magnitude of a quantised activation.
+const ACTIVATION_MAX: i32 = 127;
+
+/// Keeps the compiler from reordering a chain of additions, which makes it run out of registers.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn pin(mut x: __m256i) -> __m256i {
+    // SAFETY: no instruction at all; the register keeps its value.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) x, options(pure, nomem, nostack, preserves_flags)) };
+    x
+}
+
+// SAFETY of the blocks below: the features are there (see [`Dots`]), and memory is the callers'
+// promise.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one comment for all, above")]
+impl Dots for Avx2Dots {
+    type Floats = Avx2;
+    type Ints = __m256i;
+    type Bytes = __m256i;
+    type Sums = __m256i;
+
+    #[inline(always)]
+    fn sums_hold_32(zero: u8, max: u8) -> bool {
+        // A lane adds 16 of the 32 products.
+        let weight = i32::from(zero.max(max - zero));
+        16 * weight * ACTIVATION_MAX <= i32::from(i16::MAX)
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(p: *const u8) -> Avx2 {
+        unsafe { Avx2(_mm256_loadu_ps(p.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u8) -> Avx2 {
+        unsafe { Avx2(_mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u8) -> Avx2 {
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> Avx2 {
+        unsafe { Avx2(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e8m0(p: *const u8) -> Avx2 {
+        let bytes = unsafe { p.cast::<[u8; ROWS]>().read() };
+        Avx2::load(&bytes.map(half_scale))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> __m256i {
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: __m256i) {
+        unsafe { _mm256_storeu_si256(p.cast(), v) }
+    }
+
+    #[inline(always)]
+    fn field(v: __m256i, shift: i32, mask: u8) -> __m256i {
+        unsafe {
+            let count = _mm_cvtsi32_si128(shift.abs());
+            let shifted = match shift {
+                0 => v,
+                1.. => _mm256_srl_epi16(v, count),
+                _ => _mm256_sll_epi16(v, count),
+            };
+            _mm256_and_si256(shifted, _mm256_set1_epi8(mask as i8))
+        }
+    }
+
+    #[inline(always)]
+    fn or(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_or_si256(a, b) }
+    }
+
+    #[inline(always)]
+    fn lookup(table: &[u8; 16], v: __m256i) -> __m256i {
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_shuffle_epi8(table, v)
+        }
+    }
+
+    #[inline(always)]
+    fn prepare_signed(v: __m256i) -> __m256i {
+        v
+    }
+
+    #[inline(always)]
+    fn start(zero: u8, pairs: &[i32]) -> __m256i {
+        unsafe {
+            if zero == 0 {
+                return _mm256_setzero_si256();
+            }
+            let mut sum = _mm256_set1_epi32(pairs[0]);
+            for &pair in &pairs[1..] {
+                sum = _mm256_add_epi16(sum, _mm256_set1_epi32(pair));
+            }
+            _mm256_mullo_epi16(sum, _mm256_set1_epi16(-i16::from(zero)))
+        }
+    }
+
+    #[inline(always)]
+    fn dot(sums: __m256i, w: __m256i, a: i32) -> __m256i {
+        unsafe { pin(_mm256_add_epi16(sums, _mm256_maddubs_epi16(w, _mm256_set1_epi32(a)))) }
+    }
+
+    #[inline(always)]
+    fn finish(sums: __m256i) -> __m256i {
+        unsafe { _mm256_madd_epi16(sums, _mm256_set1_epi16(1)) }
+    }
+
+    #[inline(always)]
+    fn start_signed(_pairs: &[i32]) -> __m256i {
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    // |w| · (a with the sign of w): at most 128 · 127 · 2, which a 16-bit lane holds.
+    #[inline(always)]
+    fn dot_signed(sums: __m256i, w: __m256i, a: i32) -> __m256i {
+        unsafe {
+            let a = _mm256_sign_epi8(_mm256_set1_epi32(a), w);
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), a);
+            pin(_mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
+        }
+    }
+
+    #[inline(always)]
+    fn add(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn floats(v: __m256i) -> Avx2 {
+        unsafe { Avx2(_mm256_cvtepi32_ps(v)) }
+    }
+
+    #[inline(always)]
+    fn prefetch_once(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(p.cast()) }
+    }
+}

@@ -1,0 +1,189 @@
+//! The kernels compiled for each instruction set, as tables of functions: a weight is given the
+//! table of its format when it is packed.
+
+use super::super::Isa;
+use super::activations::{self, Block};
+use super::dots::PortableDots;
+use super::float::{self, Element, FloatGemm};
+use super::formats::{
+    BlockFormat, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Quants,
+};
+use super::gemv::{self, Gemv};
+use super::packing;
+use super::panel::{self, Gemm, Panel};
+use crate::Format;
+
+/// Largest number of tokens that a kernel takes at once; the tables have one for each number up to
+/// this.
+pub(super) const TOKENS: usize = 4;
+
+/// Kernels of a block format.
+pub(super) struct BlockKernels {
+    /// [`packing::group`]
+    pub(super) pack: fn(&[&[u8]], &mut [u8]),
+    /// [`gemv::gemv`], by number of tokens less one.
+    pub(super) gemv: [unsafe fn(Gemv); TOKENS],
+    /// [`panel::expand`]
+    pub(super) expand: unsafe fn(*const u8, usize, usize, Panel),
+    /// [`panel::gemm`], by number of tokens less one.
+    pub(super) gemm: [unsafe fn(Gemm); TOKENS],
+    /// Steps of 32 columns in a block.
+    pub(super) steps: usize,
+    /// What quants in an expanded panel mean.
+    pub(super) meaning: Meaning,
+}
+
+/// [`Quants`] as values.
+#[derive(Clone, Copy)]
+pub(super) struct Meaning {
+    pub(super) signed: bool,
+    pub(super) zero: u8,
+    pub(super) subs: usize,
+    pub(super) mins: bool,
+}
+
+impl Meaning {
+    const fn of<Q: Quants>() -> Self {
+        Meaning { signed: Q::SIGNED, zero: Q::ZERO, subs: Q::SUBS, mins: Q::MINS }
+    }
+}
+
+/// [`float::gemm`] of an element type, by number of tokens less one.
+pub(super) type FloatKernels = [unsafe fn(FloatGemm); TOKENS];
+
+/// Kernels of a format.
+#[derive(Clone, Copy)]
+pub(super) enum Kernels {
+    /// Columns in blocks, times quantised activations.
+    Blocks(&'static BlockKernels),
+    /// Single numbers, times `f32` activations.
+    Floats(&'static FloatKernels),
+}
+
+/// Compiles the kernels for one implementation of [`Dots`], in functions with the attributes given.
+macro_rules! compile {
+    ($module:ident, $dots:ty $(, $attribute:meta)?) => {
+        pub(super) mod $module {
+            use super::*;
+
+            $(#[$attribute])?
+            unsafe fn gemv<F: BlockFormat, const T: usize>(p: Gemv) {
+                // SAFETY: the caller's promise.
+                unsafe { gemv::gemv::<$dots, F, T>(p) }
+            }
+
+            $(#[$attribute])?
+            unsafe fn expand<F: BlockFormat>(w: *const u8, blocks: usize, group: usize, p: Panel) {
+                // SAFETY: the caller's promise.
+                unsafe { panel::expand::<$dots, F>(w, blocks, group, p) }
+            }
+
+            $(#[$attribute])?
+            unsafe fn gemm<Q: Quants, const T: usize>(p: Gemm) {
+                // SAFETY: the caller's promise.
+                unsafe { panel::gemm::<$dots, Q, T>(p) }
+            }
+
+            $(#[$attribute])?
+            unsafe fn float_gemm<E: Element, const T: usize>(p: FloatGemm) {
+                // SAFETY: the caller's promise.
+                unsafe { float::gemm::<$dots, E, T>(p) }
+            }
+
+            $(#[$attribute])?
+            unsafe fn quantize_with_features(x: &[f32], blocks: &mut [Block]) {
+                activations::quantize(x, blocks);
+            }
+
+            /// [`activations::quantize`].
+            ///
+            /// # Safety
+            /// The processor must have the instruction set.
+            pub(in super::super) unsafe fn quantize(x: &[f32], blocks: &mut [Block]) {
+                // SAFETY: the caller's promise.
+                unsafe { quantize_with_features(x, blocks) }
+            }
+
+            pub(in super::super) fn blocks<F: BlockFormat>() -> Kernels {
+                Kernels::Blocks(
+                    &const {
+                        BlockKernels {
+                            pack: packing::group::<F>,
+                            gemv: [gemv::<F, 1>, gemv::<F, 2>, gemv::<F, 3>, gemv::<F, 4>],
+                            expand: expand::<F>,
+                            gemm: [
+                                gemm::<F::Quants, 1>,
+                                gemm::<F::Quants, 2>,
+                                gemm::<F::Quants, 3>,
+                                gemm::<F::Quants, 4>,
+                            ],
+                            steps: F::STEPS,
+                            meaning: Meaning::of::<F::Quants>(),
+                        }
+                    },
+                )
+            }
+
+            pub(in super::super) fn floats<E: Element>() -> Kernels {
+                Kernels::Floats(
+                    &const {
+                        [
+                            float_gemm::<E, 1>,
+                            float_gemm::<E, 2>,
+                            float_gemm::<E, 3>,
+                            float_gemm::<E, 4>,
+                        ]
+                    },
+                )
+            }
+        }
+    };
+}
+
+compile!(portable, PortableDots);
+
+#[cfg(target_arch = "x86_64")]
+compile!(avx2, super::super::dots::Avx2Dots, target_feature(enable = "avx2,fma,f16c"));
+#[cfg(not(target_arch = "x86_64"))]
+use portable as avx2;
+
+/// The kernels of `format` for `isa`.
+pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
+    macro_rules! by_format {
+        ($module:ident) => {
+            match format {
+                Format::F32 => $module::floats::<f32>(),
+                Format::F16 => $module::floats::<half::f16>(),
+                Format::BF16 => $module::floats::<half::bf16>(),
+                Format::Q4_0 => $module::blocks::<Q4_0>(),
+                Format::Q4_1 => $module::blocks::<Q4_1>(),
+                Format::Q5_0 => $module::blocks::<Q5_0>(),
+                Format::Q5_1 => $module::blocks::<Q5_1>(),
+                Format::Q8_0 => $module::blocks::<Q8_0>(),
+                Format::Q2_K => $module::blocks::<Q2K>(),
+                Format::Q3_K => $module::blocks::<Q3K>(),
+                Format::Q4_K => $module::blocks::<Q4K>(),
+                Format::Q5_K => $module::blocks::<Q5K>(),
+                Format::Q6_K => $module::blocks::<Q6K>(),
+                Format::IQ4_NL => $module::blocks::<Iq4Nl>(),
+                Format::IQ4_XS => $module::blocks::<Iq4Xs>(),
+                Format::MXFP4 => $module::blocks::<Mxfp4>(),
+            }
+        };
+    }
+    match isa {
+        Isa::Portable => by_format!(portable),
+        Isa::Avx2 => by_format!(avx2),
+    }
+}
+
+/// Quantises activations: one [`Block`] for each 32 values.
+pub(super) fn quantize(isa: Isa, x: &[f32], blocks: &mut [Block]) {
+    // SAFETY: a stream holds only instruction sets that the processor has.
+    unsafe {
+        match isa {
+            Isa::Portable => portable::quantize(x, blocks),
+            Isa::Avx2 => avx2::quantize(x, blocks),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! One panel of 16 rows of a weight times all tokens of a step.
+
+use super::super::aligned::AlignedVec;
+use super::activations::Block;
+use super::dots::ROWS;
+use super::float::FloatGemm;
+use super::gemv::Gemv;
+use super::kernels::{BlockKernels, FloatKernels, Kernels, TOKENS};
+use super::panel::{GROUPS, Gemm, PANEL_ROWS, PANEL_STEPS, Panel, STEP_BYTES, STEP_SCALES};
+use super::planes::STEP;
+use super::weight::CpuWeight;
+use crate::{PackedWeight, Result};
+
+/// From this number of tokens on, a panel is unpacked once for all of them. Below, it is cheaper to
+/// unpack in registers, once for every [`TOKENS`] tokens.
+const GEMM_TOKENS: usize = 8;
+
+/// The input of a linear.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    /// Number of tokens.
+    pub(super) tokens: usize,
+    /// `[tokens][cols]`
+    pub(super) floats: &'a [f32],
+    /// `[tokens][cols / 32]`; empty where no weight asks for it.
+    pub(super) blocks: &'a [Block],
+}
+
+/// Memory for a panel of unpacked weights.
+pub(super) struct PanelMemory {
+    quants: AlignedVec<u8>,
+    scales: AlignedVec<f32>,
+    mins: AlignedVec<f32>,
+}
+
+impl PanelMemory {
+    pub(super) fn new() -> Result<Self> {
+        const WHAT: &str = "a panel of unpacked weights";
+        Ok(PanelMemory {
+            quants: AlignedVec::zeroed(PANEL_STEPS * STEP_BYTES, WHAT)?,
+            scales: AlignedVec::zeroed(PANEL_STEPS * STEP_SCALES, WHAT)?,
+            mins: AlignedVec::zeroed(PANEL_STEPS * STEP_SCALES, WHAT)?,
+        })
+    }
+
+    /// What kernels write to.
+    pub(super) fn pointers(&mut self) -> Panel {
+        Panel {
+            quants: self.quants.as_mut_ptr(),
+            scales: self.scales.as_mut_ptr(),
+            mins: self.mins.as_mut_ptr(),
+        }
+    }
+
+    /// Quants, scales and minima, to read.
+    pub(super) fn contents(&self) -> (&[u8], &[f32], &[f32]) {
+        (&self.quants, &self.scales, &self.mins)
+    }
+}
+
+/// Panels in a weight.
+pub(super) fn panels(weight: &CpuWeight) -> usize {
+    weight.groups().div_ceil(GROUPS)
+}
+
+/// Panel `panel` of `weight` times the tokens of `input`, to `out[tokens][16]`. Where a weight ends
+/// within the panel, the results of rows that it does not have are meaningless.
+pub(super) fn multiply(
+    weight: &CpuWeight,
+    panel: usize,
+    input: &Input<'_>,
+    memory: &mut PanelMemory,
+    out: &mut [f32],
+) {
+    let cols = weight.cols();
+    let first = panel * GROUPS;
+    let groups: [Option<&[u8]>; GROUPS] =
+        std::array::from_fn(|g| (first + g < weight.groups()).then(|| weight.group(first + g)));
+    assert!(out.len() >= input.tokens * PANEL_ROWS, "room for the results");
+    match weight.kernels {
+        Kernels::Floats(kernels) => {
+            assert!(input.floats.len() >= input.tokens * cols, "the input of every token");
+            floats(kernels, groups, cols, input, out);
+        }
+        Kernels::Blocks(kernels) => {
+            assert!(input.blocks.len() >= input.tokens * (cols / STEP), "a quantised input");
+            if input.tokens < GEMM_TOKENS {
+                gemv(kernels, groups, cols / STEP, input, out);
+            } else {
+                gemm(kernels, groups, cols / STEP, input, memory, out);
+            }
+        }
+    }
+}
+
+/// The tokens in tiles: (first, number).
+fn tiles(tokens: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..tokens).step_by(TOKENS).map(move |first| (first, TOKENS.min(tokens - first)))
+}
+
+fn floats(
+    kernels: &FloatKernels,
+    groups: [Option<&[u8]>; GROUPS],
+    cols: usize,
+    input: &Input<'_>,
+    out: &mut [f32],
+) {
+    let first = groups[0].unwrap_or_default().as_ptr();
+    let groups = groups.map(|group| group.map_or(first, <[u8]>::as_ptr));
+    for (token, count) in tiles(input.tokens) {
+        let tokens = input.floats[token * cols..].as_ptr();
+        let out = out[token * PANEL_ROWS..].as_mut_ptr();
+        // SAFETY: a panel's first group exists; a group has `cols` columns; `multiply` has checked
+        // the lengths of the input and of the results.
+        unsafe { kernels[count - 1](FloatGemm { groups, cols, tokens, out }) }
+    }
+}
+
+fn gemv(
+    kernels: &BlockKernels,
+    groups: [Option<&[u8]>; GROUPS],
+    stride: usize,
+    input: &Input<'_>,
+    out: &mut [f32],
+) {
+    let blocks = stride / kernels.steps;
+    for (g, group) in groups.into_iter().enumerate() {
+        let Some(group) = group else { break };
+        for (token, count) in tiles(input.tokens) {
+            let p = Gemv {
+                weights: group.as_ptr(),
+                blocks,
+                tokens: input.blocks[token * stride..].as_ptr(),
+                stride,
+                out: out[token * PANEL_ROWS + g * ROWS..].as_mut_ptr(),
+            };
+            // SAFETY: a group has `blocks` packed blocks; `multiply` has checked the lengths of
+            // the input and of the results.
+            unsafe { kernels.gemv[count - 1](p) }
+        }
+    }
+}
+
+fn gemm(
+    kernels: &BlockKernels,
+    groups: [Option<&[u8]>; GROUPS],
+    stride: usize,
+    input: &Input<'_>,
+    memory: &mut PanelMemory,
+    out: &mut [f32],
+) {
+    out[..input.tokens * PANEL_ROWS].fill(0.0);
+    let panel = memory.pointers();
+    let block_bytes = groups[0].map_or(0, <[u8]>::len) / (stride / kernels.steps);
+    for first in (0..stride).step_by(PANEL_STEPS) {
+        let steps = PANEL_STEPS.min(stride - first);
+        for (g, group) in groups.into_iter().enumerate() {
+            let Some(group) = group else { break };
+            let weights = group[first / kernels.steps * block_bytes..].as_ptr();
+            // SAFETY: the group's blocks from `first` on are at least `steps` steps, which a panel
+            // has room for.
+            unsafe { (kernels.expand)(weights, steps / kernels.steps, g, panel) }
+        }
+        for (token, count) in tiles(input.tokens) {
+            let p = Gemm {
+                panel,
+                steps,
+                tokens: input.blocks[token * stride + first..].as_ptr(),
+                stride,
+                out: out[token * PANEL_ROWS..].as_mut_ptr(),
+            };
+            // SAFETY: the panel has just been filled with `steps` steps (its second half may hold
+            // older ones, whose results are not used); `multiply` has checked the lengths of the
+            // input and of the results.
+            unsafe { kernels.gemm[count - 1](p) }
+        }
+    }
+}
