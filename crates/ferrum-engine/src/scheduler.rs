@@ -93,6 +93,7 @@ impl Scheduler {
             .min(step_tokens);
         let blocks = limits.kv_blocks.min(capacity.blocks_per_seq);
         let zero = [
+            ("a vocabulary", limits.vocab),
             ("a context", limits.context),
             ("a KV cache", blocks),
             ("a step", step_tokens),
@@ -103,6 +104,10 @@ impl Scheduler {
         }
         if i32::try_from(limits.kv_blocks.saturating_mul(KV_BLOCK_SIZE)).is_err() {
             let what = format!("{} KV blocks: a cache slot is an i32", limits.kv_blocks);
+            return Err(EngineError::Limits { what });
+        }
+        if i32::try_from(limits.vocab).is_err() {
+            let what = format!("a vocabulary of {}: a token id is an i32", limits.vocab);
             return Err(EngineError::Limits { what });
         }
         Ok(Scheduler {

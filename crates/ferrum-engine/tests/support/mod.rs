@@ -1,0 +1,287 @@
+//! A model and a tokenizer for tests, and the slow, plain definition of what an answer is.
+//!
+//! The fake model's logits are a hash of the whole prefix, which it reads back from its own KV
+//! cache through the step's block tables; so a wrong table, position, slot or row, or a block that
+//! two sequences write to, gives another text.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use ferrum_engine::{
+    Detokenizer, FinishReason, Request, SamplingParams, StopConditions, Vocabulary,
+    sampler::{Sampler, Workspace},
+};
+use ferrum_models::{
+    KV_BLOCK_SIZE, KernelError, StepCapacity, StepInput,
+    runner::{Runner, RunnerLimits},
+};
+
+/// Tokens of the fake vocabulary.
+pub const VOCAB: usize = 40;
+/// Its end-of-generation token.
+pub const EOS: u32 = 0;
+/// A prefix with this token has NaN among its logits.
+pub const POISON: u32 = 39;
+
+/// Sizes for tests that want preemptions: `kv_blocks` blocks for up to 6 sequences.
+pub fn limits(kv_blocks: usize) -> RunnerLimits {
+    let capacity = StepCapacity { tokens: 64, seqs: 6, blocks_per_seq: 8, samples: 6 };
+    RunnerLimits { vocab: VOCAB, context: 200, kv_blocks, capacity }
+}
+
+/// See the module.
+pub struct FakeRunner {
+    limits: RunnerLimits,
+    /// Token and position of each slot.
+    cache: Vec<Option<(i32, i32)>>,
+    logits: Vec<f32>,
+    /// Tokens that were computed, recomputed ones included.
+    pub computed: Arc<AtomicUsize>,
+    /// Steps that fail before one succeeds.
+    pub failures: usize,
+}
+
+impl FakeRunner {
+    pub fn new(limits: RunnerLimits) -> Self {
+        FakeRunner {
+            limits,
+            cache: vec![None; limits.kv_blocks * KV_BLOCK_SIZE],
+            logits: Vec::new(),
+            computed: Arc::default(),
+            failures: 0,
+        }
+    }
+}
+
+impl Runner for FakeRunner {
+    fn limits(&self) -> &RunnerLimits {
+        &self.limits
+    }
+
+    fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
+        step.validate(&self.limits.capacity, self.limits.kv_blocks, self.limits.vocab)?;
+        if self.failures > 0 {
+            self.failures -= 1;
+            return Err(KernelError::OutOfMemory { bytes: 1, what: "a test" });
+        }
+        self.computed.fetch_add(step.tokens.len(), Ordering::Relaxed);
+        let block = KV_BLOCK_SIZE as i32;
+        let slot = |seq: usize, position: i32| {
+            let entry = step.block_tables[seq * step.blocks_per_seq + (position / block) as usize];
+            (entry * block + position % block) as usize
+        };
+        let seq_of = |row: i32| step.query_starts.iter().rposition(|&start| start <= row).unwrap();
+        for (row, (&token, &position)) in step.tokens.iter().zip(&step.positions).enumerate() {
+            self.cache[slot(seq_of(row as i32), position)] = Some((token, position));
+        }
+        self.logits.clear();
+        for &row in &step.sample_rows {
+            let seq = seq_of(row);
+            let read = |position| {
+                let (token, written) = self.cache[slot(seq, position)].expect("a written slot");
+                assert_eq!(written, position, "a slot of another position");
+                token as u32
+            };
+            let prefix: Vec<u32> = (0..=step.positions[row as usize]).map(read).collect();
+            self.logits.extend(logits(&prefix));
+        }
+        Ok(&self.logits)
+    }
+}
+
+/// A hash with enough mixing for logits (the finaliser of MurmurHash3).
+fn hash(mut x: u64) -> u64 {
+    x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    x ^ (x >> 33)
+}
+
+/// Logits of the token after `prefix`.
+pub fn logits(prefix: &[u32]) -> Vec<f32> {
+    let state =
+        prefix.iter().fold(1, |state, &token| hash(state ^ u64::from(token)).rotate_left(7));
+    let mut logits: Vec<f32> = (0..VOCAB as u64)
+        .map(|token| (hash(state.wrapping_add(token)) >> 40) as f32 / (1 << 21) as f32 - 4.0)
+        .collect();
+    if prefix.contains(&POISON) {
+        logits[7] = f32::NAN;
+    }
+    // Rare, so that answers have some length.
+    logits[EOS as usize] -= 2.0;
+    logits[POISON as usize] = f32::NEG_INFINITY;
+    logits
+}
+
+/// Letters, a space, characters of several bytes, and halves of one.
+pub struct FakeVocabulary;
+
+fn bytes(token: u32) -> Vec<u8> {
+    match token {
+        1..=26 => vec![b'a' + token as u8 - 1],
+        27 => b" ".to_vec(),
+        28 => vec![0xc3],
+        29 => vec![0xa9],
+        30 => "é".into(),
+        31 => "→x".into(),
+        32 => "日本".into(),
+        33 => "the ".into(),
+        _ => b"ab".to_vec(),
+    }
+}
+
+/// The characters that are complete, taken off the front of `pending`; at the end, all.
+fn decode(pending: &mut Vec<u8>, end: bool) -> String {
+    let mut text = String::new();
+    while !pending.is_empty() {
+        let (valid, bad) = match std::str::from_utf8(pending) {
+            Ok(valid) => (valid.len(), Some(0)),
+            Err(error) => (error.valid_up_to(), error.error_len()),
+        };
+        text.push_str(std::str::from_utf8(&pending[..valid]).unwrap());
+        pending.drain(..valid);
+        match bad {
+            Some(0) => {}
+            Some(len) => {
+                text.push('\u{fffd}');
+                pending.drain(..len);
+            }
+            None if end => {
+                text.push('\u{fffd}');
+                pending.clear();
+            }
+            None => break,
+        }
+    }
+    text
+}
+
+struct FakeDetokenizer(Vec<u8>);
+
+impl Detokenizer for FakeDetokenizer {
+    fn push(&mut self, id: u32) -> String {
+        self.0.extend(bytes(id));
+        decode(&mut self.0, false)
+    }
+
+    fn finish(&mut self) -> String {
+        decode(&mut self.0, true)
+    }
+}
+
+impl Vocabulary for FakeVocabulary {
+    fn detokenizer(&self) -> Box<dyn Detokenizer> {
+        Box::new(FakeDetokenizer(Vec::new()))
+    }
+
+    fn end_of_generation(&self) -> &[u32] {
+        &[EOS]
+    }
+}
+
+/// An answer: its tokens, its text, why it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub tokens: Vec<u32>,
+    pub text: String,
+    pub reason: FinishReason,
+}
+
+/// What the engine must answer to `request` with `max_tokens` and a seed: one sequence, token by
+/// token, no cache.
+pub fn expected(request: &Request, max_tokens: usize) -> Answer {
+    let mut sampler = Sampler::new(request.sampling.clone(), VOCAB, 0).unwrap();
+    let mut workspace = Workspace::default();
+    let mut prefix = request.prompt.clone();
+    let (mut tokens, mut content) = (Vec::new(), Vec::new());
+    loop {
+        let end = |content: &[u8], tokens, reason| {
+            let text = decode(&mut content.to_vec(), true);
+            match first_stop(&text, &request.stop.strings) {
+                Some((text, stop)) => {
+                    Answer { tokens, text, reason: FinishReason::StopString(stop) }
+                }
+                None => Answer { tokens, text, reason },
+            }
+        };
+        let token = match sampler.sample(&logits(&prefix), &prefix, &mut workspace) {
+            Ok(token) => token,
+            Err(error) => return end(&content, tokens, FinishReason::Error(error.to_string())),
+        };
+        tokens.push(token);
+        prefix.push(token);
+        if token == EOS && !request.stop.ignore_eos {
+            return end(&content, tokens, FinishReason::EndOfText(token));
+        }
+        if request.stop.tokens.contains(&token) {
+            return end(&content, tokens, FinishReason::StopToken(token));
+        }
+        content.extend(bytes(token));
+        let text = decode(&mut content.clone(), false);
+        if tokens.len() == max_tokens || first_stop(&text, &request.stop.strings).is_some() {
+            return end(&content, tokens, FinishReason::Length);
+        }
+    }
+}
+
+/// The text before the stop string that is complete first (the longest of several), and that
+/// string.
+fn first_stop(text: &str, strings: &[String]) -> Option<(String, String)> {
+    let ends = text.char_indices().map(|(at, char)| at + char.len_utf8());
+    ends.map(|end| &text[..end]).find_map(|text| {
+        let complete = strings.iter().filter(|&string| text.ends_with(string.as_str()));
+        let stop = complete.max_by_key(|string| string.len())?;
+        Some((text[..text.len() - stop.len()].to_owned(), stop.clone()))
+    })
+}
+
+/// Random numbers for tests (SplitMix64).
+pub struct Rng(pub u64);
+
+impl Rng {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        (hash(self.0) % bound as u64) as usize
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    /// One of these.
+    pub fn pick<T: Clone>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len())].clone()
+    }
+}
+
+/// A prompt of 1 to `longest` tokens, none of them poisonous.
+pub fn random_prompt(rng: &mut Rng, longest: usize) -> Vec<u32> {
+    (0..=rng.below(longest)).map(|_| rng.below(POISON as usize) as u32).collect()
+}
+
+/// A request that always fits a pool of six blocks.
+pub fn random_request(rng: &mut Rng) -> Request {
+    let sampling = SamplingParams {
+        temperature: rng.pick(&[0.0, 0.0, 0.7, 1.0, 1.5]),
+        top_k: rng.pick(&[0, 1, 5, 100]),
+        top_p: rng.pick(&[1.0, 0.9]),
+        min_p: rng.pick(&[0.0, 0.05]),
+        repetition_penalty: rng.pick(&[1.0, 1.2]),
+        frequency_penalty: rng.pick(&[0.0, 0.3]),
+        penalty_last_n: rng.pick(&[None, Some(16)]),
+        logit_bias: rng.pick(&[vec![], vec![(33, 1.0), (5, f32::NEG_INFINITY)]]),
+        seed: Some(rng.below(1000) as u64),
+        ..Default::default()
+    };
+    let strings = ["ab", "abc", "é", "→", "the x", " ", "zq", "日本a"];
+    let stop = StopConditions {
+        strings: (0..rng.below(3)).map(|_| rng.pick(&strings).to_owned()).collect(),
+        tokens: rng.pick(&[vec![], vec![9, 22]]),
+        ignore_eos: rng.one_in(2),
+    };
+    let prompt = random_prompt(rng, 120);
+    Request { prompt, sampling, stop, max_tokens: Some(1 + rng.below(60)) }
+}
