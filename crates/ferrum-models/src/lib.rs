@@ -10,7 +10,9 @@ pub mod decoder;
 pub mod gguf;
 pub mod load;
 pub mod runner;
+pub mod synth;
 pub mod tokenizer;
 
 pub use ferrum_kernels::{KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity, StepInput};
 pub use load::{Device, LoadOptions, MemoryEstimate, ModelError, load, memory_estimate};
+pub use runner::{Runner, RunnerLimits};
