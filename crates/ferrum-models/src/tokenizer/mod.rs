@@ -1,1 +1,194 @@
-//! Tokenizers.
+//! Tokenizers, built from the `tokenizer.ggml.*` metadata of a GGUF file.
+//!
+//! Three families: byte-level BPE with a named pre-tokenizer (`gpt2`), SentencePiece with scores
+//! (`llama`) and WordPiece (`bert`). Token ids are those of llama.cpp except where its
+//! approximation of a pre-tokenizer differs from the model's own; see the tests.
+//!
+//! A prompt is a list of [`Segment`]s: only [`Segment::Markup`] can become control tokens, so that
+//! what a user wrote stays text even where it looks like one.
+
+mod bpe;
+mod build;
+mod byte_level;
+mod decode;
+mod error;
+mod pretokenize;
+mod special;
+mod spm;
+mod stream;
+mod vocab;
+mod wordpiece;
+
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::gguf::Metadata;
+
+pub use error::TokenizerError;
+pub use stream::StreamDecoder;
+pub use vocab::TokenKind;
+
+use decode::Pieces;
+use special::{Part, Specials};
+use stream::Characters;
+
+/// A part of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segment<'a> {
+    /// Written by the template: the texts of special tokens become these tokens.
+    Markup(&'a str),
+    /// Written by someone else: stays text.
+    Text(&'a str),
+}
+
+/// The tokenizer of a model. It never changes, so threads can share it.
+pub struct Tokenizer {
+    pieces: Arc<Pieces>,
+    specials: Specials,
+    model: Model,
+    ids: SpecialIds,
+}
+
+/// The algorithm of a family.
+enum Model {
+    Bpe(bpe::Bpe),
+    Spm(spm::Spm),
+    WordPiece(wordpiece::WordPiece),
+}
+
+/// Tokens with a role.
+struct SpecialIds {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    add_bos: bool,
+    add_eos: bool,
+    /// Sorted.
+    end_of_generation: Vec<u32>,
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer that `meta` describes.
+    ///
+    /// Fails where a key is missing or malformed, where ids, lengths, scores, types or merges do
+    /// not fit the vocabulary, and where the family or pre-tokenizer is unknown.
+    pub fn from_metadata(meta: &Metadata) -> Result<Tokenizer, TokenizerError> {
+        build::tokenizer(meta)
+    }
+
+    /// Number of tokens.
+    pub fn vocab_size(&self) -> usize {
+        self.pieces.vocab.len()
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.ids.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.ids.eos
+    }
+
+    /// Whether a prompt begins with [`Self::bos`], which there is then.
+    pub fn add_bos(&self) -> bool {
+        self.ids.add_bos
+    }
+
+    /// Whether a prompt ends with [`Self::eos`], which there is then.
+    pub fn add_eos(&self) -> bool {
+        self.ids.add_eos
+    }
+
+    /// The tokens by which the model ends its answer, sorted.
+    pub fn end_of_generation(&self) -> &[u32] {
+        &self.ids.end_of_generation
+    }
+
+    /// The tokens of a prompt, without BOS and EOS. Dividing text into segments differently does
+    /// not change them, as long as the texts of control tokens stay within markup.
+    pub fn encode(&self, segments: &[Segment<'_>]) -> Vec<u32> {
+        let (text, parts) = self.specials.divide(segments);
+        let vocab = &self.pieces.vocab;
+        let mut out = Vec::new();
+        let mut after_special = true;
+        for part in parts {
+            let range = match part {
+                Part::Token(id) => {
+                    out.push(id);
+                    after_special = true;
+                    continue;
+                }
+                Part::Text(range) => range,
+            };
+            match &self.model {
+                Model::Bpe(bpe) => bpe.encode(vocab, &text[range], &mut out),
+                Model::Spm(spm) => spm.encode(vocab, &text[range], after_special, &mut out),
+                Model::WordPiece(words) => words.encode(vocab, &text[range], &mut out),
+            }
+            after_special = false;
+        }
+        out
+    }
+
+    /// The tokens of plain text: what looks like a special token stays text.
+    pub fn encode_text(&self, text: &str) -> Vec<u32> {
+        self.encode(&[Segment::Text(text)])
+    }
+
+    /// The tokens of markup: the texts of special tokens become these tokens.
+    pub fn encode_markup(&self, text: &str) -> Vec<u32> {
+        self.encode(&[Segment::Markup(text)])
+    }
+
+    /// The bytes that token `id` stands for, of special tokens their names; `None` for an id
+    /// outside the vocabulary.
+    pub fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        self.pieces.bytes(id)
+    }
+
+    /// [`Self::token_bytes`] as text, U+FFFD where they are not UTF-8.
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        Some(String::from_utf8_lossy(&self.token_bytes(id)?).into_owned())
+    }
+
+    /// What token `id` is for; `None` for an id outside the vocabulary.
+    pub fn kind(&self, id: u32) -> Option<TokenKind> {
+        self.pieces.vocab.contains(id).then(|| self.pieces.vocab.kind(id))
+    }
+
+    /// Whether `id` is a control token.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.kind(id) == Some(TokenKind::Control)
+    }
+
+    /// The token with exactly this text among the special tokens (control and unknown).
+    pub fn special(&self, text: &str) -> Option<u32> {
+        let vocab = &self.pieces.vocab;
+        vocab.of_kind(vocab::SPECIAL).find(|id| vocab.bytes(*id) == text.as_bytes())
+    }
+
+    /// The text of `ids`, without special tokens, U+FFFD where it is not UTF-8. The space that
+    /// [`Self::encode`] puts before the first word is taken off again.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut characters = Characters::default();
+        let mut text = String::new();
+        for bytes in ids.iter().filter_map(|id| self.pieces.text_bytes(*id)) {
+            characters.push(&bytes, &mut text);
+        }
+        characters.finish(&mut text);
+        let prefixed = matches!(&self.model, Model::Spm(spm) if spm.space_prefix());
+        if prefixed && text.starts_with(' ') {
+            text.remove(0);
+        }
+        text
+    }
+
+    /// A decoder for the tokens of one answer, as they come.
+    pub fn stream(&self) -> StreamDecoder {
+        StreamDecoder::new(Arc::clone(&self.pieces))
+    }
+}

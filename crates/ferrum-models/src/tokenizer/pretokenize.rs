@@ -1,0 +1,222 @@
+//! Pre-tokenizers: how text is cut into words before byte-pair merging.
+//!
+//! Each is a list of stages. A stage cuts every piece at the matches of its pattern; both the
+//! matches and what lies between them become pieces of the next stage ("isolated" splits in the
+//! `tokenizer.json` of each model, from which the patterns are taken). Most patterns end in
+//! `\s+(?!\S)|\s+`: a run of spaces leaves its last one to the word that follows. That look-ahead
+//! is the only part that is not a regular expression, so it is done by hand, and the rest runs on
+//! an engine whose time is linear in the text: no input can make it backtrack.
+
+use std::ops::Range;
+
+use regex_automata::Input;
+use regex_automata::meta::Regex;
+
+use super::error::TokenizerError;
+
+/// A pattern, and whether `\s+(?!\S)|\s+` follows as its last alternatives.
+struct StageSpec {
+    pattern: &'static str,
+    spaces: bool,
+}
+
+/// How a model cuts text, and what else its `tokenizer.json` fixes.
+pub(super) struct Spec {
+    stages: &'static [StageSpec],
+    /// A word that is a token is that token, whether or not the merges lead to it.
+    pub whole_words: bool,
+    /// Prompts begin with the BOS token unless the metadata says otherwise.
+    pub add_bos: bool,
+}
+
+const fn spaces(pattern: &'static str) -> StageSpec {
+    StageSpec { pattern, spaces: true }
+}
+
+const fn plain(pattern: &'static str) -> StageSpec {
+    StageSpec { pattern, spaces: false }
+}
+
+/// OpenAI's GPT-2, `encoder.py`.
+const GPT2: StageSpec = spaces(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+");
+
+/// Meta-Llama-3-8B `tokenizer.json`; the same as `cl100k_base` of tiktoken but for the spaces.
+const LLAMA3: StageSpec = spaces(concat!(
+    r"'(?i-u:s|t|re|ve|m|ll|d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+));
+
+/// Qwen2-7B `tokenizer.json`: Llama 3 with single digits.
+const QWEN2: StageSpec = spaces(concat!(
+    r"'(?i-u:s|t|re|ve|m|ll|d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+));
+
+/// Qwen3.5 `tokenizer.json`: Qwen2 with combining marks as parts of words.
+const QWEN35: StageSpec = spaces(concat!(
+    r"'(?i-u:s|t|re|ve|m|ll|d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}",
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+"
+));
+
+/// `o200k_base` of tiktoken (GPT-4o); also Llama 4 and Phi-4-mini.
+const O200K: StageSpec = spaces(concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"(?:'(?i-u:s|t|re|ve|m|ll|d))?",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"(?:'(?i-u:s|t|re|ve|m|ll|d))?",
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+"
+));
+
+/// Mistral-Nemo-Instruct-2407 `tokenizer.json`.
+const TEKKEN: StageSpec = spaces(concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+"
+));
+
+/// Letters of scripts with case, as deepseek-llm-7b-base `tokenizer.json` lists them.
+const DEEPSEEK_LETTERS: &str = concat!(
+    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚ",
+    r"Ḁ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳ",
+    r"Ꙁ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+"
+);
+
+/// What converters write where they do not know the model.
+const DEFAULT: &[StageSpec] =
+    &[plain(r"[\p{P}$+<=>^~|]+"), GPT2, plain(r"\p{N}+"), plain("[0-9][0-9][0-9]")];
+
+/// SmolLM2, StarCoder and Command R `tokenizer.json`: single digits, then GPT-2.
+const DIGITS_GPT2: &[StageSpec] = &[plain(r"\p{N}"), GPT2];
+
+/// deepseek-llm-7b-base `tokenizer.json`.
+const DEEPSEEK_LLM: &[StageSpec] = &[
+    plain(r"[\r\n]"),
+    plain(DEEPSEEK_LETTERS),
+    plain(r"\s?[!-/:-~！-／：-～‘-‟\u{3000}-。]+"),
+    plain(r"\s+$"),
+    plain(r"[一-龥ࠀ-一가-\u{D7FF}]+"),
+    plain(r"\p{N}+"),
+];
+
+/// deepseek-coder-6.7b-base `tokenizer.json`.
+const DEEPSEEK_CODER: &[StageSpec] = &[
+    plain(r"[\r\n]"),
+    plain(r"\s?\p{L}+"),
+    plain(r"\s?\p{P}+"),
+    plain(r"[一-龥ࠀ-一가-\u{D7FF}]+"),
+    plain(r"\p{N}"),
+];
+
+/// DeepSeek-V3 `tokenizer.json`.
+const DEEPSEEK_V3: &[StageSpec] = &[
+    plain(r"\p{N}{1,3}"),
+    plain(r"[一-龥\u{3040}-ゟ゠-ヿ]+"),
+    spaces(concat!(
+        r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"##,
+        r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+"
+    )),
+];
+
+/// The pre-tokenizer that `tokenizer.ggml.pre` names. Names that mean the same are those that
+/// llama.cpp's converter gives to models whose `tokenizer.json` cuts text the same way.
+pub(super) fn spec(name: &str) -> Option<Spec> {
+    let cut = |stages| Some(Spec { stages, whole_words: false, add_bos: false });
+    match name {
+        "default" => cut(DEFAULT),
+        "gpt-2" | "phi-2" | "olmo" | "mpt" | "exaone4" => cut(&[GPT2]),
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "lfm2" => {
+            Some(Spec { stages: &[LLAMA3], whole_words: true, add_bos: true })
+        }
+        "smaug-bpe" | "dbrx" | "chatglm-bpe" => cut(&[LLAMA3]),
+        "glm4" => Some(Spec { stages: &[LLAMA3], whole_words: true, add_bos: false }),
+        "qwen2" | "deepseek-r1-qwen" | "megrez" | "stablelm2" | "hunyuan" => cut(&[QWEN2]),
+        "qwen35" => cut(&[QWEN35]),
+        "smollm" | "starcoder" | "refact" | "command-r" | "exaone" | "minerva-7b" => {
+            cut(DIGITS_GPT2)
+        }
+        "gpt-4o" | "llama4" | "kanana2" => cut(&[O200K]),
+        "tekken" => Some(Spec { stages: &[TEKKEN], whole_words: true, add_bos: true }),
+        "deepseek-llm" => cut(DEEPSEEK_LLM),
+        "deepseek-coder" => cut(DEEPSEEK_CODER),
+        "deepseek-v3" | "hunyuan-dense" => cut(DEEPSEEK_V3),
+        _ => None,
+    }
+}
+
+/// Cuts text into words.
+pub(super) struct PreTokenizer {
+    stages: Vec<Stage>,
+}
+
+struct Stage {
+    /// Pattern 0 of the specification; pattern 1 is `\s+` where the stage keeps spaces with words.
+    regex: Regex,
+}
+
+/// The pattern of a [`Stage`] that matches runs of spaces.
+const SPACES: usize = 1;
+
+impl PreTokenizer {
+    /// Compiles the patterns of `spec`.
+    pub fn new(spec: &Spec) -> Result<Self, TokenizerError> {
+        let stages = spec.stages.iter().map(Stage::new).collect::<Result<_, _>>()?;
+        Ok(PreTokenizer { stages })
+    }
+
+    /// The words of `text`, in order; together they are the text.
+    pub fn split(&self, text: &str) -> Vec<Range<usize>> {
+        let mut pieces = vec![0..text.len()];
+        for stage in &self.stages {
+            let mut next = Vec::with_capacity(pieces.len());
+            for piece in pieces {
+                stage.split(&text[piece.clone()], piece.start, &mut next);
+            }
+            pieces = next;
+        }
+        pieces
+    }
+}
+
+impl Stage {
+    fn new(spec: &StageSpec) -> Result<Self, TokenizerError> {
+        let patterns: &[&str] = if spec.spaces { &[spec.pattern, r"\s+"] } else { &[spec.pattern] };
+        let regex = Regex::new_many(patterns).map_err(|e| TokenizerError::Pattern {
+            pattern: spec.pattern.to_string(),
+            reason: e.to_string(),
+        })?;
+        Ok(Stage { regex })
+    }
+
+    /// Appends the pieces of `piece`, which begins at `offset` of the text.
+    fn split(&self, piece: &str, offset: usize, pieces: &mut Vec<Range<usize>>) {
+        let mut at = 0;
+        while at < piece.len() {
+            let input = Input::new(piece).range(at..);
+            let Some(found) = self.regex.find(input) else { break };
+            let mut end = found.end();
+            if found.pattern().as_usize() == SPACES {
+                end = leave_last_space(piece, found.range());
+            }
+            if found.start() > at {
+                pieces.push(offset + at..offset + found.start());
+            }
+            pieces.push(offset + found.start()..offset + end);
+            at = end;
+        }
+        if at < piece.len() {
+            pieces.push(offset + at..offset + piece.len());
+        }
+    }
+}
+
+/// The end of the match of `\s+(?!\S)|\s+` where `\s+` matches `run`: a run of several spaces
+/// before a word ends one space earlier.
+fn leave_last_space(piece: &str, run: Range<usize>) -> usize {
+    if run.end == piece.len() {
+        return run.end;
+    }
+    match piece[run.clone()].char_indices().next_back() {
+        Some((last, _)) if last > 0 => run.start + last,
+        _ => run.end,
+    }
+}
