@@ -1,4 +1,6 @@
-//! What the engine asks of a tokenizer.
+//! What the engine asks of a tokenizer, so that its own tests need none.
+
+use ferrum_models::tokenizer::{StreamDecoder, Tokenizer};
 
 /// The side of a tokenizer that makes text of tokens.
 pub trait Vocabulary: Send + Sync {
@@ -16,4 +18,24 @@ pub trait Detokenizer: Send {
 
     /// What is left once no more tokens come, such as an unfinished character as U+FFFD.
     fn finish(&mut self) -> String;
+}
+
+impl Vocabulary for Tokenizer {
+    fn detokenizer(&self) -> Box<dyn Detokenizer> {
+        Box::new(self.stream())
+    }
+
+    fn end_of_generation(&self) -> &[u32] {
+        Tokenizer::end_of_generation(self)
+    }
+}
+
+impl Detokenizer for StreamDecoder {
+    fn push(&mut self, id: u32) -> String {
+        StreamDecoder::push(self, id)
+    }
+
+    fn finish(&mut self) -> String {
+        StreamDecoder::finish(self)
+    }
 }
