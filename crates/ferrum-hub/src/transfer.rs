@@ -74,7 +74,8 @@ pub(crate) fn download(
         let result = transfer(client, limits, want, &mut file, progress);
         progress.end();
         if let Err(error) = result {
-            if matches!(error, HubError::WrongSize { .. }) {
+            // Nothing to resume: bytes of another file, or none.
+            if matches!(error, HubError::WrongSize { .. }) || file.len == 0 {
                 discard(part)?;
             }
             return Err(error);
