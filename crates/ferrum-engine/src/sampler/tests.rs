@@ -131,6 +131,20 @@ fn extreme_temperatures() {
     }
 }
 
+/// Typical sampling may drop the likeliest token; a low temperature then looks at what is left.
+#[test]
+fn low_temperature_after_a_filter_that_drops_the_likeliest() {
+    let mut logits = vec![0.001f32.ln(); 801];
+    logits[0] = 0.2f32.ln();
+    for seed in 0..50 {
+        let (typical_p, temperature) = (0.5, 1e-3);
+        let params =
+            SamplingParams { typical_p, temperature, seed: Some(seed), ..Default::default() };
+        let token = sample(params, &logits, &[]).expect("a token");
+        assert_ne!(token, 0);
+    }
+}
+
 #[test]
 fn one_possible_token_is_drawn_whatever_the_filters() {
     let mut logits = [f32::NEG_INFINITY; 1000];

@@ -19,7 +19,6 @@ fn row(vocab: usize, kind: u64) -> Vec<f32> {
     (0..vocab).map(|i| value(i) as f32).collect()
 }
 
-/// Vocabularies on both sides of [`FIRST_ORDERED`] and of its doublings.
 const VOCABS: [usize; 7] = [1, 2, 50, 256, 257, 1000, 3001];
 
 fn filled(logits: &[f32], top_k: usize) -> Candidates {
