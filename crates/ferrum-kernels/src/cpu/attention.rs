@@ -1,13 +1,85 @@
-//! Causal attention over the paged KV cache.
+//! Causal attention over the paged KV cache, for prefill chunks and decodes in one batch.
+//!
+//! What a token gets depends on nothing but its query and the keys and values that it sees: not on
+//! the other tokens of the step, the size of a chunk, or the number of threads. For this, one order
+//! of operations holds everywhere:
+//! - a score is a sum over the head's values, in order;
+//! - the softmax goes online (Milakov & Gimelshein 2018, arXiv:1805.02867) through steps of
+//!   [`STEP`] positions, which start at multiples of `STEP`;
+//! - a value of the output is a sum over the positions, in order;
+//! - both start anew at each multiple of [`SPLIT`] positions, so that threads may share a long
+//!   context (Dao et al. 2023, "Flash-Decoding"), and the splits are merged in order.
 
+mod kernels;
+mod merge;
+mod plan;
+mod tile;
+
+use super::kv_cache::{Data, KvElement};
+use super::shared::SharedSlice;
 use super::{Cpu, CpuStream};
-use crate::Result;
-use crate::host::HostBuffer;
-use crate::params::Attention;
+use crate::checks::{self, AttentionView};
+use crate::host::{HostBuffer, zeroed};
+use crate::params::{Attention, KvSpec};
+use crate::{KV_BLOCK_SIZE, KvStorage, Result};
+use merge::{Merge, State};
+use plan::{Plan, Tile};
+use std::ops::Range;
+use tile::Attend;
+
+/// Positions of a step of the online softmax: enough to make up for its fixed cost, few enough
+/// for the step's keys and values to stay in the first-level cache.
+const STEP: usize = 2 * KV_BLOCK_SIZE;
+
+/// Positions after which sums start anew: the unit of work that a long context is shared out in.
+const SPLIT: usize = 4 * STEP;
 
 /// Scratch of attention, kept between steps.
 #[derive(Default)]
-pub(crate) struct Workspace;
+pub(crate) struct Workspace {
+    plan: Plan,
+    /// States of the splits that are computed apart, until they are merged.
+    partials: Vec<f32>,
+    /// Scratch of each thread.
+    threads: Vec<f32>,
+}
+
+/// What all tiles of an operation share.
+#[derive(Clone, Copy)]
+struct Shape {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    /// Query heads that share a head of keys and values.
+    group: usize,
+    scale: f32,
+    window: Option<usize>,
+    softcap: Option<f32>,
+}
+
+impl Shape {
+    fn new(p: &Attention<'_, Cpu>, group: usize) -> Self {
+        let &KvSpec { kv_heads, head_dim, .. } = p.kv.spec();
+        let &Attention { heads, scale, window, softcap, .. } = p;
+        Shape { heads, kv_heads, head_dim, group, scale, window, softcap }
+    }
+
+    /// Positions that a token at `position` sees.
+    fn visible(&self, position: usize) -> Range<usize> {
+        let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        first..position + 1
+    }
+
+    /// Positions that the tokens at `positions` see, all together.
+    fn visible_to_any(&self, positions: Range<usize>) -> Range<usize> {
+        self.visible(positions.start).start..positions.end
+    }
+}
+
+/// The splits that `positions` reach into.
+fn splits(positions: &Range<usize>) -> Range<usize> {
+    positions.start / SPLIT..positions.end.div_ceil(SPLIT)
+}
 
 /// [`crate::Backend::attention`].
 pub(super) fn attention(
@@ -15,6 +87,103 @@ pub(super) fn attention(
     dst: &mut HostBuffer,
     p: &Attention<'_, Cpu>,
 ) -> Result<()> {
-    let _ = (s, dst, p);
-    todo!()
+    let mut view = checks::attention(dst, p)?;
+    let shape = Shape::new(p, view.group);
+    let threads = s.team.threads();
+    s.attention.plan.make(&view, &shape, threads);
+    let ws = &mut s.attention;
+    grow(&mut ws.partials, ws.plan.partials)?;
+    grow(&mut ws.threads, threads * scratch_len(&ws.plan, &shape))?;
+    let dst = std::mem::take(&mut view.dst);
+    match &p.kv.data {
+        Data::F16 { k, v } => run(s, &shape, &view, k, v, dst),
+        Data::F32 { k, v } => run(s, &shape, &view, k, v, dst),
+    }
+    Ok(())
 }
+
+/// Scratch of one thread: the scaled queries of a tile, the state of a split, the merged state.
+fn scratch_len(plan: &Plan, shape: &Shape) -> usize {
+    plan.rows * shape.head_dim + 2 * State::len(plan.rows, shape.head_dim)
+}
+
+/// At least `len` values.
+fn grow(v: &mut Vec<f32>, len: usize) -> Result<()> {
+    if v.len() < len {
+        *v = zeroed(len)?;
+    }
+    Ok(())
+}
+
+fn run<E: KvElement>(
+    s: &mut CpuStream,
+    shape: &Shape,
+    view: &AttentionView<'_>,
+    k: &[E],
+    v: &[E],
+    dst: &mut [f32],
+) {
+    let isa = s.isa;
+    let Workspace { plan, partials, threads } = &mut s.attention;
+    let scratch_len = scratch_len(plan, shape);
+    let (partials, threads, dst) =
+        (SharedSlice::new(partials), SharedSlice::new(threads), SharedSlice::new(dst));
+    s.team.chunks(plan.tasks.len(), &|thread, i| {
+        let task = &plan.tasks[i];
+        let tile = &plan.tiles[task.tile];
+        let state = State::len(tile.rows(shape), shape.head_dim);
+        // SAFETY: each thread has its own scratch, and each split of a tile its own partial state.
+        let (scratch, partial) = unsafe {
+            let partial = task.split.map(|split| {
+                let start = tile.partials + (split - tile.splits.start) * state;
+                partials.range_mut(start..start + state)
+            });
+            (threads.range_mut(thread * scratch_len..(thread + 1) * scratch_len), partial)
+        };
+        let split = task.split.zip(partial);
+        isa.dispatch(Attend { shape, view, tile, k, v, split, scratch, dst: &dst });
+    });
+    let merges = |i: usize, thread: usize| {
+        let tile = &plan.tiles[plan.merges[i]];
+        let state = State::len(tile.rows(shape), shape.head_dim);
+        let end = tile.partials + tile.splits.len() * state;
+        // SAFETY: each thread has its own scratch, and each tile its own partial states.
+        let (scratch, partials) = unsafe {
+            (
+                threads.range_mut(thread * scratch_len..(thread + 1) * scratch_len),
+                partials.range_mut(tile.partials..end),
+            )
+        };
+        isa.dispatch(Merge { shape, tile, partials, scratch, dst: &dst });
+    };
+    if plan.partials < super::SERIAL_VALUES {
+        (0..plan.merges.len()).for_each(|i| merges(i, 0));
+    } else {
+        s.team.chunks(plan.merges.len(), &|thread, i| merges(i, thread));
+    }
+}
+
+/// Writes the normalised outputs of a tile.
+///
+/// # Safety
+/// No other thread may write the outputs of the tile's tokens and heads meanwhile.
+#[inline(always)]
+unsafe fn write_outputs<S: super::simd::Simd>(
+    shape: &Shape,
+    tile: &Tile,
+    state: &State<'_>,
+    dst: &SharedSlice<'_, f32>,
+) {
+    let dim = shape.head_dim;
+    for (row, (sums, total)) in state.acc.chunks_exact(dim).zip(&*state.total).enumerate() {
+        let token = tile.tokens.start + row / shape.group;
+        let head = tile.kv_head * shape.group + row % shape.group;
+        let start = (token * shape.heads + head) * dim;
+        // SAFETY: the caller's promise.
+        let dst = unsafe { dst.range_mut(start..start + dim) };
+        kernels::divide::<S>(sums, *total, dst);
+    }
+}
+
+#[cfg(test)]
+mod tests;

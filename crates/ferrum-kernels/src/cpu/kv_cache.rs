@@ -1,10 +1,10 @@
 //! The paged KV cache of one layer, laid out for attention.
 
 use super::NAME;
-use super::aligned::AlignedVec;
-use super::simd::LANES;
+use super::aligned::{AlignedVec, Plain};
+use super::simd::{LANES, Simd};
 use crate::params::KvSpec;
-use crate::{KV_BLOCK_SIZE, KernelError, KvDType, KvStorage, Result};
+use crate::{KernelError, KvDType, KvStorage, Result, checks};
 use half::f16;
 
 /// Keys and values of one layer.
@@ -24,6 +24,38 @@ pub(super) enum Data {
     F32 { k: AlignedVec<f32>, v: AlignedVec<f32> },
 }
 
+/// An element type of the cache.
+pub(super) trait KvElement: Plain {
+    /// Eight values, widened.
+    fn load<S: Simd>(src: &[Self]) -> S;
+    /// Stores eight values, rounded to nearest even.
+    fn store<S: Simd>(x: S, dst: &mut [Self]);
+}
+
+impl KvElement for f16 {
+    #[inline(always)]
+    fn load<S: Simd>(src: &[Self]) -> S {
+        S::load_f16(src)
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(x: S, dst: &mut [Self]) {
+        x.store_f16(dst);
+    }
+}
+
+impl KvElement for f32 {
+    #[inline(always)]
+    fn load<S: Simd>(src: &[Self]) -> S {
+        S::load(src)
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(x: S, dst: &mut [Self]) {
+        x.store(dst);
+    }
+}
+
 /// The kernels work on whole registers of a head.
 pub(super) fn check_head_dim(head_dim: usize) -> Result<()> {
     if head_dim == 0 || !head_dim.is_multiple_of(LANES) {
@@ -37,11 +69,8 @@ impl CpuKvCache {
     /// Allocates a zeroed cache.
     pub(super) fn new(spec: &KvSpec) -> Result<Self> {
         check_head_dim(spec.head_dim)?;
+        let len = checks::kv_cache(spec)?;
         let what = "a KV cache";
-        let len = [KV_BLOCK_SIZE, spec.head_dim, spec.kv_heads]
-            .into_iter()
-            .try_fold(spec.blocks, usize::checked_mul)
-            .ok_or(KernelError::OutOfMemory { bytes: usize::MAX, what })?;
         let data = match spec.dtype {
             KvDType::F16 => {
                 Data::F16 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }

@@ -23,6 +23,10 @@ pub use linear::CpuWeight;
 pub use stream::CpuStream;
 pub use threads::physical_cores;
 
+use std::ops::Range;
+
+use team::Team;
+
 use crate::host::HostBuffer;
 use crate::params::{
     Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, RmsNorm, Rope,
@@ -79,6 +83,22 @@ impl Cpu {
     pub fn isa(&self) -> Isa {
         self.isa
     }
+}
+
+/// Values below which an elementwise operation is done by the calling thread: it then takes no more
+/// than a few microseconds, and a region costs up to half of one.
+const SERIAL_VALUES: usize = 16 * 1024;
+
+/// Runs `f` over ranges that cover `0..rows`, on the team where there is enough work. What `f` does
+/// for a row must not depend on the range.
+fn split_rows(team: &mut Team, rows: usize, width: usize, f: &(dyn Fn(Range<usize>) + Sync)) {
+    if team.threads() == 1 || rows.saturating_mul(width) < SERIAL_VALUES {
+        return f(0..rows);
+    }
+    // A few ranges for each thread, so that one that is held up does not hold up the others.
+    let ranges = rows.min(4 * team.threads());
+    let start = |i: usize| i * rows / ranges;
+    team.chunks(ranges, &|_, i| f(start(i)..start(i + 1)));
 }
 
 impl Backend for Cpu {

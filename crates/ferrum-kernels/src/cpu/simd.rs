@@ -48,9 +48,9 @@ pub(crate) trait Simd: Copy {
     fn div(self, o: Self) -> Self;
     /// `self * a + b`, fused where the processor can.
     fn mul_add(self, a: Self, b: Self) -> Self;
-    /// The larger of each lane.
+    /// The larger of each lane; `o` where one is not a number.
     fn max(self, o: Self) -> Self;
-    /// The smaller of each lane.
+    /// The smaller of each lane; `o` where one is not a number.
     fn min(self, o: Self) -> Self;
     /// Rounded to the nearest whole number, ties to even.
     fn round(self) -> Self;

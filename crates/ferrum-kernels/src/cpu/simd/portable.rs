@@ -80,7 +80,6 @@ impl Simd for Portable {
         Portable(std::array::from_fn(|i| self.0[i] * a.0[i] + b.0[i]))
     }
 
-    // As the x86 instruction: the second operand where a lane is not a number.
     #[inline(always)]
     fn max(self, o: Self) -> Self {
         self.zip(o, |a, b| if a > b { a } else { b })

@@ -1,0 +1,106 @@
+//! The state of the online softmax, and how the states of two splits become one.
+
+use super::plan::Tile;
+use super::{SPLIT, Shape, kernels, splits, write_outputs};
+use crate::cpu::shared::SharedSlice;
+use crate::cpu::simd::{Kernel, LANES, Simd};
+
+/// State of the online softmax for the rows of a tile.
+pub(super) struct State<'a> {
+    /// Largest score so far `[rows]`.
+    pub(super) max: &'a mut [f32],
+    /// Sum of exp(score - max) `[rows]`.
+    pub(super) total: &'a mut [f32],
+    /// Sum of exp(score - max) · value `[rows, head_dim]`.
+    pub(super) acc: &'a mut [f32],
+}
+
+impl<'a> State<'a> {
+    /// Values that a state of `rows` rows takes.
+    pub(super) fn len(rows: usize, head_dim: usize) -> usize {
+        rows * (head_dim + 2)
+    }
+
+    /// The state in `memory`, of [`State::len`] values.
+    pub(super) fn at(memory: &'a mut [f32], rows: usize) -> Self {
+        let (max, rest) = memory.split_at_mut(rows);
+        let (total, acc) = rest.split_at_mut(rows);
+        State { max, total, acc }
+    }
+
+    /// Nothing seen yet.
+    pub(super) fn clear(&mut self) {
+        self.max.fill(f32::NEG_INFINITY);
+        self.total.fill(0.0);
+        self.acc.fill(0.0);
+    }
+
+    /// Takes the state of split number `split` into this one, for the rows that see something of
+    /// it. Splits must come in order; a row's first overwrites what was there.
+    #[inline(always)]
+    pub(super) fn merge<S: Simd>(
+        &mut self,
+        shape: &Shape,
+        tile: &Tile,
+        split: usize,
+        other: &State<'_>,
+    ) {
+        let dim = shape.head_dim;
+        for row in 0..self.max.len() {
+            let seen = splits(&shape.visible(tile.position(shape, row)));
+            let acc = &mut self.acc[row * dim..][..dim];
+            let other_acc = &other.acc[row * dim..][..dim];
+            if split == seen.start {
+                self.max[row] = other.max[row];
+                self.total[row] = other.total[row];
+                acc.copy_from_slice(other_acc);
+            } else if seen.contains(&split) {
+                let max = self.max[row].max(other.max[row]);
+                let mine = kernels::exp_of::<S>(self.max[row] - max);
+                let theirs = kernels::exp_of::<S>(other.max[row] - max);
+                self.max[row] = max;
+                self.total[row] = self.total[row] * mine + other.total[row] * theirs;
+                combine::<S>(acc, mine, other_acc, theirs);
+            }
+        }
+    }
+}
+
+/// `a = a · fa + b · fb`
+#[inline(always)]
+fn combine<S: Simd>(a: &mut [f32], fa: f32, b: &[f32], fb: f32) {
+    let (fa, fb) = (S::splat(fa), S::splat(fb));
+    for (a, b) in a.as_chunks_mut::<LANES>().0.iter_mut().zip(b.as_chunks::<LANES>().0) {
+        S::load(b).mul_add(fb, S::load(a).mul(fa)).store(a);
+    }
+}
+
+/// Merges the splits of a tile that were computed apart, and writes its outputs.
+pub(super) struct Merge<'a> {
+    pub(super) shape: &'a Shape,
+    pub(super) tile: &'a Tile,
+    /// The states of its splits.
+    pub(super) partials: &'a mut [f32],
+    pub(super) scratch: &'a mut [f32],
+    /// `[T, heads · head_dim]`
+    pub(super) dst: &'a SharedSlice<'a, f32>,
+}
+
+impl Kernel for Merge<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Merge { shape, tile, partials, scratch, dst } = self;
+        let rows = tile.rows(shape);
+        let len = State::len(rows, shape.head_dim);
+        let mut merged = State::at(&mut scratch[..len], rows);
+        for (split, partial) in tile.splits.clone().zip(partials.chunks_exact_mut(len)) {
+            merged.merge::<S>(shape, tile, split, &State::at(partial, rows));
+        }
+        // SAFETY: only this task merges this tile, and no tile shares its outputs.
+        unsafe { write_outputs::<S>(shape, tile, &merged, dst) }
+    }
+}
+
+const _: () = assert!(SPLIT % super::STEP == 0, "a step lies within one split");
