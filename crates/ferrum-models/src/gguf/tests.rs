@@ -353,6 +353,17 @@ fn tensors_lie_inside_the_file_apart() {
     assert!(matches!(two(u64::MAX - 31, 64), Err(ParseError::Beyond { .. })));
     assert!(matches!(two(33, 128), Err(ParseError::Unaligned { offset: 33, alignment: 32, .. })));
     assert!(matches!(two(0, 128), Err(ParseError::Overlap { .. })));
+    // An overlap of a single byte, which only a smaller alignment allows.
+    let unaligned = |second| {
+        file()
+            .entry(b"general.alignment", 4, &1u32.to_le_bytes())
+            .tensor(b"a", &[1], 0, 0)
+            .tensor(b"b", &[1], 0, second)
+            .data(64)
+            .layout()
+    };
+    assert!(matches!(unaligned(3), Err(ParseError::Overlap { .. })));
+    assert!(unaligned(4).is_ok());
     // Out of order is allowed, overlap is found there too.
     let three = |first, third| {
         file().tensor(b"a", &[16], 0, first).tensor(b"b", &[8], 0, 0).tensor(b"c", &[8], 0, third)
