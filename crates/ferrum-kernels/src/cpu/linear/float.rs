@@ -71,7 +71,8 @@ pub(super) unsafe fn gemm<D: Dots, E: Element, const T: usize>(p: FloatGemm) {
     for k in 0..p.cols {
         // SAFETY: k is a column of the groups and of every token.
         unsafe {
-            let weights = p.groups.map(|group| E::load::<D>(group.add(k * ROWS * E::BYTES)));
+            let at = k * ROWS * E::BYTES;
+            let weights = [E::load::<D>(p.groups[0].add(at)), E::load::<D>(p.groups[1].add(at))];
             for (t, sums) in tile.iter_mut().enumerate() {
                 let x = D::Floats::splat(*p.tokens.add(t * p.cols + k));
                 for (sum, w) in sums.iter_mut().zip(weights) {

@@ -7,7 +7,7 @@ use super::dots::{Dots, ROWS};
 use super::formats::{BlockFormat, vectors};
 use super::panel::PANEL_ROWS;
 use super::planes::STEP;
-use super::products::{Unpacked, accumulate};
+use super::products::{Tokens, Unpacked, accumulate};
 
 /// How far ahead of the weights in use memory is asked for. Measured; from 1 to 2 KB all the same.
 const AHEAD: usize = 2048;
@@ -53,7 +53,7 @@ pub(super) unsafe fn gemv<D: Dots, F: BlockFormat, const T: usize>(p: Gemv) {
                     scales: F::scales::<D>(&header, step),
                 };
                 let at = b * F::STEPS + step;
-                let tokens = std::array::from_fn(|t| &*p.tokens.add(t * p.stride + at));
+                let tokens = Tokens { first: p.tokens.add(at), stride: p.stride };
                 accumulate::<D, F::Quants, 1, T>(&mut tile, &unpacked, tokens);
             }
         }

@@ -13,20 +13,19 @@ use super::packing;
 use super::panel::{self, Gemm, Panel};
 use crate::Format;
 
-/// Largest number of tokens that a kernel takes at once; the tables have one for each number up to
-/// this.
-pub(super) const TOKENS: usize = 4;
+/// A kernel for 1, 2, 4, … tokens at once, as many as pay.
+pub(super) type ByTokens<P> = &'static [unsafe fn(P)];
 
 /// Kernels of a block format.
 pub(super) struct BlockKernels {
     /// [`packing::group`]
     pub(super) pack: fn(&[&[u8]], &mut [u8]),
-    /// [`gemv::gemv`], by number of tokens less one.
-    pub(super) gemv: [unsafe fn(Gemv); TOKENS],
+    /// [`gemv::gemv`]
+    pub(super) gemv: ByTokens<Gemv>,
     /// [`panel::expand`]
     pub(super) expand: unsafe fn(*const u8, usize, usize, Panel),
-    /// [`panel::gemm`], by number of tokens less one.
-    pub(super) gemm: [unsafe fn(Gemm); TOKENS],
+    /// [`panel::gemm`]
+    pub(super) gemm: ByTokens<Gemm>,
     /// Steps of 32 columns in a block.
     pub(super) steps: usize,
     /// What quants in an expanded panel mean.
@@ -48,21 +47,19 @@ impl Meaning {
     }
 }
 
-/// [`float::gemm`] of an element type, by number of tokens less one.
-pub(super) type FloatKernels = [unsafe fn(FloatGemm); TOKENS];
-
 /// Kernels of a format.
 #[derive(Clone, Copy)]
 pub(super) enum Kernels {
     /// Columns in blocks, times quantised activations.
     Blocks(&'static BlockKernels),
     /// Single numbers, times `f32` activations.
-    Floats(&'static FloatKernels),
+    Floats(ByTokens<FloatGemm>),
 }
 
-/// Compiles the kernels for one implementation of [`Dots`], in functions with the attributes given.
+/// Compiles the kernels for one implementation of [`Dots`] and some numbers of tokens, in functions
+/// with the attribute given.
 macro_rules! compile {
-    ($module:ident, $dots:ty $(, $attribute:meta)?) => {
+    ($module:ident, $dots:ty, [$($tokens:literal),*] $(, $attribute:meta)?) => {
         pub(super) mod $module {
             use super::*;
 
@@ -109,14 +106,9 @@ macro_rules! compile {
                     &const {
                         BlockKernels {
                             pack: packing::group::<F>,
-                            gemv: [gemv::<F, 1>, gemv::<F, 2>, gemv::<F, 3>, gemv::<F, 4>],
+                            gemv: &[$(gemv::<F, $tokens>),*],
                             expand: expand::<F>,
-                            gemm: [
-                                gemm::<F::Quants, 1>,
-                                gemm::<F::Quants, 2>,
-                                gemm::<F::Quants, 3>,
-                                gemm::<F::Quants, 4>,
-                            ],
+                            gemm: &[$(gemm::<F::Quants, $tokens>),*],
                             steps: F::STEPS,
                             meaning: Meaning::of::<F::Quants>(),
                         }
@@ -125,25 +117,17 @@ macro_rules! compile {
             }
 
             pub(in super::super) fn floats<E: Element>() -> Kernels {
-                Kernels::Floats(
-                    &const {
-                        [
-                            float_gemm::<E, 1>,
-                            float_gemm::<E, 2>,
-                            float_gemm::<E, 3>,
-                            float_gemm::<E, 4>,
-                        ]
-                    },
-                )
+                Kernels::Floats(const { &[$(float_gemm::<E, $tokens>),*] })
             }
         }
     };
 }
 
-compile!(portable, PortableDots);
+// One token at a time: larger tiles only help where weights and sums stay in vector registers.
+compile!(portable, PortableDots, [1]);
 
 #[cfg(target_arch = "x86_64")]
-compile!(avx2, super::super::dots::Avx2Dots, target_feature(enable = "avx2,fma,f16c"));
+compile!(avx2, super::super::dots::Avx2Dots, [1, 2, 4], target_feature(enable = "avx2,fma,f16c"));
 #[cfg(not(target_arch = "x86_64"))]
 use portable as avx2;
 

@@ -5,14 +5,14 @@ use super::activations::Block;
 use super::dots::ROWS;
 use super::float::FloatGemm;
 use super::gemv::Gemv;
-use super::kernels::{BlockKernels, FloatKernels, Kernels, TOKENS};
+use super::kernels::{BlockKernels, ByTokens, Kernels};
 use super::panel::{GROUPS, Gemm, PANEL_ROWS, PANEL_STEPS, Panel, STEP_BYTES, STEP_SCALES};
 use super::planes::STEP;
 use super::weight::CpuWeight;
 use crate::{PackedWeight, Result};
 
 /// From this number of tokens on, a panel is unpacked once for all of them. Below, it is cheaper to
-/// unpack in registers, once for every [`TOKENS`] tokens.
+/// unpack in registers, once for every few tokens.
 const GEMM_TOKENS: usize = 8;
 
 /// The input of a linear.
@@ -93,13 +93,20 @@ pub(super) fn multiply(
     }
 }
 
-/// The tokens in tiles: (first, number).
-fn tiles(tokens: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..tokens).step_by(TOKENS).map(move |first| (first, TOKENS.min(tokens - first)))
+/// The tokens in tiles of the largest kernels: (first token, kernel).
+fn tiles<P>(tokens: usize, kernels: ByTokens<P>) -> impl Iterator<Item = (usize, unsafe fn(P))> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let left = (tokens - first).checked_ilog2()? as usize;
+        let kernel = left.min(kernels.len() - 1);
+        let tile = (first, kernels[kernel]);
+        first += 1 << kernel;
+        Some(tile)
+    })
 }
 
 fn floats(
-    kernels: &FloatKernels,
+    kernels: ByTokens<FloatGemm>,
     groups: [Option<&[u8]>; GROUPS],
     cols: usize,
     input: &Input<'_>,
@@ -107,12 +114,12 @@ fn floats(
 ) {
     let first = groups[0].unwrap_or_default().as_ptr();
     let groups = groups.map(|group| group.map_or(first, <[u8]>::as_ptr));
-    for (token, count) in tiles(input.tokens) {
+    for (token, kernel) in tiles(input.tokens, kernels) {
         let tokens = input.floats[token * cols..].as_ptr();
         let out = out[token * PANEL_ROWS..].as_mut_ptr();
         // SAFETY: a panel's first group exists; a group has `cols` columns; `multiply` has checked
         // the lengths of the input and of the results.
-        unsafe { kernels[count - 1](FloatGemm { groups, cols, tokens, out }) }
+        unsafe { kernel(FloatGemm { groups, cols, tokens, out }) }
     }
 }
 
@@ -126,7 +133,7 @@ fn gemv(
     let blocks = stride / kernels.steps;
     for (g, group) in groups.into_iter().enumerate() {
         let Some(group) = group else { break };
-        for (token, count) in tiles(input.tokens) {
+        for (token, kernel) in tiles(input.tokens, kernels.gemv) {
             let p = Gemv {
                 weights: group.as_ptr(),
                 blocks,
@@ -136,7 +143,7 @@ fn gemv(
             };
             // SAFETY: a group has `blocks` packed blocks; `multiply` has checked the lengths of
             // the input and of the results.
-            unsafe { kernels.gemv[count - 1](p) }
+            unsafe { kernel(p) }
         }
     }
 }
@@ -161,7 +168,7 @@ fn gemm(
             // has room for.
             unsafe { (kernels.expand)(weights, steps / kernels.steps, g, panel) }
         }
-        for (token, count) in tiles(input.tokens) {
+        for (token, kernel) in tiles(input.tokens, kernels.gemm) {
             let p = Gemm {
                 panel,
                 steps,
@@ -172,7 +179,7 @@ fn gemm(
             // SAFETY: the panel has just been filled with `steps` steps (its second half may hold
             // older ones, whose results are not used); `multiply` has checked the lengths of the
             // input and of the results.
-            unsafe { kernels.gemm[count - 1](p) }
+            unsafe { kernel(p) }
         }
     }
 }

@@ -6,7 +6,7 @@ use super::activations::Block;
 use super::dots::{Dots, ROWS, VECTOR};
 use super::formats::{BlockFormat, Quants, vectors};
 use super::planes::{STEP, VECTORS};
-use super::products::{Step, Tile, accumulate};
+use super::products::{Step, Tile, Tokens, accumulate};
 
 /// Groups of eight rows in a panel.
 pub(super) const GROUPS: usize = 2;
@@ -128,28 +128,29 @@ impl<D: Dots> Step<D> for PanelStep {
 /// less those before the panel's first column; `out` `T` times 16 values.
 #[inline(always)]
 pub(super) unsafe fn gemm<D: Dots, Q: Quants, const T: usize>(p: Gemm) {
-    let mut tile: Tile<D, GROUPS, T> = std::array::from_fn(|t| {
-        std::array::from_fn(|r| {
-            // SAFETY: t < T, r < GROUPS.
-            unsafe { D::load_f32(p.out.add(t * PANEL_ROWS + r * ROWS).cast()) }
-        })
-    });
+    let mut tile: Tile<D, GROUPS, T> = [[D::Floats::splat(0.0); GROUPS]; T];
+    for t in 0..T {
+        for r in 0..GROUPS {
+            // SAFETY: there are 16 values of each token.
+            tile[t][r] = unsafe { D::load_f32(p.out.add(t * PANEL_ROWS + r * ROWS).cast()) };
+        }
+    }
     for s in 0..p.steps {
-        // SAFETY: step s is in the panel, and each token has a block for it.
-        let (step, tokens) = unsafe {
+        // SAFETY: step s is in the panel, and each of the T tokens has a block for it.
+        unsafe {
             let step = PanelStep {
                 quants: p.panel.quants.add(s * STEP_BYTES),
                 scales: p.panel.scales.add(s * STEP_SCALES),
                 mins: p.panel.mins.add(s * STEP_SCALES),
             };
-            (step, std::array::from_fn(|t| &*p.tokens.add(t * p.stride + s)))
-        };
-        accumulate::<D, Q, GROUPS, T>(&mut tile, &step, tokens);
+            let tokens = Tokens { first: p.tokens.add(s), stride: p.stride };
+            accumulate::<D, Q, GROUPS, T>(&mut tile, &step, tokens);
+        }
     }
-    for (t, rows) in tile.into_iter().enumerate() {
-        for (r, row) in rows.into_iter().enumerate() {
+    for t in 0..T {
+        for r in 0..GROUPS {
             // SAFETY: as for loading.
-            row.store(unsafe { eight(p.out.add(t * PANEL_ROWS + r * ROWS)) });
+            tile[t][r].store(unsafe { eight(p.out.add(t * PANEL_ROWS + r * ROWS)) });
         }
     }
 }

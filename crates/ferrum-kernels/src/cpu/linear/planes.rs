@@ -59,35 +59,46 @@ pub(super) unsafe fn unpack<D: Dots, const BITS: usize>(p: *const u8) -> [D::Byt
     const { assert!(matches!(BITS, 2..=6 | 8), "no planes for this number of bits") };
     // SAFETY: every offset is below the sum of the planes' bytes, BITS · 32.
     unsafe {
+        let mut out = [D::load_bytes(p); VECTORS];
         match BITS {
-            8 => std::array::from_fn(|v| D::load_bytes(p.add(v * VECTOR))),
-            4 => plane::<D, 4>(p, 0),
-            2 => plane::<D, 2>(p, 0),
-            3 => join::<D>(plane::<D, 2>(p, 0), plane::<D, 1>(p.add(2 * VECTOR), 2)),
-            5 => join::<D>(plane::<D, 4>(p, 0), plane::<D, 1>(p.add(4 * VECTOR), 4)),
-            _ => join::<D>(plane::<D, 4>(p, 0), plane::<D, 2>(p.add(4 * VECTOR), 4)),
+            8 => plane::<D, 8>(p, 0, &mut out),
+            4 => plane::<D, 4>(p, 0, &mut out),
+            2 => plane::<D, 2>(p, 0, &mut out),
+            3 => {
+                plane::<D, 2>(p, 0, &mut out);
+                plane::<D, 1>(p.add(2 * VECTOR), 2, &mut out);
+            }
+            5 => {
+                plane::<D, 4>(p, 0, &mut out);
+                plane::<D, 1>(p.add(4 * VECTOR), 4, &mut out);
+            }
+            _ => {
+                plane::<D, 4>(p, 0, &mut out);
+                plane::<D, 2>(p.add(4 * VECTOR), 4, &mut out);
+            }
         }
+        out
     }
 }
 
-/// The fields of a plane, at their position in the value.
+/// Puts the fields of a plane at their position in the values: the lowest plane first.
 ///
 /// # Safety
 /// `WIDTH · 32` bytes must be readable at `p`.
 #[inline(always)]
-unsafe fn plane<D: Dots, const WIDTH: usize>(p: *const u8, position: i32) -> [D::Bytes; VECTORS] {
+unsafe fn plane<D: Dots, const WIDTH: usize>(
+    p: *const u8,
+    position: i32,
+    out: &mut [D::Bytes; VECTORS],
+) {
     let mask = (0xff_u8 >> (8 - WIDTH)) << position;
-    std::array::from_fn(|v| {
-        let shift = (v / WIDTH * WIDTH) as i32;
+    for (v, out) in out.iter_mut().enumerate() {
         // SAFETY: v % WIDTH < WIDTH.
         let bytes = unsafe { D::load_bytes(p.add(v % WIDTH * VECTOR)) };
-        D::field(bytes, shift - position, mask)
-    })
-}
-
-#[inline(always)]
-fn join<D: Dots>(low: [D::Bytes; VECTORS], high: [D::Bytes; VECTORS]) -> [D::Bytes; VECTORS] {
-    std::array::from_fn(|v| D::or(low[v], high[v]))
+        let shift = (v / WIDTH * WIDTH) as i32;
+        let field = D::field(bytes, shift - position, mask);
+        *out = if position == 0 { field } else { D::or(*out, field) };
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use super::super::simd::Simd;
 use super::activations::Block;
 use super::dots::Dots;
 use super::formats::{Quants, Scales};
-use super::planes::{STEP, VECTORS};
+use super::planes::VECTORS;
+use std::ops::Range;
 
 /// 32 columns of `R` groups of eight rows, unpacked.
 pub(super) trait Step<D: Dots> {
@@ -46,52 +47,93 @@ impl<D: Dots> Step<D> for Unpacked<D> {
 /// Results of `R` groups of rows and `T` tokens.
 pub(super) type Tile<D, const R: usize, const T: usize> = [[<D as Dots>::Floats; R]; T];
 
-/// Integer sums of `R` groups of rows and `T` tokens.
-type IntTile<D, const R: usize, const T: usize> = [[<D as Dots>::Ints; R]; T];
+/// The activations of 32 columns, of some tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens {
+    /// Those of the first.
+    pub(super) first: *const Block,
+    /// Blocks from a token to the next.
+    pub(super) stride: usize,
+}
+
+impl Tokens {
+    /// Those of token `t`.
+    ///
+    /// # Safety
+    /// There must be such a token, and it must stay for as long as the result is used.
+    #[inline(always)]
+    unsafe fn get<'a>(self, t: usize) -> &'a Block {
+        // SAFETY: the caller's promise.
+        unsafe { &*self.first.add(t * self.stride) }
+    }
+}
 
 /// Adds the products of 32 columns to a tile.
+///
+/// # Safety
+/// There must be `T` tokens.
 #[inline(always)]
-pub(super) fn accumulate<D: Dots, Q: Quants, const R: usize, const T: usize>(
+pub(super) unsafe fn accumulate<D: Dots, Q: Quants, const R: usize, const T: usize>(
     tile: &mut Tile<D, R, T>,
     step: &impl Step<D>,
-    tokens: [&Block; T],
+    tokens: Tokens,
 ) {
-    const HALF: usize = VECTORS / 2;
     let splat = D::Floats::splat;
-    if Q::SUBS == 1 {
-        let sums = if Q::SIGNED {
-            dots_signed::<D, R, T>(step, tokens)
-        } else if D::sums_hold_32(Q::ZERO, Q::MAX) {
-            dots::<D, Q, R, T>(step, tokens, 0, VECTORS)
+    let mut sums = [[D::zero(); R]; T];
+    // SAFETY: token t is below T, here and in the functions called.
+    unsafe {
+        if Q::SUBS == 1 {
+            if Q::SIGNED {
+                dots_signed::<D, R, T>(&mut sums, step, tokens);
+            } else if D::sums_hold_32(Q::ZERO, Q::MAX) {
+                dots::<D, Q, R, T>(&mut sums, step, tokens, 0..2);
+            } else {
+                dots::<D, Q, R, T>(&mut sums, step, tokens, 0..1);
+                dots::<D, Q, R, T>(&mut sums, step, tokens, 1..2);
+            }
+            for t in 0..T {
+                let unit = splat(tokens.get(t).scale);
+                for r in 0..R {
+                    let scale = step.scale(0, r).mul(unit);
+                    tile[t][r] = D::floats(sums[t][r]).mul_add(scale, tile[t][r]);
+                }
+            }
         } else {
-            let low = dots::<D, Q, R, T>(step, tokens, 0, HALF);
-            let high = dots::<D, Q, R, T>(step, tokens, HALF, VECTORS);
-            std::array::from_fn(|t| std::array::from_fn(|r| D::add(low[t][r], high[t][r])))
-        };
-        for t in 0..T {
-            for r in 0..R {
-                let scale = step.scale(0, r).mul(splat(tokens[t].scale));
-                tile[t][r] = D::floats(sums[t][r]).mul_add(scale, tile[t][r]);
+            let mut second = [[D::zero(); R]; T];
+            dots::<D, Q, R, T>(&mut sums, step, tokens, 0..1);
+            dots::<D, Q, R, T>(&mut second, step, tokens, 1..2);
+            for t in 0..T {
+                let unit = splat(tokens.get(t).scale);
+                for r in 0..R {
+                    let sum = D::floats(sums[t][r]).mul(step.scale(0, r));
+                    let sum = D::floats(second[t][r]).mul_add(step.scale(1, r), sum);
+                    tile[t][r] = sum.mul_add(unit, tile[t][r]);
+                }
             }
         }
-    } else {
-        let low = dots::<D, Q, R, T>(step, tokens, 0, HALF);
-        let high = dots::<D, Q, R, T>(step, tokens, HALF, VECTORS);
-        for t in 0..T {
-            for r in 0..R {
-                let sum = D::floats(low[t][r]).mul(step.scale(0, r));
-                let sum = D::floats(high[t][r]).mul_add(step.scale(1, r), sum);
-                tile[t][r] = sum.mul_add(splat(tokens[t].scale), tile[t][r]);
-            }
+        if Q::MINS {
+            add_mins::<D, Q, R, T>(tile, step, tokens);
         }
     }
-    if Q::MINS {
-        for t in 0..T {
-            for sub in 0..Q::SUBS {
-                let sum = if Q::SUBS == 1 { tokens[t].sum } else { tokens[t].half_sum(sub) };
-                for r in 0..R {
-                    tile[t][r] = step.min(sub, r).mul_add(splat(sum), tile[t][r]);
-                }
+}
+
+/// Adds the minima times the activations' sums.
+///
+/// # Safety
+/// There must be `T` tokens.
+#[inline(always)]
+unsafe fn add_mins<D: Dots, Q: Quants, const R: usize, const T: usize>(
+    tile: &mut Tile<D, R, T>,
+    step: &impl Step<D>,
+    tokens: Tokens,
+) {
+    for t in 0..T {
+        // SAFETY: t < T.
+        let token = unsafe { tokens.get(t) };
+        for sub in 0..Q::SUBS {
+            let sum = if Q::SUBS == 1 { token.sum } else { token.half_sum(sub) };
+            for r in 0..R {
+                tile[t][r] = step.min(sub, r).mul_add(D::Floats::splat(sum), tile[t][r]);
             }
         }
     }
@@ -100,51 +142,66 @@ pub(super) fn accumulate<D: Dots, Q: Quants, const R: usize, const T: usize>(
 /// The four activations that meet vector `v`.
 #[inline(always)]
 fn four(token: &Block, v: usize) -> i32 {
-    const { assert!(STEP == 4 * VECTORS) };
     let q = &token.q[4 * v..4 * v + 4];
     i32::from_ne_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8])
 }
 
-/// Integer sums over the vectors `from..to` of unsigned quants, minus the zero point's share.
+/// Adds the integer sums over half or all of the 32 columns of unsigned quants, minus the zero
+/// point's share.
+///
+/// # Safety
+/// There must be `T` tokens.
 #[inline(always)]
-fn dots<D: Dots, Q: Quants, const R: usize, const T: usize>(
+unsafe fn dots<D: Dots, Q: Quants, const R: usize, const T: usize>(
+    ints: &mut [[D::Ints; R]; T],
     step: &impl Step<D>,
-    tokens: [&Block; T],
-    from: usize,
-    to: usize,
-) -> IntTile<D, R, T> {
-    let pairs = from / (VECTORS / 2)..to / (VECTORS / 2);
-    let mut sums: [[D::Sums; R]; T] = std::array::from_fn(|t| {
-        std::array::from_fn(|_| D::start(Q::ZERO, &tokens[t].pairs[pairs.clone()]))
-    });
-    for v in from..to {
-        let weights: [D::Bytes; R] = std::array::from_fn(|r| step.vector(v, r));
-        for t in 0..T {
-            let a = four(tokens[t], v);
-            for r in 0..R {
-                sums[t][r] = D::dot(sums[t][r], weights[r], a);
+    tokens: Tokens,
+    halves: Range<usize>,
+) {
+    let mut sums = [[D::start(0, &[]); R]; T];
+    // SAFETY: t < T.
+    unsafe {
+        for (t, sums) in sums.iter_mut().enumerate() {
+            *sums = [D::start(Q::ZERO, &tokens.get(t).pairs[halves.clone()]); R];
+        }
+        for v in halves.start * VECTORS / 2..halves.end * VECTORS / 2 {
+            for t in 0..T {
+                let a = four(tokens.get(t), v);
+                for r in 0..R {
+                    sums[t][r] = D::dot(sums[t][r], step.vector(v, r), a);
+                }
             }
         }
     }
-    sums.map(|row| row.map(|s| D::finish(s)))
+    for t in 0..T {
+        for r in 0..R {
+            ints[t][r] = D::finish(ints[t][r], sums[t][r]);
+        }
+    }
 }
 
 /// Integer sums over 32 columns of signed quants.
+///
+/// # Safety
+/// There must be `T` tokens.
 #[inline(always)]
-fn dots_signed<D: Dots, const R: usize, const T: usize>(
+unsafe fn dots_signed<D: Dots, const R: usize, const T: usize>(
+    sums: &mut [[D::Ints; R]; T],
     step: &impl Step<D>,
-    tokens: [&Block; T],
-) -> IntTile<D, R, T> {
-    let mut sums: IntTile<D, R, T> =
-        std::array::from_fn(|t| std::array::from_fn(|_| D::start_signed(&tokens[t].pairs)));
-    for v in 0..VECTORS {
-        let weights: [D::Bytes; R] = std::array::from_fn(|r| step.vector(v, r));
-        for t in 0..T {
-            let a = four(tokens[t], v);
-            for r in 0..R {
-                sums[t][r] = D::dot_signed(sums[t][r], weights[r], a);
+    tokens: Tokens,
+) {
+    // SAFETY: t < T.
+    unsafe {
+        for (t, sums) in sums.iter_mut().enumerate() {
+            *sums = [D::start_signed(&tokens.get(t).pairs); R];
+        }
+        for v in 0..VECTORS {
+            for t in 0..T {
+                let a = four(tokens.get(t), v);
+                for r in 0..R {
+                    sums[t][r] = D::dot_signed(sums[t][r], step.vector(v, r), a);
+                }
             }
         }
     }
-    sums
 }

@@ -135,8 +135,13 @@ impl Dots for Avx2Dots {
     }
 
     #[inline(always)]
-    fn finish(sums: __m256i) -> __m256i {
-        unsafe { _mm256_madd_epi16(sums, _mm256_set1_epi16(1)) }
+    fn zero() -> __m256i {
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    fn finish(ints: __m256i, sums: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi32(ints, _mm256_madd_epi16(sums, _mm256_set1_epi16(1))) }
     }
 
     #[inline(always)]
@@ -152,11 +157,6 @@ impl Dots for Avx2Dots {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), a);
             pin(_mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
         }
-    }
-
-    #[inline(always)]
-    fn add(a: __m256i, b: __m256i) -> __m256i {
-        unsafe { _mm256_add_epi32(a, b) }
     }
 
     #[inline(always)]

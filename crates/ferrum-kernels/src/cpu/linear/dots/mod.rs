@@ -101,17 +101,17 @@ pub(super) trait Dots: 'static {
     /// Adds to each row its four unsigned weights times the four activations in `a`.
     fn dot(sums: Self::Sums, w: Self::Bytes, a: i32) -> Self::Sums;
 
-    /// The sums as integers.
-    fn finish(sums: Self::Sums) -> Self::Ints;
+    /// Zeroes.
+    fn zero() -> Self::Ints;
+
+    /// `ints` plus the sums.
+    fn finish(ints: Self::Ints, sums: Self::Sums) -> Self::Ints;
 
     /// Sums of signed weights, at their start; `pairs` as in [`Dots::start`].
     fn start_signed(pairs: &[i32]) -> Self::Ints;
 
     /// Adds to each row its four signed (and prepared) weights times the four activations in `a`.
     fn dot_signed(sums: Self::Ints, w: Self::Bytes, a: i32) -> Self::Ints;
-
-    /// `a + b`
-    fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints;
 
     /// The integers as floats, rounded to nearest even.
     fn floats(v: Self::Ints) -> Self::Floats;

@@ -39,7 +39,11 @@ const MXFP4: [u8; 16] = table(mxfp4::VALUES, MXFP4_ZERO as i8);
 #[inline(always)]
 unsafe fn look_up<D: Dots>(table: &[u8; 16], p: *const u8) -> [D::Bytes; VECTORS] {
     // SAFETY: the caller's promise.
-    unsafe { planes::unpack::<D, 4>(p) }.map(|codes| D::lookup(table, codes))
+    let mut vectors = unsafe { planes::unpack::<D, 4>(p) };
+    for v in &mut vectors {
+        *v = D::lookup(table, *v);
+    }
+    vectors
 }
 
 /// 4 bits; `d · VALUES[q]` per 32 columns.

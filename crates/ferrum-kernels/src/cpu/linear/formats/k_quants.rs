@@ -36,6 +36,15 @@ impl<D: Dots, const N: usize> Super<D, N> {
         self.d.mul(code)
     }
 
+    /// The scales of the two halves of a step, from codes of which `zero` is subtracted.
+    #[inline(always)]
+    fn two_scales(&self, step: usize, zero: f32) -> Scales<D> {
+        let zero = D::Floats::splat(zero);
+        let first = self.scale(self.code(2 * step).sub(zero));
+        let second = self.scale(self.code(2 * step + 1).sub(zero));
+        Scales { scale: [first, second], min: [first, second] }
+    }
+
     /// The codes of scale (or minimum) `i`, as floats.
     #[inline(always)]
     pub(super) fn code(&self, i: usize) -> D::Floats {
@@ -45,7 +54,7 @@ impl<D: Dots, const N: usize> Super<D, N> {
     }
 }
 
-/// Codes of `sub(row)`, side by side: `codes[i][row]`.
+/// Codes of each row, side by side: `codes[i][row]`.
 pub(super) fn transpose<const I: usize, const N: usize>(
     rows: &Rows<'_>,
     codes: impl Fn(&[u8]) -> [u8; I],
@@ -159,8 +168,8 @@ impl BlockFormat for Q2K {
     #[inline(always)]
     fn scales<D: Dots>(h: &Super<D, 256>, step: usize) -> Scales<D> {
         Scales {
-            scale: std::array::from_fn(|sub| h.d.mul(h.code(2 * step + sub))),
-            min: std::array::from_fn(|sub| h.dmin.mul(h.code(16 + 2 * step + sub))),
+            scale: [h.scale(h.code(2 * step)), h.scale(h.code(2 * step + 1))],
+            min: [h.dmin.mul(h.code(16 + 2 * step)), h.dmin.mul(h.code(17 + 2 * step))],
         }
     }
 
@@ -200,9 +209,7 @@ impl BlockFormat for Q3K {
 
     #[inline(always)]
     fn scales<D: Dots>(h: &Super<D, 128>, step: usize) -> Scales<D> {
-        let zero = D::Floats::splat(32.0);
-        let scale = std::array::from_fn(|sub| h.d.mul(h.code(2 * step + sub).sub(zero)));
-        Scales { scale, min: scale }
+        h.two_scales(step, 32.0)
     }
 
     #[inline(always)]
@@ -309,9 +316,7 @@ impl BlockFormat for Q6K {
 
     #[inline(always)]
     fn scales<D: Dots>(h: &Super<D, 128>, step: usize) -> Scales<D> {
-        let zero = D::Floats::splat(128.0);
-        let scale = std::array::from_fn(|sub| h.d.mul(h.code(2 * step + sub).sub(zero)));
-        Scales { scale, min: scale }
+        h.two_scales(step, 128.0)
     }
 
     #[inline(always)]

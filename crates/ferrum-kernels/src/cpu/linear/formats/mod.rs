@@ -120,8 +120,13 @@ pub(super) trait BlockFormat: 'static {
 #[inline(always)]
 pub(super) unsafe fn vectors<D: Dots, F: BlockFormat>(p: *const u8) -> [D::Bytes; VECTORS] {
     // SAFETY: the caller's promise.
-    let quants = unsafe { F::quants::<D>(p) };
-    if F::Quants::SIGNED { quants.map(|v| D::prepare_signed(v)) } else { quants }
+    let mut quants = unsafe { F::quants::<D>(p) };
+    if F::Quants::SIGNED {
+        for v in &mut quants {
+            *v = D::prepare_signed(*v);
+        }
+    }
+    quants
 }
 
 /// Writes eight numbers of `N` bytes, one of each row at `offset` of its block, side by side.
