@@ -171,6 +171,14 @@ impl Tokenizer {
         vocab.of_kind(vocab::SPECIAL).find(|id| vocab.bytes(*id) == text.as_bytes())
     }
 
+    /// The texts of all special tokens (control and unknown).
+    pub fn special_texts(&self) -> impl Iterator<Item = String> + '_ {
+        let vocab = &self.pieces.vocab;
+        vocab
+            .of_kind(vocab::SPECIAL)
+            .map(|id| String::from_utf8_lossy(vocab.bytes(id)).into_owned())
+    }
+
     /// The text of `ids`, without special tokens, U+FFFD where it is not UTF-8. The space that
     /// [`Self::encode`] puts before the first word is taken off again.
     pub fn decode(&self, ids: &[u32]) -> String {
