@@ -1,0 +1,65 @@
+//! Flags on how a model is loaded.
+
+use clap::{Args, ValueEnum};
+use ferrum_models::{Device, KvDType, LoadOptions};
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model options")]
+pub struct LoadArgs {
+    /// Threads; by default one per physical core
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Where the model runs
+    #[arg(long, value_enum, default_value_t)]
+    pub device: DeviceArg,
+    /// Element type of the KV cache
+    #[arg(long, value_enum, default_value_t)]
+    pub kv_dtype: KvDTypeArg,
+}
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum DeviceArg {
+    /// The processor
+    #[default]
+    Cpu,
+    /// The processor in plain f32 arithmetic: slow, for comparisons
+    Reference,
+}
+
+/// Element type of the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum KvDTypeArg {
+    /// Half precision
+    #[default]
+    F16,
+    /// Single precision: twice the memory
+    F32,
+}
+
+impl LoadArgs {
+    /// The device's name on the command line.
+    pub fn device_name(&self) -> &'static str {
+        match self.device {
+            DeviceArg::Cpu => "cpu",
+            DeviceArg::Reference => "reference",
+        }
+    }
+
+    /// What the loader takes; the rest is its default.
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
+            device: match self.device {
+                DeviceArg::Cpu => Device::Cpu,
+                DeviceArg::Reference => Device::Reference,
+            },
+            threads: self.threads.map(usize::from),
+            kv_dtype: match self.kv_dtype {
+                KvDTypeArg::F16 => KvDType::F16,
+                KvDTypeArg::F32 => KvDType::F32,
+            },
+            ..LoadOptions::default()
+        }
+    }
+}

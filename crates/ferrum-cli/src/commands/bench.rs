@@ -1,0 +1,223 @@
+//! `ferrum bench`: how fast a model reads a prompt and generates.
+//!
+//! Drives the runner without engine and sampler, over random tokens, as llama.cpp's llama-bench
+//! does: only the model is measured. Speeds are sums over all sequences.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use ferrum_models::runner::Runner;
+use ferrum_models::{LoadOptions, load};
+use serde::Serialize;
+
+use crate::args::BenchArgs;
+use crate::config::Config;
+use crate::exit::UsageError;
+use crate::packed::Lockstep;
+use crate::session::open_model;
+use crate::ui::table::{Align, Table};
+
+/// Tokens per second of the repetitions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Speed {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+/// What is printed as JSON; speeds in tokens per second.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    /// 0 where the backend chose.
+    threads: usize,
+    device: &'static str,
+    prefill: usize,
+    decode: usize,
+    depth: usize,
+    batch: usize,
+    repetitions: usize,
+    load_seconds: f64,
+    /// Medians; absent where nothing was measured.
+    prefill_tps: Option<f64>,
+    decode_tps: Option<f64>,
+    prefill_tps_range: Option<[f64; 2]>,
+    decode_tps_range: Option<[f64; 2]>,
+}
+
+/// Measures and prints.
+pub fn run(args: &BenchArgs, config: &Config) -> Result<()> {
+    let [prefill, decode, depth, batch] =
+        [args.prefill, args.decode, args.depth, args.batch].map(|n| n as usize);
+    if prefill == 0 && decode == 0 {
+        return Err(UsageError("--prefill 0 --decode 0 leaves nothing to measure".into()).into());
+    }
+    let file = open_model(&args.model, config)?;
+    let options = LoadOptions {
+        context: Some(depth + prefill.max(decode)),
+        max_seqs: batch,
+        step_tokens: (args.step_tokens as usize).max(batch),
+        ..args.load.options()
+    };
+    let start = Instant::now();
+    let runner = load(&file.gguf, &options)?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let mut bench = Bench::new(runner, batch)?;
+    let repetitions = args.repetitions as usize;
+    bench.read(depth)?;
+    let prefill_speed = bench.measure(prefill, depth, repetitions, Bench::read)?;
+    let decode_speed = bench.measure(decode, depth, repetitions, Bench::generate)?;
+    let range = |s: &Option<Speed>| s.as_ref().map(|s| [s.min, s.max]);
+    let report = Report {
+        model: &args.model,
+        threads: options.threads.unwrap_or(0),
+        device: args.load.device_name(),
+        prefill,
+        decode,
+        depth,
+        batch,
+        repetitions,
+        load_seconds,
+        prefill_tps_range: range(&prefill_speed),
+        decode_tps_range: range(&decode_speed),
+        prefill_tps: prefill_speed.as_ref().map(|s| s.median),
+        decode_tps: decode_speed.as_ref().map(|s| s.median),
+    };
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        return Ok(());
+    }
+    print_table(&mut out, &report, [&prefill_speed, &decode_speed])
+}
+
+fn print_table(
+    out: &mut dyn Write,
+    report: &Report<'_>,
+    [prefill, decode]: [&Option<Speed>; 2],
+) -> Result<()> {
+    writeln!(out, "{}, loaded in {:.2} s", report.model, report.load_seconds)?;
+    let mut table = Table::new(&[
+        ("TEST", Align::Left),
+        ("TOKENS", Align::Right),
+        ("DEPTH", Align::Right),
+        ("BATCH", Align::Right),
+        ("TOKENS/S", Align::Right),
+        ("MIN", Align::Right),
+        ("MAX", Align::Right),
+    ]);
+    for (test, tokens, speed) in
+        [("prefill", report.prefill, prefill), ("decode", report.decode, decode)]
+    {
+        let Some(speed) = speed else { continue };
+        let counts = [tokens, report.depth, report.batch].map(|n| n.to_string());
+        let speeds = [speed.median, speed.min, speed.max].map(|v| format!("{v:.1}"));
+        table.row([vec![test.to_string()], counts.to_vec(), speeds.to_vec()].concat());
+    }
+    Ok(table.print(out)?)
+}
+
+/// A runner with its sequences and a source of tokens.
+struct Bench {
+    runner: Box<dyn Runner>,
+    cache: Lockstep,
+    batch: usize,
+    random: u64,
+}
+
+impl Bench {
+    fn new(runner: Box<dyn Runner>, batch: usize) -> Result<Self> {
+        let cache = Lockstep::new(runner.limits(), batch)
+            .ok_or_else(|| anyhow!("the KV cache has no room for {batch} sequences"))?;
+        Ok(Bench { runner, cache, batch, random: 1 })
+    }
+
+    /// Runs `what` over `tokens` of each sequence behind `depth` others, once to warm up and then
+    /// `repetitions` times.
+    fn measure(
+        &mut self,
+        tokens: usize,
+        depth: usize,
+        repetitions: usize,
+        what: fn(&mut Self, usize) -> Result<()>,
+    ) -> Result<Option<Speed>> {
+        if tokens == 0 {
+            return Ok(None);
+        }
+        let mut speeds = Vec::with_capacity(repetitions);
+        for repetition in 0..=repetitions {
+            self.cache.truncate(depth);
+            let start = Instant::now();
+            what(self, tokens)?;
+            let seconds = start.elapsed().as_secs_f64();
+            if repetition > 0 {
+                speeds.push((tokens * self.batch) as f64 / seconds);
+            }
+        }
+        self.cache.truncate(depth);
+        Ok(Some(Speed::of(speeds)))
+    }
+
+    /// Appends `n` tokens to each sequence in steps as large as the runner takes. Only the last
+    /// step asks for logits, as in serving.
+    fn read(&mut self, n: usize) -> Result<()> {
+        let chunk = (self.runner.limits().capacity.tokens / self.batch).max(1);
+        let mut left = n;
+        while left > 0 {
+            let now = left.min(chunk);
+            left -= now;
+            self.step(now, if left == 0 { 1 } else { 0 })?;
+        }
+        Ok(())
+    }
+
+    /// Appends `n` tokens to each sequence, one a step.
+    fn generate(&mut self, n: usize) -> Result<()> {
+        (0..n).try_for_each(|_| self.step(1, 1))
+    }
+
+    fn step(&mut self, each: usize, samples: usize) -> Result<()> {
+        let vocab = self.runner.limits().vocab as u64;
+        let tokens: Vec<u32> =
+            (0..each * self.batch).map(|_| (self.next_random() % vocab.max(1)) as u32).collect();
+        let step = self.cache.append(&tokens, samples);
+        self.runner.step(&step)?;
+        Ok(())
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood 2014): the same tokens in every run.
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+impl Speed {
+    /// Of at least one value.
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (values[0], values[values.len() - 1]);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            (values[middle - 1] + values[middle]) / 2.0
+        };
+        Speed { median, min, max }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(Speed::of(vec![3.0, 1.0, 2.0]), Speed { median: 2.0, min: 1.0, max: 3.0 });
+        assert_eq!(Speed::of(vec![4.0, 1.0]).median, 2.5);
+    }
+}

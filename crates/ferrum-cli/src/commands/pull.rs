@@ -1,0 +1,18 @@
+//! `ferrum pull`: download a model.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use ferrum_hub::{Hub, ModelRef};
+
+use crate::args::PullArgs;
+use crate::config::Config;
+use crate::ui::progress;
+
+/// Downloads the model if it is not here, and prints its path.
+pub fn run(args: &PullArgs, config: &Config) -> Result<()> {
+    let hub = Hub::new(config.hub.clone());
+    let path = hub.fetch(&ModelRef::parse(&args.model)?, &mut *progress::new(config))?;
+    writeln!(io::stdout(), "{}", path.display())?;
+    Ok(())
+}

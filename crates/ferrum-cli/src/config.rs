@@ -1,0 +1,47 @@
+//! All settings of a run, from flags and environment, resolved once.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use ferrum_hub::HubConfig;
+
+use crate::args::GlobalArgs;
+
+/// What every command gets.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where models come from and where they are kept.
+    pub hub: HubConfig,
+    /// Only errors on standard error.
+    pub quiet: bool,
+    /// The file of the chat's input history.
+    pub history: PathBuf,
+    /// Which standard streams are terminals.
+    pub terminal: Terminal,
+}
+
+/// Which standard streams are terminals.
+#[derive(Debug, Clone, Copy)]
+pub struct Terminal {
+    /// Standard input.
+    pub stdin: bool,
+    /// Standard error.
+    pub stderr: bool,
+}
+
+impl Config {
+    /// Reads the environment and the streams, and applies the flags.
+    pub fn resolve(global: &GlobalArgs) -> Result<Self> {
+        let mut hub = HubConfig::from_process_env()?;
+        if let Some(url) = &global.package_index {
+            hub.set_package_index(url)?;
+        }
+        let history = hub.models_dir.with_file_name("history.txt");
+        let terminal = Terminal {
+            stdin: std::io::stdin().is_terminal(),
+            stderr: std::io::stderr().is_terminal(),
+        };
+        Ok(Config { hub, quiet: global.quiet, history, terminal })
+    }
+}

@@ -1,0 +1,235 @@
+//! A model on this machine, opened and loaded: what most commands begin with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use ferrum_engine::{
+    Engine, EngineConfig, Event, FinishReason, Request, SamplingParams, StopConditions, Usage,
+    Vocabulary,
+};
+use ferrum_hub::{Hub, ModelRef};
+use ferrum_models::chat::{ChatTemplate, Message, OwnedSegment, RenderOptions};
+use ferrum_models::gguf::Gguf;
+use ferrum_models::tokenizer::{Segment, Tokenizer};
+use ferrum_models::{LoadOptions, load};
+
+use crate::config::Config;
+use crate::ui::interrupt::Interrupt;
+use crate::ui::progress;
+
+/// A model's file.
+pub struct ModelFile {
+    /// Its name in messages.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// The file, mapped.
+    pub gguf: Gguf,
+}
+
+/// Opens the model that `name` means, downloading it if it is not here.
+pub fn open_model(name: &str, config: &Config) -> Result<ModelFile> {
+    open_reference(&ModelRef::parse(name)?, config)
+}
+
+/// Opens a model, downloading it if it is not here.
+pub fn open_reference(reference: &ModelRef, config: &Config) -> Result<ModelFile> {
+    let path = Hub::new(config.hub.clone()).fetch(reference, &mut *progress::new(config))?;
+    let gguf = Gguf::open(&path)?;
+    Ok(ModelFile { name: reference.to_string(), path, gguf })
+}
+
+impl ModelFile {
+    /// The tokenizer of the model.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let path = self.path.display();
+        Tokenizer::from_metadata(self.gguf.metadata())
+            .with_context(|| format!("{path}: the tokenizer cannot be used"))
+    }
+}
+
+/// A loaded model that answers one prompt after the other.
+pub struct Session {
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    engine: Engine,
+    /// Time that loading took.
+    pub load_time: Duration,
+}
+
+/// How to answer.
+#[derive(Debug, Clone)]
+pub struct AnswerOptions {
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// Tokens of the answer, at most.
+    pub max_tokens: Option<usize>,
+}
+
+/// An answer with what it took.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// Tokens of prompt and answer.
+    pub usage: Usage,
+    /// From the prompt to the first token.
+    pub to_first_token: Duration,
+    /// From the first token to the last.
+    pub generating: Duration,
+}
+
+impl Session {
+    /// Loads a model for one sequence at a time.
+    pub fn load(file: &ModelFile, options: &LoadOptions) -> Result<Self> {
+        let start = Instant::now();
+        let tokenizer = Arc::new(file.tokenizer()?);
+        let template = ChatTemplate::from_metadata(file.gguf.metadata(), &tokenizer)?;
+        let runner = load(&file.gguf, options)
+            .with_context(|| format!("cannot load {}", file.path.display()))?;
+        if tokenizer.vocab_size() > runner.limits().vocab {
+            bail!("{}: the tokenizer has more tokens than the model", file.path.display());
+        }
+        let config = EngineConfig { max_running: Some(1), ..EngineConfig::default() };
+        let vocabulary: Arc<dyn Vocabulary> = tokenizer.clone();
+        let engine = Engine::new(runner, vocabulary, config)?;
+        Ok(Session { tokenizer, template, engine, load_time: start.elapsed() })
+    }
+
+    /// Whether the model has a chat template.
+    pub fn can_chat(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Tokens that prompt and answer may have together.
+    pub fn context(&self) -> usize {
+        self.engine.max_len()
+    }
+
+    /// The tokens that ask for the next answer of a conversation.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let Some(template) = &self.template else {
+            bail!("the model has no chat template; --raw continues a text without one");
+        };
+        let options = RenderOptions::answer(jiff::Zoned::now().datetime());
+        let rendered = template.render(messages, &options)?;
+        let segments: Vec<Segment<'_>> = rendered.iter().map(OwnedSegment::as_segment).collect();
+        Ok(with_bos(&self.tokenizer, self.tokenizer.encode(&segments)))
+    }
+
+    /// The tokens of a text that is to be continued.
+    pub fn raw_prompt(&self, text: &str) -> Vec<u32> {
+        with_bos(&self.tokenizer, self.tokenizer.encode_text(text))
+    }
+
+    /// Answers a prompt; `show` gets each piece of text as it comes. Stops when `interrupt` says.
+    pub fn answer(
+        &mut self,
+        prompt: Vec<u32>,
+        options: &AnswerOptions,
+        interrupt: &Interrupt,
+        show: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Answer> {
+        let stop = StopConditions { strings: options.stop.clone(), ..StopConditions::default() };
+        let sampling = options.sampling.clone();
+        let start = Instant::now();
+        let id =
+            self.engine.add(Request { prompt, sampling, stop, max_tokens: options.max_tokens })?;
+        let (mut first, mut last, mut whole) = (None, start, String::new());
+        let _answering = interrupt.answering();
+        let result = loop {
+            if interrupt.is_set() {
+                self.engine.cancel(id);
+            }
+            let events = match self.engine.step() {
+                Ok(events) => events,
+                Err(error) => break Err(error.into()),
+            };
+            let mut end = None;
+            for event in events {
+                match event {
+                    Event::Text { text, token, .. } => {
+                        if token.is_some() {
+                            last = Instant::now();
+                            first.get_or_insert(last);
+                        }
+                        whole.push_str(&text);
+                        if let Err(error) = show(&text) {
+                            self.abandon(id);
+                            return Err(error);
+                        }
+                    }
+                    Event::Finished { reason, usage, .. } => end = Some((reason, usage)),
+                }
+            }
+            match end {
+                Some((FinishReason::Error(why), _)) => bail!("the answer broke off: {why}"),
+                Some(end) => break Ok(end),
+                None => {}
+            }
+        };
+        let (reason, usage) = match result {
+            Ok(end) => end,
+            Err(error) => {
+                self.abandon(id);
+                return Err(error);
+            }
+        };
+        let first = first.unwrap_or(last);
+        Ok(Answer {
+            text: whole,
+            reason,
+            usage,
+            to_first_token: first - start,
+            generating: last - first,
+        })
+    }
+
+    /// Takes a request out of the engine, with the event that reports its end.
+    fn abandon(&mut self, id: ferrum_engine::RequestId) {
+        if self.engine.cancel(id) {
+            // Nothing else runs, so this computes nothing and cannot fail for a new reason.
+            let _ = self.engine.step();
+        }
+    }
+}
+
+/// The prompt with the beginning-of-text token that the model wants, unless its template wrote it.
+fn with_bos(tokenizer: &Tokenizer, mut tokens: Vec<u32>) -> Vec<u32> {
+    match tokenizer.bos().filter(|_| tokenizer.add_bos()) {
+        Some(bos) if tokens.first() != Some(&bos) => tokens.insert(0, bos),
+        _ => {}
+    }
+    tokens
+}
+
+impl Answer {
+    /// Counts and speeds in one line.
+    pub fn stats(&self) -> String {
+        let Usage { prompt_tokens, completion_tokens } = self.usage;
+        let speed = |tokens: usize, time: Duration| match time.as_secs_f64() {
+            seconds if seconds > 0.0 => format!("{:.1} tokens/s", tokens as f64 / seconds),
+            _ => "-".to_string(),
+        };
+        let reason = match &self.reason {
+            FinishReason::EndOfText(_) | FinishReason::StopToken(_) => "end of text".to_string(),
+            FinishReason::StopString(text) => format!("stop text {text:?}"),
+            FinishReason::Length => "length".to_string(),
+            FinishReason::Cancelled => "interrupted".to_string(),
+            FinishReason::Error(why) => why.clone(),
+        };
+        format!(
+            "prompt: {prompt_tokens} tokens, first token after {:.3} s ({}); \
+             answer: {completion_tokens} tokens, {}; ended by: {reason}",
+            self.to_first_token.as_secs_f64(),
+            speed(prompt_tokens, self.to_first_token),
+            speed(completion_tokens.saturating_sub(1), self.generating),
+        )
+    }
+}
