@@ -81,7 +81,7 @@ impl Isa {
         match self {
             Isa::Portable => portable::run(kernel),
             // SAFETY: a stream holds only instruction sets that `Cpu::new` found available.
-            Isa::Avx2 => unsafe { avx2::run(kernel) },
+            Isa::Avx2 | Isa::Avx512Vnni => unsafe { avx2::run(kernel) },
         }
     }
 }

@@ -128,8 +128,15 @@ compile!(portable, PortableDots, [1]);
 
 #[cfg(target_arch = "x86_64")]
 compile!(avx2, super::super::dots::Avx2Dots, [1, 2, 4], target_feature(enable = "avx2,fma,f16c"));
+#[cfg(target_arch = "x86_64")]
+compile!(
+    vnni,
+    super::super::dots::VnniDots,
+    [1, 2, 4],
+    target_feature(enable = "avx2,fma,f16c,avx512vl,avx512vnni")
+);
 #[cfg(not(target_arch = "x86_64"))]
-use portable as avx2;
+use {portable as avx2, portable as vnni};
 
 /// The kernels of `format` for `isa`.
 pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
@@ -158,6 +165,7 @@ pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
     match isa {
         Isa::Portable => by_format!(portable),
         Isa::Avx2 => by_format!(avx2),
+        Isa::Avx512Vnni => by_format!(vnni),
     }
 }
 
@@ -168,6 +176,7 @@ pub(super) fn quantize(isa: Isa, x: &[f32], blocks: &mut [Block]) {
         match isa {
             Isa::Portable => portable::quantize(x, blocks),
             Isa::Avx2 => avx2::quantize(x, blocks),
+            Isa::Avx512Vnni => vnni::quantize(x, blocks),
         }
     }
 }

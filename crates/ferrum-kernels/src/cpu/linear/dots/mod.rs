@@ -7,11 +7,11 @@
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+mod x86;
 
-#[cfg(target_arch = "x86_64")]
-pub(super) use avx2::Avx2Dots;
 pub(super) use portable::PortableDots;
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2Dots, VnniDots};
 
 use super::super::simd::Simd;
 

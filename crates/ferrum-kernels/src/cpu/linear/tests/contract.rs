@@ -28,7 +28,7 @@ fn outputs_of_several_formats_share_an_input() {
     for isa in Isa::available() {
         for threads in [1, 2, 3] {
             let mut bench = Bench::new(isa, threads);
-            for tokens in [1, 5, 12] {
+            for tokens in [1, 5, 26] {
                 let x = Random::new(1).activations(tokens * 256);
                 let plains: Vec<Plain> = (formats.iter().enumerate())
                     .map(|(i, f)| Plain::new(*f, 8 * i + 3, 256, i as u64))
@@ -60,7 +60,7 @@ fn outputs_of_several_formats_share_an_input() {
 fn bias_and_accumulation_come_last_and_the_rest_of_a_buffer_stays() {
     for isa in Isa::available() {
         let mut bench = Bench::new(isa, 2);
-        for (tokens, rows) in [(1, 24), (3, 11), (9, 17)] {
+        for (tokens, rows) in [(1, 24), (3, 11), (25, 17)] {
             let plain = Plain::new(Format::Q4_0, rows, 96, 7);
             let weight = bench.pack(&plain);
             let mut random = Random::new(8);
@@ -102,7 +102,7 @@ fn a_gated_linear_is_two_linears_and_an_activation() {
     for isa in Isa::available() {
         let mut bench = Bench::new(isa, 2);
         for activation in [Activation::Silu, Activation::GeluTanh] {
-            for (tokens, rows) in [(1, 40), (4, 13), (10, 24)] {
+            for (tokens, rows) in [(1, 40), (4, 13), (30, 24)] {
                 let cols = 256;
                 let x = Random::new(5).activations(tokens * cols);
                 let gate = bench.pack(&Plain::new(Format::Q4_K, rows, cols, 1));

@@ -1,9 +1,13 @@
-//! [`Dots`] with AVX2, FMA and F16C.
+//! [`Dots`] on 256-bit registers of x86-64: with AVX2, FMA and F16C, or with the dot products of
+//! AVX-512 VNNI as well.
 //!
-//! `vpmaddubsw` multiplies unsigned by signed bytes and adds neighbours into 16-bit lanes. For
+//! AVX2: `vpmaddubsw` multiplies unsigned by signed bytes and adds neighbours into 16-bit lanes. For
 //! weights of few bits those lanes hold the sum of all 32 columns, so the widening is paid once.
 //! A zero point is subtracted by starting the lanes at `-zero` times the activations' sums: what
 //! overflows on the way comes back, because only the final sum must fit.
+//!
+//! VNNI: `vpdpbusd` adds four products to a 32-bit lane at once. Signed weights are made unsigned by
+//! adding 128, which is subtracted as a zero point.
 
 use super::super::super::simd::{Avx2, Simd};
 use super::{Dots, ROWS};
@@ -11,8 +15,17 @@ use crate::weight::mxfp4::half_scale;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// 256-bit registers.
-pub(in super::super) struct Avx2Dots;
+/// 256-bit registers, with or without VNNI.
+pub(in super::super) struct X86Dots<const VNNI: bool>;
+
+/// [`super::super::super::Isa::Avx2`]
+pub(in super::super) type Avx2Dots = X86Dots<false>;
+
+/// [`super::super::super::Isa::Avx512Vnni`]
+pub(in super::super) type VnniDots = X86Dots<true>;
+
+/// The zero point of signed weights that were made unsigned.
+const SIGN: u8 = 0x80;
 
 /// Largest magnitude of a quantised activation.
 const ACTIVATION_MAX: i32 = 127;
@@ -32,7 +45,7 @@ unsafe fn pin(mut x: __m256i) -> __m256i {
 // SAFETY of the blocks below: the features are there (see [`Dots`]), and memory is the callers'
 // promise.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one comment for all, above")]
-impl Dots for Avx2Dots {
+impl<const VNNI: bool> Dots for X86Dots<VNNI> {
     type Floats = Avx2;
     type Ints = __m256i;
     type Bytes = __m256i;
@@ -40,6 +53,9 @@ impl Dots for Avx2Dots {
 
     #[inline(always)]
     fn sums_hold_32(zero: u8, max: u8) -> bool {
+        if VNNI {
+            return true;
+        }
         // A lane adds 16 of the 32 products.
         let weight = i32::from(zero.max(max - zero));
         16 * weight * ACTIVATION_MAX <= i32::from(i16::MAX)
@@ -112,7 +128,10 @@ impl Dots for Avx2Dots {
 
     #[inline(always)]
     fn prepare_signed(v: __m256i) -> __m256i {
-        v
+        if !VNNI {
+            return v;
+        }
+        unsafe { _mm256_xor_si256(v, _mm256_set1_epi8(SIGN as i8)) }
     }
 
     #[inline(always)]
@@ -125,13 +144,26 @@ impl Dots for Avx2Dots {
             for &pair in &pairs[1..] {
                 sum = _mm256_add_epi16(sum, _mm256_set1_epi32(pair));
             }
-            _mm256_mullo_epi16(sum, _mm256_set1_epi16(-i16::from(zero)))
+            let factor = _mm256_set1_epi16(-i16::from(zero));
+            if VNNI {
+                // A pair of sums to one: 32 bits.
+                _mm256_madd_epi16(sum, factor)
+            } else {
+                _mm256_mullo_epi16(sum, factor)
+            }
         }
     }
 
     #[inline(always)]
     fn dot(sums: __m256i, w: __m256i, a: i32) -> __m256i {
-        unsafe { pin(_mm256_add_epi16(sums, _mm256_maddubs_epi16(w, _mm256_set1_epi32(a)))) }
+        unsafe {
+            let a = _mm256_set1_epi32(a);
+            if VNNI {
+                _mm256_dpbusd_epi32(sums, w, a)
+            } else {
+                pin(_mm256_add_epi16(sums, _mm256_maddubs_epi16(w, a)))
+            }
+        }
     }
 
     #[inline(always)]
@@ -141,17 +173,23 @@ impl Dots for Avx2Dots {
 
     #[inline(always)]
     fn finish(ints: __m256i, sums: __m256i) -> __m256i {
-        unsafe { _mm256_add_epi32(ints, _mm256_madd_epi16(sums, _mm256_set1_epi16(1))) }
+        unsafe {
+            let sums = if VNNI { sums } else { _mm256_madd_epi16(sums, _mm256_set1_epi16(1)) };
+            _mm256_add_epi32(ints, sums)
+        }
     }
 
     #[inline(always)]
-    fn start_signed(_pairs: &[i32]) -> __m256i {
-        unsafe { _mm256_setzero_si256() }
+    fn start_signed(pairs: &[i32]) -> __m256i {
+        Self::start(if VNNI { SIGN } else { 0 }, pairs)
     }
 
-    // |w| · (a with the sign of w): at most 128 · 127 · 2, which a 16-bit lane holds.
     #[inline(always)]
     fn dot_signed(sums: __m256i, w: __m256i, a: i32) -> __m256i {
+        if VNNI {
+            return Self::dot(sums, w, a);
+        }
+        // |w| · (a with the sign of w): at most 128 · 127 · 2, which a 16-bit lane holds.
         unsafe {
             let a = _mm256_sign_epi8(_mm256_set1_epi32(a), w);
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), a);
