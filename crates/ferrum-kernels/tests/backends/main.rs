@@ -1,0 +1,79 @@
+//! One suite for every backend: each operation over many shapes, against the oracle.
+//!
+//! A file per operation has the cases, how to run one on any backend, and the bound of the error
+//! with its reason. A new backend needs a function like [`cpus`] and a line per test.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod harness;
+
+mod attention;
+mod embed;
+mod gated_linear;
+mod gather_rows;
+mod linear;
+mod refusals;
+mod rms_norm;
+mod rope;
+mod small_cases;
+
+use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
+use ferrum_kernels::reference::Reference;
+use harness::Subject;
+
+/// The processor with every instruction set that it has, on one thread and on two.
+fn cpus() -> Vec<Subject<Cpu>> {
+    let mut subjects = Vec::new();
+    for isa in Isa::available() {
+        for threads in [1, 2] {
+            let cpu = Cpu::new(CpuConfig { threads, isa: Some(isa) }).expect("available");
+            subjects.push(Subject::new(format!("cpu {isa} x{threads}"), cpu));
+        }
+    }
+    subjects
+}
+
+/// The oracle itself, as a backend among others.
+fn references() -> Vec<Subject<Reference>> {
+    vec![Subject::new("reference".into(), Reference::new())]
+}
+
+/// Tests of the suite, on one list of backends.
+macro_rules! on {
+    ($name:ident, $subjects:path: $($module:ident :: $test:ident),* $(,)?) => {
+        mod $name {
+            $(#[test] fn $test() { super::$module::$test(&mut $subjects()); })*
+        }
+    };
+}
+
+on! { cpu, super::cpus:
+    linear::linear_of_every_format_and_shape,
+    linear::linear_of_extremes,
+    linear::linear_with_outputs_of_several_formats,
+    linear::linear_of_nothing,
+    gated_linear::gated_linear_of_every_format,
+    gated_linear::gated_linear_of_extremes,
+    embed::embed_of_every_format,
+    rms_norm::rms_norm_of_every_shape,
+    rope::rope_of_every_shape,
+    gather_rows::gather_rows_of_every_shape,
+    attention::attention_of_every_shape,
+    attention::attention_over_long_contexts,
+    attention::attention_of_large_scores,
+    attention::attention_in_chunks_equals_one_shot,
+    small_cases::worked_by_hand,
+    refusals::wrong_operands_are_refused,
+    refusals::wrong_batches_are_refused,
+    refusals::wrong_weights_and_caches_are_refused,
+}
+
+// The oracle cannot be held against itself: against values worked out by hand.
+on! { reference, super::references:
+    linear::linear_of_nothing,
+    attention::attention_in_chunks_equals_one_shot,
+    small_cases::worked_by_hand,
+    refusals::wrong_operands_are_refused,
+    refusals::wrong_batches_are_refused,
+    refusals::wrong_weights_and_caches_are_refused,
+}

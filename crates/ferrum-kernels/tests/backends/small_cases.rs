@@ -1,0 +1,186 @@
+//! Cases small enough to be worked out by hand, for the oracle above all.
+
+use ferrum_kernels::params::{
+    Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, LinearOutput,
+    RmsNorm, Rope, RopeStyle,
+};
+use ferrum_kernels::{Backend, Format, KvDType, StepCapacity, StepInput};
+
+use crate::common::WeightBytes;
+use crate::harness::Subject;
+
+/// An unquantised weight, `values.len() / cols` rows.
+fn weight(cols: usize, values: &[f32]) -> WeightBytes {
+    let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    WeightBytes { format: Format::F32, rows: values.len() / cols, cols, data }
+}
+
+fn close(label: &str, what: &str, got: &[f32], want: &[f32]) {
+    let near = |(g, w): (&f32, &f32)| (g - w).abs() <= 1e-6 * w.abs().max(1.0);
+    let all = got.len() == want.len() && got.iter().zip(want).all(near);
+    assert!(all, "{label}: {what}: {got:?}, not {want:?}");
+}
+
+/// Every operation on a handful of numbers.
+pub fn worked_by_hand<B: Backend>(subjects: &mut [Subject<B>]) {
+    for s in subjects {
+        products(s);
+        norms(s);
+        rotations(s);
+        attention(s);
+        half_precision(s);
+    }
+}
+
+fn products<B: Backend>(s: &mut Subject<B>) {
+    let label = s.label.clone();
+    let w = s.pack(&weight(2, &[1.0, 2.0, -3.0, 0.5, 4.0, 0.0]));
+    let x = s.operand(&[10.0, 1.0, -2.0, 4.0]);
+    let bias = s.operand(&[0.5, 0.0, -1.0]);
+    let mut y = s.target(&[100.0; 6]);
+    let outputs =
+        &mut [LinearOutput { weight: &w, bias: Some(&bias), dst: &mut y, accumulate: true }];
+    s.backend.linear(&mut s.stream, Linear { input: &x, rows: 2, outputs }).unwrap();
+    close(&label, "linear", &s.result(&y, 6), &[112.5, 70.5, 139.0, 106.5, 108.0, 91.0]);
+
+    let mut y = s.target(&[100.0; 6]);
+    let outputs = &mut [LinearOutput { weight: &w, bias: None, dst: &mut y, accumulate: false }];
+    s.backend.linear(&mut s.stream, Linear { input: &x, rows: 1, outputs }).unwrap();
+    let got = s.result(&y, 6);
+    close(&label, "linear of one row", &got, &[12.0, -29.5, 40.0, 100.0, 100.0, 100.0]);
+
+    // silu(2) = 2 / (1 + e^-2); gelu(1) = (1 + tanh(0.7978845608 · 1.044715)) / 2
+    let (gate, up) = (s.pack(&weight(1, &[2.0, -1.0])), s.pack(&weight(1, &[3.0, 5.0])));
+    let one = s.operand(&[1.0]);
+    for (activation, want) in [
+        (Activation::Silu, [3.0 * 1.761_594_2, -5.0 * 0.268_941_42]),
+        (Activation::GeluTanh, [3.0 * 1.954_597_7, -5.0 * 0.158_808_01]),
+    ] {
+        let mut y = s.target(&[0.0; 2]);
+        let p = GatedLinear { input: &one, rows: 1, gate: &gate, up: &up, activation };
+        s.backend.gated_linear(&mut s.stream, &mut y, &p).unwrap();
+        close(&label, "gated_linear", &s.result(&y, 2), &want);
+    }
+
+    let tokens = s.indices(&[2, 0]);
+    let mut y = s.target(&[0.0; 4]);
+    let p = Embed { table: &w, tokens: &tokens, rows: 2, scale: 2.0 };
+    s.backend.embed(&mut s.stream, &mut y, &p).unwrap();
+    close(&label, "embed", &s.result(&y, 4), &[8.0, 0.0, 2.0, 4.0]);
+
+    let mut y = s.target(&[0.0; 4]);
+    let rows = s.indices(&[1, 0]);
+    let p = GatherRows { src: &x, rows: &rows, count: 2, width: 2 };
+    s.backend.gather_rows(&mut s.stream, &mut y, &p).unwrap();
+    close(&label, "gather_rows", &s.result(&y, 4), &[-2.0, 4.0, 10.0, 1.0]);
+}
+
+fn norms<B: Backend>(s: &mut Subject<B>) {
+    // The mean square of (1, 7) is 25.
+    let weight = s.operand(&[2.0, 1.0]);
+    let src = s.operand(&[1.0, 7.0, 0.0, 0.0]);
+    for (eps, accumulate, want) in [
+        (0.0, false, [0.4, 1.4, 0.0, 0.0]),
+        (75.0, false, [0.2, 0.7, 0.0, 0.0]),
+        (75.0, true, [10.2, 10.7, 10.0, 10.0]),
+    ] {
+        let groups = if eps == 0.0 { 1 } else { 2 };
+        let mut y = s.target(&[if accumulate { 10.0 } else { 0.0 }; 4]);
+        let p = RmsNorm { src: Some(&src), weight: &weight, groups, width: 2, eps, accumulate };
+        s.backend.rms_norm(&mut s.stream, &mut y, &p).unwrap();
+        close(&s.label.clone(), "rms_norm", &s.result(&y, 4), &want);
+    }
+}
+
+fn rotations<B: Backend>(s: &mut Subject<B>) {
+    // Position 0: by 0 and 0; position 1: by 90 and 180 degrees. The fifth value stays.
+    let table = s.exact(&[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, -1.0, 0.0]);
+    let positions = s.indices(&[1, 0]);
+    let x: Vec<f32> = (1..=10).map(|i| i as f32).collect();
+    for (style, want) in [
+        (RopeStyle::Split, [-3.0, -2.0, 1.0, -4.0, 5.0]),
+        (RopeStyle::Interleaved, [-2.0, 1.0, -3.0, -4.0, 5.0]),
+    ] {
+        let mut y = s.target(&x);
+        let p = Rope {
+            positions: &positions,
+            table: &table,
+            rows: 2,
+            heads: 1,
+            head_dim: 5,
+            rotary_dim: 4,
+            style,
+        };
+        s.backend.rope(&mut s.stream, &mut y, &p).unwrap();
+        let want = [want, [6.0, 7.0, 8.0, 9.0, 10.0]].concat();
+        close(&s.label.clone(), "rope", &s.result(&y, 10), &want);
+    }
+}
+
+/// One sequence of three tokens whose keys and values are all of one number a position.
+fn three_tokens<B: Backend>(
+    s: &mut Subject<B>,
+    dtype: KvDType,
+    keys: [f32; 3],
+    values: [f32; 3],
+    window: Option<usize>,
+    softcap: Option<f32>,
+) -> [f32; 3] {
+    let dim = 32;
+    let row = |xs: [f32; 3]| xs.iter().flat_map(|&x| [x; 32]).collect::<Vec<_>>();
+    let step = StepInput {
+        tokens: vec![0; 3],
+        positions: vec![0, 1, 2],
+        query_starts: vec![0, 3],
+        kv_lens: vec![3],
+        block_tables: vec![1],
+        blocks_per_seq: 1,
+        sample_rows: vec![],
+    };
+    let cap = StepCapacity { tokens: 3, seqs: 1, blocks_per_seq: 1, samples: 1 };
+    let batch = s.batch(&step, &cap, 2);
+    let spec = KvSpec { blocks: 2, kv_heads: 1, head_dim: dim, dtype };
+    let mut kv = s.backend.kv_cache(&spec).unwrap();
+    let (k, v) = (s.operand(&row(keys)), s.operand(&row(values)));
+    let write = KvWrite { k: &k, v: &v, batch: &batch };
+    s.backend.kv_write(&mut s.stream, &mut kv, &write).unwrap();
+    let q = s.operand(&row([1.0; 3]));
+    let mut y = s.target(&[0.0; 96]);
+    // 32 products of 1 · key: the score is the key.
+    let scale = 1.0 / 32.0;
+    let p = Attention { q: &q, kv: &kv, batch: &batch, heads: 1, scale, window, softcap };
+    s.backend.attention(&mut s.stream, &mut y, &p).unwrap();
+    let y = s.result(&y, 96);
+    for row in y.chunks(dim) {
+        assert!(row.iter().all(|&v| v == row[0]), "{}: {row:?}", s.label);
+    }
+    [y[0], y[32], y[64]]
+}
+
+fn attention<B: Backend>(s: &mut Subject<B>) {
+    let label = s.label.clone();
+    let (ln2, v) = (std::f32::consts::LN_2, [3.0, 6.0, 12.0]);
+    let f32 = KvDType::F32;
+    // Weights 1 : 2 : 1.
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, None, None);
+    close(&label, "attention", &got, &[3.0, 5.0, 6.75]);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(2), None);
+    close(&label, "attention with a window", &got, &[3.0, 5.0, 8.0]);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(1), None);
+    close(&label, "attention to itself", &got, &[3.0, 6.0, 12.0]);
+    // 2·ln2 · tanh(x / (2·ln2)) = ln2 for x = 2·ln2 · atanh(1/2) = ln2 · ln3
+    let key = ln2 * 3.0_f32.ln();
+    let got = three_tokens(s, f32, [0.0, key, 0.0], v, None, Some(2.0 * ln2));
+    close(&label, "attention with a soft cap", &got, &[3.0, 5.0, 6.75]);
+}
+
+/// What half precision keeps of a value: to the nearest, ties to even, subnormals included.
+fn half_precision<B: Backend>(s: &mut Subject<B>) {
+    let label = s.label.clone();
+    let values = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 2049.0];
+    let got = three_tokens(s, KvDType::F16, [0.0; 3], values, Some(1), None);
+    assert_eq!(got, [1.0, 1.0 + 2.0 / 1024.0, 2048.0], "{label}");
+    let tiny = [2.0_f32.powi(-24), 3.0 * 2.0_f32.powi(-25), 2.0_f32.powi(-26)];
+    let got = three_tokens(s, KvDType::F16, [0.0; 3], tiny, Some(1), None);
+    assert_eq!(got, [2.0_f32.powi(-24), 2.0_f32.powi(-23), 0.0], "{label}");
+}
