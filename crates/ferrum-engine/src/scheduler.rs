@@ -135,11 +135,12 @@ impl Scheduler {
         prompt: Vec<u32>,
         max_tokens: usize,
     ) -> Result<(), AdmissionError> {
-        assert!(self.ids().all(|other| other < id), "{id} is not the newest");
+        let newest = self.waiting.back().or(self.running.last());
+        assert!(newest.is_none_or(|newest| newest.id < id), "{id} is not the newest");
         if prompt.is_empty() {
             return Err(AdmissionError::EmptyPrompt);
         }
-        let (context, cache) = (self.context, self.cache);
+        let Scheduler { context, cache, .. } = *self;
         let (prompt_len, total) = (prompt.len(), prompt.len().saturating_add(max_tokens));
         if total > context {
             return Err(AdmissionError::Context { prompt: prompt_len, max_tokens, context });
@@ -158,8 +159,8 @@ impl Scheduler {
             self.release(&sequence);
             return true;
         }
-        let index = self.waiting.iter().position(|sequence| sequence.id == id);
-        index.is_some_and(|index| self.waiting.remove(index).is_some())
+        let index = self.waiting.binary_search_by_key(&id, |sequence| sequence.id);
+        index.is_ok_and(|index| self.waiting.remove(index).is_some())
     }
 
     /// Whether no request waits or runs.
