@@ -1,0 +1,78 @@
+//! The engine on real arithmetic: synthetic models of each architecture on the CPU backend. Greedy
+//! tokens are the same alone, among others, in small chunks and after preemptions.
+
+use std::{collections::BTreeMap, fs, io::BufWriter, path::PathBuf, sync::Arc};
+
+use ferrum_engine::{Engine, EngineConfig, Event, Request, SamplingParams, StopConditions};
+use ferrum_models::{
+    LoadOptions, Runner,
+    gguf::Gguf,
+    load,
+    synth::{PRESETS, SynthSpec},
+    tokenizer::Tokenizer,
+};
+
+fn model(preset: &str) -> Gguf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("engine-{preset}.gguf"));
+    let spec = SynthSpec::preset(preset).expect("a preset");
+    let file = BufWriter::new(fs::File::create(&path).expect("a file"));
+    spec.write(file).expect("a model").into_inner().expect("written");
+    Gguf::open(&path).expect("a readable model")
+}
+
+/// Prompts around the block size, the sliding window and the step size.
+fn requests() -> Vec<Request> {
+    let lengths = [1, 2, 31, 32, 33, 63, 64, 65, 100, 150];
+    let prompt = |len: usize| (0..len).map(|i| ((i * i * 31 + len * 7) % 1024) as u32).collect();
+    let stop = StopConditions { ignore_eos: true, ..Default::default() };
+    let request = |len| Request {
+        prompt: prompt(len),
+        sampling: SamplingParams::greedy(),
+        stop: stop.clone(),
+        max_tokens: Some(40),
+    };
+    lengths.map(request).to_vec()
+}
+
+/// The tokens of each request, all added at once.
+fn run(runner: Box<dyn Runner>, file: &Gguf, requests: &[Request]) -> Vec<Vec<u32>> {
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).expect("a tokenizer");
+    let config = EngineConfig::default();
+    let mut engine = Engine::new(runner, Arc::new(tokenizer), config).expect("an engine");
+    let mut answers = BTreeMap::new();
+    for request in requests {
+        answers.insert(engine.add(request.clone()).expect("it fits"), Vec::new());
+    }
+    while !engine.is_idle() {
+        for event in engine.step().expect("a step") {
+            if let Event::Text { id, token, .. } = event {
+                answers.get_mut(&id).expect("a request").extend(token);
+            }
+        }
+    }
+    answers.into_values().collect()
+}
+
+#[test]
+fn greedy_tokens_do_not_depend_on_the_batch() {
+    let requests = requests();
+    for preset in PRESETS {
+        let file = model(preset);
+        let options = LoadOptions { context: Some(256), threads: Some(1), ..Default::default() };
+        let load = |max_seqs, step_tokens, kv_blocks| {
+            let options = LoadOptions { max_seqs, step_tokens, kv_blocks, ..options.clone() };
+            load(&file, &options).expect("a runner")
+        };
+        let alone: Vec<_> = requests
+            .iter()
+            .flat_map(|request| run(load(1, 256, None), &file, std::slice::from_ref(request)))
+            .collect();
+        assert!(alone.iter().all(|tokens| tokens.len() == 40));
+        for (max_seqs, step_tokens, kv_blocks) in
+            [(10, 512, None), (3, 512, None), (10, 17, None), (10, 64, Some(12)), (4, 5, Some(8))]
+        {
+            let together = run(load(max_seqs, step_tokens, kv_blocks), &file, &requests);
+            assert_eq!(together, alone, "{preset}: {max_seqs}, {step_tokens}, {kv_blocks:?}");
+        }
+    }
+}
