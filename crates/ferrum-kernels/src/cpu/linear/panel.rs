@@ -129,11 +129,9 @@ impl<D: Dots> Step<D> for PanelStep {
 #[inline(always)]
 pub(super) unsafe fn gemm<D: Dots, Q: Quants, const T: usize>(p: Gemm) {
     let mut tile: Tile<D, GROUPS, T> = [[D::Floats::splat(0.0); GROUPS]; T];
-    for t in 0..T {
-        for r in 0..GROUPS {
-            // SAFETY: there are 16 values of each token.
-            tile[t][r] = unsafe { D::load_f32(p.out.add(t * PANEL_ROWS + r * ROWS).cast()) };
-        }
+    for (i, sums) in tile.as_flattened_mut().iter_mut().enumerate() {
+        // SAFETY: there are 16 values of each token.
+        *sums = unsafe { D::load_f32(p.out.add(i * ROWS).cast()) };
     }
     for s in 0..p.steps {
         // SAFETY: step s is in the panel, and each of the T tokens has a block for it.
@@ -147,10 +145,8 @@ pub(super) unsafe fn gemm<D: Dots, Q: Quants, const T: usize>(p: Gemm) {
             accumulate::<D, Q, GROUPS, T>(&mut tile, &step, tokens);
         }
     }
-    for t in 0..T {
-        for r in 0..GROUPS {
-            // SAFETY: as for loading.
-            tile[t][r].store(unsafe { eight(p.out.add(t * PANEL_ROWS + r * ROWS)) });
-        }
+    for (i, sums) in tile.as_flattened().iter().enumerate() {
+        // SAFETY: as for loading.
+        sums.store(unsafe { eight(p.out.add(i * ROWS)) });
     }
 }

@@ -4,6 +4,8 @@
 //! is fixed here, per row and token, whatever is computed beside them: so a token's result does not
 //! depend on how many others are in the step.
 
+#![allow(clippy::needless_range_loop, reason = "t and r index several arrays alike")]
+
 use super::super::simd::Simd;
 use super::activations::Block;
 use super::dots::Dots;

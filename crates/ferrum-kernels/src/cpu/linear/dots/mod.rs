@@ -57,11 +57,8 @@ pub(super) trait Dots: 'static {
     /// 16 bytes must be readable; no alignment is needed.
     unsafe fn load_bf16(p: *const u8) -> Self::Floats;
 
-    /// Eight unsigned bytes, as floats.
-    ///
-    /// # Safety
-    /// 8 bytes must be readable.
-    unsafe fn load_u8(p: *const u8) -> Self::Floats;
+    /// Eight unsigned bytes, the lowest that of row 0, as floats.
+    fn bytes_to_floats(bytes: u64) -> Self::Floats;
 
     /// Eight exponents `e` of MXFP4, each as `2^(e - 128)`.
     ///

@@ -54,8 +54,8 @@ impl Dots for PortableDots {
         floats(|r| bf16::from_le_bytes([b[2 * r], b[2 * r + 1]]).to_f32())
     }
 
-    unsafe fn load_u8(p: *const u8) -> Portable {
-        let b: [u8; ROWS] = unsafe { read(p) };
+    fn bytes_to_floats(bytes: u64) -> Portable {
+        let b = bytes.to_le_bytes();
         floats(|r| f32::from(b[r]))
     }
 

@@ -9,9 +9,8 @@
 //! VNNI: `vpdpbusd` adds four products to a 32-bit lane at once. Signed weights are made unsigned by
 //! adding 128, which is subtracted as a zero point.
 
-use super::super::super::simd::{Avx2, Simd};
-use super::{Dots, ROWS};
-use crate::weight::mxfp4::half_scale;
+use super::super::super::simd::Avx2;
+use super::Dots;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -80,14 +79,23 @@ impl<const VNNI: bool> Dots for X86Dots<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn load_u8(p: *const u8) -> Avx2 {
-        unsafe { Avx2(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())))) }
+    fn bytes_to_floats(bytes: u64) -> Avx2 {
+        unsafe {
+            let bytes = _mm_cvtsi64_si128(bytes as i64);
+            Avx2(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)))
+        }
     }
 
     #[inline(always)]
     unsafe fn load_e8m0(p: *const u8) -> Avx2 {
-        let bytes = unsafe { p.cast::<[u8; ROWS]>().read() };
-        Avx2::load(&bytes.map(half_scale))
+        unsafe {
+            let e = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+            // 2^(e - 128) has the exponent bits e - 1; the first two are subnormal.
+            let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
+            let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), e);
+            let is_normal = _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1));
+            Avx2(_mm256_castsi256_ps(_mm256_blendv_epi8(subnormal, normal, is_normal)))
+        }
     }
 
     #[inline(always)]

@@ -3,10 +3,9 @@
 //! Headers: IQ4_NL `f16 d[8]`; MXFP4 `u8 e[8]`; IQ4_XS `f16 d[8]`, then the 6-bit scales of every 32
 //! columns as the K formats store them.
 
-use super::super::super::simd::Simd;
 use super::super::dots::{Dots, ROWS};
 use super::super::planes::{self, STEP, VECTORS};
-use super::k_quants::{Super, bytes, pack_six, transpose, unpack_six};
+use super::k_quants::{Super, pack_six, transpose};
 use super::{BlockFormat, Rows, Scales, Signed, Unsigned, interleave, nibbles};
 use crate::Format;
 use crate::weight::{iq4, mxfp4};
@@ -70,7 +69,7 @@ impl BlockFormat for Iq4Nl {
     }
 
     #[inline(always)]
-    fn scales<D: Dots>(header: &D::Floats, _step: usize) -> Scales<D> {
+    unsafe fn scales<D: Dots>(header: &D::Floats, _step: usize) -> Scales<D> {
         Scales::one(*header)
     }
 
@@ -88,7 +87,7 @@ impl BlockFormat for Iq4Xs {
     const FORMAT: Format = Format::IQ4_XS;
     type Quants = Signed;
     const BITS: usize = 4;
-    type Header<D: Dots> = Super<D, 64>;
+    type Header<D: Dots> = Super<D>;
 
     fn pack_header(rows: &Rows<'_>, out: &mut [u8]) {
         interleave::<2>(rows, 0, out);
@@ -102,15 +101,15 @@ impl BlockFormat for Iq4Xs {
     }
 
     #[inline(always)]
-    unsafe fn header<D: Dots>(p: *const u8) -> Super<D, 64> {
-        // SAFETY: the header holds eight halves and 64 codes.
-        let (header, d) = unsafe { (bytes::<Self>(p), D::load_f16(p)) };
-        Super::new(d, unpack_six(&header[HALVES..]))
+    unsafe fn header<D: Dots>(p: *const u8) -> Super<D> {
+        // SAFETY: the caller's promise.
+        unsafe { Super::without_minima(p) }
     }
 
     #[inline(always)]
-    fn scales<D: Dots>(h: &Super<D, 64>, step: usize) -> Scales<D> {
-        Scales::one(h.scale(h.code(step).sub(D::Floats::splat(32.0))))
+    unsafe fn scales<D: Dots>(h: &Super<D>, step: usize) -> Scales<D> {
+        // SAFETY: the header has 8 codes of each row, one of each step.
+        Scales::one(h.scale(unsafe { h.six(8, step) }, 32.0))
     }
 
     #[inline(always)]
@@ -144,7 +143,7 @@ impl BlockFormat for Mxfp4 {
     }
 
     #[inline(always)]
-    fn scales<D: Dots>(header: &D::Floats, _step: usize) -> Scales<D> {
+    unsafe fn scales<D: Dots>(header: &D::Floats, _step: usize) -> Scales<D> {
         Scales::one(*header)
     }
 

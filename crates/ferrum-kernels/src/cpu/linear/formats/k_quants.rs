@@ -15,43 +15,80 @@ use crate::weight::k_quants::{k_scale_mins, q3_k_scales};
 /// Bytes of eight half-precision numbers.
 const HALVES: usize = 2 * ROWS;
 
-/// A header, read: the scales of the blocks, and `N` codes, eight of a kind side by side.
-pub(in super::super) struct Super<D: Dots, const N: usize> {
+/// A header: the scales of the blocks, and where the codes are.
+pub(in super::super) struct Super<D: Dots> {
     d: D::Floats,
     /// `-dmin`, where there are minima.
     dmin: D::Floats,
-    codes: [u8; N],
+    codes: *const u8,
 }
 
-impl<D: Dots, const N: usize> Super<D, N> {
-    /// A header without minima.
+impl<D: Dots> Super<D> {
+    /// A header without minima: d, then the codes.
+    ///
+    /// # Safety
+    /// Eight halves must be readable.
     #[inline(always)]
-    pub(super) fn new(d: D::Floats, codes: [u8; N]) -> Self {
-        Super { d, dmin: d, codes }
+    pub(super) unsafe fn without_minima(p: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        let d = unsafe { D::load_f16(p) };
+        Super { d, dmin: d, codes: p.wrapping_add(HALVES) }
     }
 
-    /// The scale that a code stands for: `d · code`.
+    /// A header with minima: d, dmin, then the codes.
+    ///
+    /// # Safety
+    /// Twice eight halves must be readable.
     #[inline(always)]
-    pub(super) fn scale(&self, code: D::Floats) -> D::Floats {
-        self.d.mul(code)
+    unsafe fn with_minima(p: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        let (d, dmin) = unsafe { (D::load_f16(p), D::load_f16(p.add(HALVES))) };
+        let dmin = dmin.mul(D::Floats::splat(-1.0));
+        Super { d, dmin, codes: p.wrapping_add(2 * HALVES) }
     }
 
-    /// The scales of the two halves of a step, from codes of which `zero` is subtracted.
+    /// Word `i` of the codes: a byte of each row, that of row 0 the lowest.
+    ///
+    /// # Safety
+    /// The codes must have so many bytes.
     #[inline(always)]
-    fn two_scales(&self, step: usize, zero: f32) -> Scales<D> {
-        let zero = D::Floats::splat(zero);
-        let first = self.scale(self.code(2 * step).sub(zero));
-        let second = self.scale(self.code(2 * step + 1).sub(zero));
-        Scales { scale: [first, second], min: [first, second] }
+    unsafe fn word(&self, i: usize) -> u64 {
+        // SAFETY: the caller's promise; an array of bytes has no alignment.
+        u64::from_le_bytes(unsafe { self.codes.add(i * ROWS).cast::<[u8; ROWS]>().read() })
     }
 
-    /// The codes of scale (or minimum) `i`, as floats.
+    /// The 6-bit code `i` of each row, of `n` that [`pack_six`] stored.
+    ///
+    /// # Safety
+    /// The header must have been packed from so many codes.
     #[inline(always)]
-    pub(super) fn code(&self, i: usize) -> D::Floats {
-        let codes = &self.codes[i * ROWS..(i + 1) * ROWS];
-        // SAFETY: the slice has eight bytes.
-        unsafe { D::load_u8(codes.as_ptr()) }
+    pub(super) unsafe fn six(&self, n: usize, i: usize) -> u64 {
+        let bytes = u64::from_ne_bytes([1; 8]);
+        let (half, quarter) = (n / 2, n / 4);
+        // SAFETY: there are n / 2 words of nibbles and n / 4 of bit pairs.
+        let (low, high) = unsafe { (self.word(i % half), self.word(half + i % quarter)) };
+        let low = (low >> (4 * (i / half))) & (bytes * 15);
+        let high = (high >> (2 * (i / quarter))) & (bytes * 3);
+        low | high << 4
     }
+
+    /// The scale that codes stand for, less `zero`: `d · (code - zero)`.
+    #[inline(always)]
+    pub(super) fn scale(&self, codes: u64, zero: f32) -> D::Floats {
+        self.d.mul(D::bytes_to_floats(codes).sub(D::Floats::splat(zero)))
+    }
+
+    /// The minimum that codes stand for: `-dmin · code`.
+    #[inline(always)]
+    fn min(&self, codes: u64) -> D::Floats {
+        self.dmin.mul(D::bytes_to_floats(codes))
+    }
+}
+
+/// Two scales, and no minima.
+#[inline(always)]
+fn two<D: Dots>(first: D::Floats, second: D::Floats) -> Scales<D> {
+    Scales { scale: [first, second], min: [first, second] }
 }
 
 /// Codes of each row, side by side: `codes[i][row]`.
@@ -78,23 +115,6 @@ pub(super) fn pack_six<const N: usize>(codes: &[u8; N], out: &mut [u8]) {
     }
 }
 
-/// The codes that [`pack_six`] stored.
-#[inline(always)]
-pub(super) fn unpack_six<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    let (low, high) = bytes[..N / 2 + N / 4].split_at(N / 2);
-    let mut codes = [0; N];
-    let (first, second) = codes.split_at_mut(N / 2);
-    for ((first, second), byte) in first.iter_mut().zip(second).zip(low) {
-        (*first, *second) = (byte & 15, byte >> 4);
-    }
-    for (field, codes) in codes.chunks_exact_mut(N / 4).enumerate() {
-        for (code, byte) in codes.iter_mut().zip(high) {
-            *code |= ((byte >> (2 * field)) & 3) << 4;
-        }
-    }
-    codes
-}
-
 /// The 32 fields of `WIDTH` bits of step `step`, spread over 256 columns in steps of 32: byte `j`
 /// of a group of 32 bytes holds value `j` of `8 / WIDTH` steps, from its low bits upwards.
 fn fields<const WIDTH: usize>(bytes: &[u8], step: usize) -> impl Iterator<Item = u8> {
@@ -115,22 +135,6 @@ fn combine(
     }
 }
 
-/// The bytes of a packed header.
-///
-/// # Safety
-/// They must be readable.
-#[inline(always)]
-pub(super) unsafe fn bytes<'a, F: BlockFormat>(p: *const u8) -> &'a [u8] {
-    // SAFETY: the caller's promise; the result is used in the same function.
-    unsafe { std::slice::from_raw_parts(p, F::HEADER_BYTES) }
-}
-
-/// `-x`
-#[inline(always)]
-fn negative<S: Simd>(x: S) -> S {
-    x.mul(S::splat(-1.0))
-}
-
 /// 2 bits; `d · sc · q - dmin · m` per 16 columns, `sc` and `m` of 4 bits.
 /// Header: d, dmin, then for every 16 columns a byte of each row, `sc` in the low nibble.
 pub(in super::super) struct Q2K;
@@ -139,7 +143,7 @@ impl BlockFormat for Q2K {
     const FORMAT: Format = Format::Q2_K;
     type Quants = Unsigned<0, 3, 2, true>;
     const BITS: usize = 2;
-    type Header<D: Dots> = Super<D, 256>;
+    type Header<D: Dots> = Super<D>;
 
     fn pack_header(rows: &Rows<'_>, out: &mut [u8]) {
         interleave::<2>(rows, 80, out);
@@ -153,23 +157,19 @@ impl BlockFormat for Q2K {
     }
 
     #[inline(always)]
-    unsafe fn header<D: Dots>(p: *const u8) -> Super<D, 256> {
-        // SAFETY: the header holds twice eight halves and 128 bytes.
-        let (header, d, dmin) =
-            unsafe { (bytes::<Self>(p), D::load_f16(p), D::load_f16(p.add(HALVES))) };
-        let mut codes = [0; 256];
-        let (scales, mins) = codes.split_at_mut(128);
-        for ((scale, min), byte) in scales.iter_mut().zip(mins).zip(&header[2 * HALVES..]) {
-            (*scale, *min) = (byte & 15, byte >> 4);
-        }
-        Super { d, dmin: negative(dmin), codes }
+    unsafe fn header<D: Dots>(p: *const u8) -> Super<D> {
+        // SAFETY: the caller's promise.
+        unsafe { Super::with_minima(p) }
     }
 
     #[inline(always)]
-    fn scales<D: Dots>(h: &Super<D, 256>, step: usize) -> Scales<D> {
+    unsafe fn scales<D: Dots>(h: &Super<D>, step: usize) -> Scales<D> {
+        let nibbles = u64::from_ne_bytes([15; 8]);
+        // SAFETY: the header has 16 words of codes, 2 of each step.
+        let (first, second) = unsafe { (h.word(2 * step), h.word(2 * step + 1)) };
         Scales {
-            scale: [h.scale(h.code(2 * step)), h.scale(h.code(2 * step + 1))],
-            min: [h.dmin.mul(h.code(16 + 2 * step)), h.dmin.mul(h.code(17 + 2 * step))],
+            scale: [h.scale(first & nibbles, 0.0), h.scale(second & nibbles, 0.0)],
+            min: [h.min(first >> 4 & nibbles), h.min(second >> 4 & nibbles)],
         }
     }
 
@@ -187,7 +187,7 @@ impl BlockFormat for Q3K {
     const FORMAT: Format = Format::Q3_K;
     type Quants = Unsigned<4, 7, 2, false>;
     const BITS: usize = 3;
-    type Header<D: Dots> = Super<D, 128>;
+    type Header<D: Dots> = Super<D>;
 
     fn pack_header(rows: &Rows<'_>, out: &mut [u8]) {
         interleave::<2>(rows, 108, out);
@@ -201,15 +201,16 @@ impl BlockFormat for Q3K {
     }
 
     #[inline(always)]
-    unsafe fn header<D: Dots>(p: *const u8) -> Super<D, 128> {
-        // SAFETY: the header holds eight halves and 128 codes.
-        let (header, d) = unsafe { (bytes::<Self>(p), D::load_f16(p)) };
-        Super::new(d, unpack_six(&header[HALVES..]))
+    unsafe fn header<D: Dots>(p: *const u8) -> Super<D> {
+        // SAFETY: the caller's promise.
+        unsafe { Super::without_minima(p) }
     }
 
     #[inline(always)]
-    fn scales<D: Dots>(h: &Super<D, 128>, step: usize) -> Scales<D> {
-        h.two_scales(step, 32.0)
+    unsafe fn scales<D: Dots>(h: &Super<D>, step: usize) -> Scales<D> {
+        // SAFETY: the header has 16 codes of each row, 2 of each step.
+        let (first, second) = unsafe { (h.six(16, 2 * step), h.six(16, 2 * step + 1)) };
+        two(h.scale(first, 32.0), h.scale(second, 32.0))
     }
 
     #[inline(always)]
@@ -230,7 +231,7 @@ macro_rules! with_minima {
             const FORMAT: Format = Format::$format;
             type Quants = Unsigned<0, $max, 1, true>;
             const BITS: usize = $bits;
-            type Header<D: Dots> = Super<D, 128>;
+            type Header<D: Dots> = Super<D>;
 
             fn pack_header(rows: &Rows<'_>, out: &mut [u8]) {
                 interleave::<2>(rows, 0, out);
@@ -245,16 +246,16 @@ macro_rules! with_minima {
             fn stored_quants($block: &[u8], $step: usize, $out: &mut [u8; STEP]) $stored
 
             #[inline(always)]
-            unsafe fn header<D: Dots>(p: *const u8) -> Super<D, 128> {
-                // SAFETY: the header holds twice eight halves and 128 codes.
-                let (header, d, dmin) =
-                    unsafe { (bytes::<Self>(p), D::load_f16(p), D::load_f16(p.add(HALVES))) };
-                Super { d, dmin: negative(dmin), codes: unpack_six(&header[2 * HALVES..]) }
+            unsafe fn header<D: Dots>(p: *const u8) -> Super<D> {
+                // SAFETY: the caller's promise.
+                unsafe { Super::with_minima(p) }
             }
 
             #[inline(always)]
-            fn scales<D: Dots>(h: &Super<D, 128>, step: usize) -> Scales<D> {
-                let (scale, min) = (h.d.mul(h.code(step)), h.dmin.mul(h.code(8 + step)));
+            unsafe fn scales<D: Dots>(h: &Super<D>, step: usize) -> Scales<D> {
+                // SAFETY: the header has 16 codes of each row, 8 of them scales.
+                let (scale, min) = unsafe { (h.six(16, step), h.six(16, 8 + step)) };
+                let (scale, min) = (h.scale(scale, 0.0), h.min(min));
                 Scales { scale: [scale; 2], min: [min; 2] }
             }
 
@@ -288,7 +289,7 @@ impl BlockFormat for Q6K {
     const FORMAT: Format = Format::Q6_K;
     type Quants = Unsigned<32, 63, 2, false>;
     const BITS: usize = 6;
-    type Header<D: Dots> = Super<D, 128>;
+    type Header<D: Dots> = Super<D>;
 
     fn pack_header(rows: &Rows<'_>, out: &mut [u8]) {
         interleave::<2>(rows, 208, out);
@@ -306,17 +307,16 @@ impl BlockFormat for Q6K {
     }
 
     #[inline(always)]
-    unsafe fn header<D: Dots>(p: *const u8) -> Super<D, 128> {
-        // SAFETY: the header holds eight halves and 128 bytes.
-        let (header, d) = unsafe { (bytes::<Self>(p), D::load_f16(p)) };
-        let mut codes = [0; 128];
-        codes.copy_from_slice(&header[HALVES..]);
-        Super::new(d, codes)
+    unsafe fn header<D: Dots>(p: *const u8) -> Super<D> {
+        // SAFETY: the caller's promise.
+        unsafe { Super::without_minima(p) }
     }
 
     #[inline(always)]
-    fn scales<D: Dots>(h: &Super<D, 128>, step: usize) -> Scales<D> {
-        h.two_scales(step, 128.0)
+    unsafe fn scales<D: Dots>(h: &Super<D>, step: usize) -> Scales<D> {
+        // SAFETY: the header has 16 words of codes, 2 of each step.
+        let (first, second) = unsafe { (h.word(2 * step), h.word(2 * step + 1)) };
+        two(h.scale(first, 128.0), h.scale(second, 128.0))
     }
 
     #[inline(always)]

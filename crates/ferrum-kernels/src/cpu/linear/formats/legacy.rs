@@ -52,7 +52,7 @@ macro_rules! legacy {
             }
 
             #[inline(always)]
-            fn scales<D: Dots>(header: &Scales<D>, _step: usize) -> Scales<D> {
+            unsafe fn scales<D: Dots>(header: &Scales<D>, _step: usize) -> Scales<D> {
                 Scales { ..*header }
             }
 

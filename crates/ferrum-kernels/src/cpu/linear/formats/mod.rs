@@ -81,7 +81,7 @@ pub(super) trait BlockFormat: 'static {
     type Quants: Quants;
     /// Bits of a stored quant.
     const BITS: usize;
-    /// What a packed block's header is read into.
+    /// What a packed block's header is read into; it may refer to the packed block.
     type Header<D: Dots>;
 
     /// Steps of 32 columns in a block.
@@ -104,7 +104,10 @@ pub(super) trait BlockFormat: 'static {
     unsafe fn header<D: Dots>(p: *const u8) -> Self::Header<D>;
 
     /// Scales and minima of a step.
-    fn scales<D: Dots>(header: &Self::Header<D>, step: usize) -> Scales<D>;
+    ///
+    /// # Safety
+    /// There must be such a step, and the packed block be as it was when the header was read.
+    unsafe fn scales<D: Dots>(header: &Self::Header<D>, step: usize) -> Scales<D>;
 
     /// The quants of a step, whose packed bytes begin at `p`.
     ///

@@ -164,3 +164,26 @@ fn what_is_not_a_number_stays_visible() {
         }
     }
 }
+
+/// Exponents of MXFP4 from the smallest, whose scales are subnormal, to the largest.
+#[test]
+fn every_exponent_of_mxfp4() {
+    for isa in Isa::available() {
+        let mut bench = Bench::new(isa, 1);
+        let mut plain = Plain::new(Format::MXFP4, 256, 32, 41);
+        for (e, block) in plain.data.chunks_mut(17).enumerate() {
+            // One weight, of value 1.
+            block.fill(0);
+            (block[0], block[1]) = (e as u8, 2);
+        }
+        let weight = bench.pack(&plain);
+        let mut x = vec![0.0; 32];
+        x[0] = 1.0;
+        let got = bench.linear(&weight, 256, 1, &x);
+        // Twice the largest scale is too much for a single.
+        for (e, got) in got.iter().enumerate().take(255) {
+            let want = plain.row(e)[0];
+            assert!((got - want).abs() <= 1e-6 * want, "{isa} {e}: {got:e}, not {want:e}");
+        }
+    }
+}
