@@ -18,15 +18,16 @@ const SLOPE: f64 = 1.13;
 const ACTIVATION_ERROR: f64 = 4e-6;
 
 /// A case; the input is `[rows, cols]`.
-struct Case {
-    rows: usize,
-    x: Vec<f32>,
-    gate: WeightBytes,
-    up: WeightBytes,
-    activation: Activation,
+#[derive(Clone)]
+pub struct Case {
+    pub rows: usize,
+    pub x: Vec<f32>,
+    pub gate: WeightBytes,
+    pub up: WeightBytes,
+    pub activation: Activation,
 }
 
-fn run<B: Backend>(s: &mut Subject<B>, c: &Case) -> Vec<f32> {
+pub fn run<B: Backend>(s: &mut Subject<B>, c: &Case) -> Vec<f32> {
     let (gate, up) = (s.pack(&c.gate), s.pack(&c.up));
     let input = s.operand(&c.x);
     let len = c.rows * c.gate.rows;

@@ -91,11 +91,13 @@ impl<B: Backend> Subject<B> {
 pub struct Report {
     failures: Vec<String>,
     cases: usize,
+    /// Largest error, of its bound.
+    largest: f64,
 }
 
 impl Report {
     pub fn new() -> Self {
-        Report { failures: Vec::new(), cases: 0 }
+        Report { failures: Vec::new(), cases: 0, largest: 0.0 }
     }
 
     /// Compares each value with the oracle's; `bound` gives the largest error allowed.
@@ -110,10 +112,13 @@ impl Report {
         self.cases += 1;
         assert_eq!(got.len(), want.len());
         let error = |i: usize| (f64::from(got[i]) - f64::from(want[i])).abs();
-        // A result that is no number fails every comparison.
-        let wrong: Vec<usize> = (0..got.len()).filter(|&i| !(error(i) <= bound(i))).collect();
+        // A result that is no number is within no bound.
+        let within = |i: usize| error(i) <= bound(i);
+        let wrong: Vec<usize> = (0..got.len()).filter(|&i| !within(i)).collect();
+        let share = |i: usize| if error(i) == 0.0 { 0.0 } else { error(i) / bound(i) };
+        self.largest = (0..got.len()).map(share).fold(self.largest, f64::max);
         let Some(&first) = wrong.first() else { return };
-        let excess = |&i: &usize| if error(i).is_nan() { f64::MAX } else { error(i) / bound(i) };
+        let excess = |&i: &usize| if error(i).is_nan() { f64::MAX } else { share(i) };
         let worst = wrong.iter().copied().max_by(|a, b| excess(a).total_cmp(&excess(b)));
         let worst = worst.unwrap_or(first);
         self.failures.push(format!(
@@ -138,6 +143,7 @@ impl Report {
 
     /// Panics with what failed.
     pub fn finish(self) {
+        println!("{} cases, largest error {:.3} of its bound", self.cases, self.largest);
         let shown = self.failures.len().min(12);
         assert!(
             self.failures.is_empty(),

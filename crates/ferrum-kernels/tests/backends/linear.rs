@@ -97,16 +97,17 @@ pub fn noise(w: &WeightBytes, x: &[f32]) -> Vec<Noise> {
 }
 
 /// One output of a case.
-struct Output {
-    weight: WeightBytes,
-    bias: Option<Vec<f32>>,
+#[derive(Clone)]
+pub struct Output {
+    pub weight: WeightBytes,
+    pub bias: Option<Vec<f32>>,
     /// What was in the result before; added to if `accumulate`.
-    before: Vec<f32>,
-    accumulate: bool,
+    pub before: Vec<f32>,
+    pub accumulate: bool,
 }
 
 /// Runs several outputs on one input.
-fn run<B: Backend>(
+pub fn run<B: Backend>(
     s: &mut Subject<B>,
     rows: usize,
     x: &[f32],

@@ -11,6 +11,7 @@ mod attention;
 mod embed;
 mod gated_linear;
 mod gather_rows;
+mod invariance;
 mod linear;
 mod refusals;
 mod rms_norm;
@@ -62,6 +63,10 @@ on! { cpu, super::cpus:
     attention::attention_over_long_contexts,
     attention::attention_of_large_scores,
     attention::attention_in_chunks_equals_one_shot,
+    invariance::linear_rows_and_outputs_are_independent,
+    invariance::gated_linear_rows_are_independent,
+    invariance::attention_of_sequences_is_independent,
+    invariance::threads_do_not_change_results,
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
