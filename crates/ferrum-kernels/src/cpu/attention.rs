@@ -17,6 +17,7 @@ mod tile;
 
 use super::kv_cache::{Data, KvElement};
 use super::shared::SharedSlice;
+use super::simd::{Kernel, Simd};
 use super::{Cpu, CpuStream};
 use crate::checks::{self, AttentionView};
 use crate::host::{HostBuffer, zeroed};
@@ -141,7 +142,7 @@ fn run<E: KvElement>(
             (threads.range_mut(thread * scratch_len..(thread + 1) * scratch_len), partial)
         };
         let split = task.split.zip(partial);
-        isa.dispatch(Attend { shape, view, tile, k, v, split, scratch, dst: &dst });
+        Attend { isa, shape, view, tile, k, v, split, scratch, dst: &dst }.run();
     });
     let merges = |i: usize, thread: usize| {
         let tile = &plan.tiles[plan.merges[i]];
@@ -154,7 +155,7 @@ fn run<E: KvElement>(
                 partials.range_mut(tile.partials..end),
             )
         };
-        isa.dispatch(Merge { shape, tile, partials, scratch, dst: &dst });
+        Merge { isa, shape, tile, partials, scratch, dst: &dst }.run();
     };
     if plan.partials < super::SERIAL_VALUES {
         (0..plan.merges.len()).for_each(|i| merges(i, 0));
@@ -163,25 +164,30 @@ fn run<E: KvElement>(
     }
 }
 
-/// Writes the normalised outputs of a tile.
-///
-/// # Safety
-/// No other thread may write the outputs of the tile's tokens and heads meanwhile.
-#[inline(always)]
-unsafe fn write_outputs<S: super::simd::Simd>(
-    shape: &Shape,
-    tile: &Tile,
-    state: &State<'_>,
-    dst: &SharedSlice<'_, f32>,
-) {
-    let dim = shape.head_dim;
-    for (row, (sums, total)) in state.acc.chunks_exact(dim).zip(&*state.total).enumerate() {
-        let token = tile.tokens.start + row / shape.group;
-        let head = tile.kv_head * shape.group + row % shape.group;
-        let start = (token * shape.heads + head) * dim;
-        // SAFETY: the caller's promise.
-        let dst = unsafe { dst.range_mut(start..start + dim) };
-        kernels::divide::<S>(sums, *total, dst);
+/// Writes the normalised outputs of a tile, which only one task may do.
+struct WriteOutputs<'a, 'b> {
+    shape: &'a Shape,
+    tile: &'a Tile,
+    state: &'a State<'b>,
+    /// `[T, heads · head_dim]`
+    dst: &'a SharedSlice<'a, f32>,
+}
+
+impl Kernel for WriteOutputs<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let WriteOutputs { shape, tile, state, dst } = self;
+        let dim = shape.head_dim;
+        for (row, (sums, total)) in state.acc.chunks_exact(dim).zip(&*state.total).enumerate() {
+            let token = tile.tokens.start + row / shape.group;
+            let head = tile.kv_head * shape.group + row % shape.group;
+            let start = (token * shape.heads + head) * dim;
+            // SAFETY: one task writes a tile's outputs, and no two tiles share any.
+            let dst = unsafe { dst.range_mut(start..start + dim) };
+            kernels::divide::<S>(sums, *total, dst);
+        }
     }
 }
 

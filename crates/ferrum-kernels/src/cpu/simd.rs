@@ -64,6 +64,9 @@ pub(crate) trait Simd: Copy {
     fn pin(self) -> Self;
     /// Asks for the cache line at `address` to be brought close; never faults.
     fn prefetch<T>(address: *const T);
+    /// Runs `kernel` in a function of its own: for what is used in many places, where inlining
+    /// would cost the compiler minutes and win nothing.
+    fn call<K: Kernel>(kernel: K) -> K::Output;
 }
 
 /// A computation that can be done with any [`Simd`].

@@ -5,7 +5,7 @@ use super::STEP;
 use crate::KV_BLOCK_SIZE;
 use crate::cpu::kv_cache::KvElement;
 use crate::cpu::math;
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::{Kernel, LANES, Simd};
 use std::ops::Range;
 
 /// Scores of `R` rows for the positions of a step.
@@ -17,39 +17,68 @@ pub(super) type Scores<const R: usize> = [[f32; STEP]; R];
 pub(super) fn scores<S: Simd, E: KvElement, const R: usize, const P: usize>(
     q: &[f32],
     k: &[E],
-    fetch: Option<&[E]>,
+    fetch: &[E],
     at: usize,
     s: &mut Scores<R>,
 ) {
     let q = q.as_chunks::<R>().0;
     let k = k.as_chunks::<KV_BLOCK_SIZE>().0;
-    if let Some(fetch) = fetch {
-        for line in fetch.as_chunks::<KV_BLOCK_SIZE>().0 {
-            prefetch::<S, E>(line);
-        }
-    }
+    let mut lines = fetch.chunks(KV_BLOCK_SIZE);
     for pass in 0..KV_BLOCK_SIZE / (P * LANES) {
         let first = pass * P * LANES;
         let mut acc = [[S::splat(0.0); P]; R];
         for (q, k) in q.iter().zip(k) {
-            for p in 0..P {
-                let key: S = E::load(&k[first + p * LANES..]);
-                for r in 0..R {
-                    acc[r][p] = key.mul_add(S::splat(q[r]), acc[r][p]).pin();
-                }
+            if let Some(lines) = lines.next() {
+                prefetch::<S, E>(lines);
             }
+            multiply_add(&mut acc, |p| E::load(&k[first + p * LANES..]), |r| q[r]);
         }
-        for r in 0..R {
-            for p in 0..P {
-                acc[r][p].store(&mut s[r][at + first + p * LANES..]);
+        for (acc, s) in acc.iter().zip(s.iter_mut()) {
+            for (p, acc) in acc.iter().enumerate() {
+                acc.store(&mut s[at + first + p * LANES..]);
             }
         }
     }
 }
 
-/// Brings the cache lines of `KV_BLOCK_SIZE` elements close.
+/// `acc[r][p] += column(p) · row(r)`
+///
+/// What there is less of, rows or registers of a row, is held in registers while the other is gone
+/// through one by one: so a product with twelve sums fits into sixteen registers.
 #[inline(always)]
-fn prefetch<S: Simd, E>(elements: &[E; KV_BLOCK_SIZE]) {
+fn multiply_add<S: Simd, const R: usize, const P: usize>(
+    acc: &mut [[S; P]; R],
+    column: impl Fn(usize) -> S,
+    row: impl Fn(usize) -> f32,
+) {
+    if P <= R {
+        let mut columns = [S::splat(0.0); P];
+        for (p, c) in columns.iter_mut().enumerate() {
+            *c = column(p);
+        }
+        for (r, acc) in acc.iter_mut().enumerate() {
+            let x = S::splat(row(r)).pin();
+            for (acc, c) in acc.iter_mut().zip(columns) {
+                *acc = c.mul_add(x, *acc).pin();
+            }
+        }
+    } else {
+        let mut rows = [S::splat(0.0); R];
+        for (r, x) in rows.iter_mut().enumerate() {
+            *x = S::splat(row(r));
+        }
+        for p in 0..P {
+            let c = column(p).pin();
+            for (acc, x) in acc.iter_mut().zip(rows) {
+                acc[p] = c.mul_add(x, acc[p]).pin();
+            }
+        }
+    }
+}
+
+/// Brings the cache lines of some elements close.
+#[inline(always)]
+fn prefetch<S: Simd, E>(elements: &[E]) {
     const LINE: usize = 64;
     for byte in (0..size_of_val(elements)).step_by(LINE) {
         S::prefetch(elements.as_ptr().wrapping_byte_add(byte));
@@ -58,48 +87,64 @@ fn prefetch<S: Simd, E>(elements: &[E; KV_BLOCK_SIZE]) {
 
 /// Turns the scores of a row into weights exp(score - max), zero outside of `seen`, and takes them
 /// into `max`, `total` and, where the maximum grows, the sums `acc`.
+pub(super) struct Softmax<'a> {
+    pub(super) scores: &'a mut [f32; STEP],
+    /// Positions that the row sees of the step; not empty.
+    pub(super) seen: Range<usize>,
+    pub(super) softcap: Option<f32>,
+    pub(super) max: &'a mut f32,
+    pub(super) total: &'a mut f32,
+    /// `[head_dim]`
+    pub(super) acc: &'a mut [f32],
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Softmax { scores, seen, softcap, max, total, acc } = self;
+        if let Some(cap) = softcap {
+            let cap = S::splat(cap);
+            for s in scores.as_chunks_mut::<LANES>().0 {
+                cap.mul(math::tanh(S::load(s).div(cap))).store(s);
+            }
+        }
+        fill_outside(scores, &seen, f32::NEG_INFINITY);
+        let mut largest = S::splat(f32::NEG_INFINITY);
+        for s in scores.as_chunks::<LANES>().0 {
+            largest = largest.max(S::load(s));
+        }
+        let largest = largest.max_lane();
+        if largest > *max {
+            let factor = exp_of::<S>(*max - largest);
+            *total *= factor;
+            *max = largest;
+            let factor = S::splat(factor);
+            for acc in acc.as_chunks_mut::<LANES>().0 {
+                S::load(acc).mul(factor).store(acc);
+            }
+        }
+        let largest = S::splat(*max);
+        for s in scores.as_chunks_mut::<LANES>().0 {
+            math::exp(S::load(s).sub(largest)).store(s);
+        }
+        fill_outside(scores, &seen, 0.0);
+        let mut sum = S::splat(0.0);
+        for s in scores.as_chunks::<LANES>().0 {
+            sum = sum.add(S::load(s));
+        }
+        *total += sum.sum();
+    }
+}
+
+/// Overwrites what is not in `seen`.
 #[inline(always)]
-pub(super) fn softmax<S: Simd>(
-    s: &mut [f32; STEP],
-    seen: Range<usize>,
-    softcap: Option<f32>,
-    max: &mut f32,
-    total: &mut f32,
-    acc: &mut [f32],
-) {
-    if let Some(cap) = softcap {
-        let c = S::splat(cap);
-        for s in s.as_chunks_mut::<LANES>().0 {
-            c.mul(math::tanh(S::load(s).div(c))).store(s);
-        }
+fn fill_outside(scores: &mut [f32; STEP], seen: &Range<usize>, x: f32) {
+    if seen.len() < STEP {
+        scores[..seen.start].fill(x);
+        scores[seen.end..].fill(x);
     }
-    s[..seen.start].fill(f32::NEG_INFINITY);
-    s[seen.end..].fill(f32::NEG_INFINITY);
-    let mut largest = S::splat(f32::NEG_INFINITY);
-    for s in s.as_chunks::<LANES>().0 {
-        largest = largest.max(S::load(s));
-    }
-    let largest = largest.max_lane();
-    if largest > *max {
-        let factor = exp_of::<S>(*max - largest);
-        *max = largest;
-        *total *= factor;
-        let factor = S::splat(factor);
-        for acc in acc.as_chunks_mut::<LANES>().0 {
-            S::load(acc).mul(factor).store(acc);
-        }
-    }
-    let largest = S::splat(*max);
-    for s in s.as_chunks_mut::<LANES>().0 {
-        math::exp(S::load(s).sub(largest)).store(s);
-    }
-    s[..seen.start].fill(0.0);
-    s[seen.end..].fill(0.0);
-    let mut sum = S::splat(0.0);
-    for s in s.as_chunks::<LANES>().0 {
-        sum = sum.add(S::load(s));
-    }
-    *total += sum.sum();
 }
 
 /// `acc[r][d] += Σ_j s[r][at + j] · v[j][d]`, added in the order of `j`, for `positions` of a
@@ -110,25 +155,23 @@ pub(super) fn add_values<S: Simd, E: KvElement, const R: usize, const P: usize>(
     at: usize,
     positions: Range<usize>,
     v: &[E],
-    fetch: Option<&[E]>,
+    fetch: &[E],
     acc: &mut [f32],
 ) {
     if positions.is_empty() {
         return;
     }
     let dim = acc.len() / R;
-    if let Some(fetch) = fetch {
-        for line in fetch.as_chunks::<KV_BLOCK_SIZE>().0 {
-            prefetch::<S, E>(line);
-        }
-    }
+    // A slab of `d` fetches as much as it reads.
+    let mut lines = fetch.chunks(P * LANES * KV_BLOCK_SIZE);
     let mut d = 0;
     while d + P * LANES <= dim {
-        add_slab::<S, E, R, P>(s, at, positions.clone(), v, d, acc);
+        let fetch = lines.next().unwrap_or_default();
+        add_slab::<S, E, R, P>(s, at, positions.clone(), v, d, fetch, acc);
         d += P * LANES;
     }
     while d < dim {
-        add_slab::<S, E, R, 1>(s, at, positions.clone(), v, d, acc);
+        add_slab::<S, E, R, 1>(s, at, positions.clone(), v, d, &[], acc);
         d += LANES;
     }
 }
@@ -141,29 +184,51 @@ fn add_slab<S: Simd, E: KvElement, const R: usize, const P: usize>(
     positions: Range<usize>,
     v: &[E],
     d: usize,
+    fetch: &[E],
     acc: &mut [f32],
 ) {
     let dim = acc.len() / R;
     let mut sums = [[S::splat(0.0); P]; R];
-    for r in 0..R {
-        for p in 0..P {
-            sums[r][p] = S::load(&acc[r * dim + d + p * LANES..]);
+    for (sums, acc) in sums.iter_mut().zip(acc.chunks_exact(dim)) {
+        let acc = &acc[d..][..P * LANES];
+        for (p, sum) in sums.iter_mut().enumerate() {
+            *sum = S::load(&acc[p * LANES..]);
         }
     }
+    let mut lines = fetch.chunks(P * LANES);
     let v = v[positions.start * dim..positions.end * dim].chunks_exact(dim);
     for (j, v) in (at + positions.start..STEP).zip(v) {
+        if let Some(lines) = lines.next() {
+            prefetch::<S, E>(lines);
+        }
         let v = &v[d..][..P * LANES];
-        for p in 0..P {
-            let value: S = E::load(&v[p * LANES..]);
-            for r in 0..R {
-                sums[r][p] = value.mul_add(S::splat(s[r][j]), sums[r][p]).pin();
-            }
+        multiply_add(&mut sums, |p| E::load(&v[p * LANES..]), |r| s[r][j]);
+    }
+    for (sums, acc) in sums.iter().zip(acc.chunks_exact_mut(dim)) {
+        let acc = &mut acc[d..][..P * LANES];
+        for (p, sum) in sums.iter().enumerate() {
+            sum.store(&mut acc[p * LANES..]);
         }
     }
-    for r in 0..R {
-        for p in 0..P {
-            sums[r][p].store(&mut acc[r * dim + d + p * LANES..]);
-        }
+}
+
+/// [`add_values`] for one row.
+pub(super) struct AddAlone<'a, E> {
+    pub(super) scores: &'a [f32; STEP],
+    pub(super) at: usize,
+    pub(super) positions: Range<usize>,
+    pub(super) v: &'a [E],
+    /// `[head_dim]`
+    pub(super) acc: &'a mut [f32],
+}
+
+impl<E: KvElement> Kernel for AddAlone<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let AddAlone { scores, at, positions, v, acc } = self;
+        add_values::<S, E, 1, 4>(std::array::from_ref(scores), at, positions, v, &[], acc);
     }
 }
 

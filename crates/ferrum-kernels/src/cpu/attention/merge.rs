@@ -1,7 +1,8 @@
 //! The state of the online softmax, and how the states of two splits become one.
 
 use super::plan::Tile;
-use super::{SPLIT, Shape, kernels, splits, write_outputs};
+use super::{SPLIT, Shape, WriteOutputs, kernels, splits};
+use crate::cpu::Isa;
 use crate::cpu::shared::SharedSlice;
 use crate::cpu::simd::{Kernel, LANES, Simd};
 
@@ -34,32 +35,39 @@ impl<'a> State<'a> {
         self.total.fill(0.0);
         self.acc.fill(0.0);
     }
+}
 
-    /// Takes the state of split number `split` into this one, for the rows that see something of
-    /// it. Splits must come in order; a row's first overwrites what was there.
+/// Takes the state of split number `split` of a tile into another, for the rows that see something
+/// of it. Splits must come in order; a row's first overwrites what was there.
+pub(super) struct MergeSplit<'a, 'b, 'c> {
+    pub(super) shape: &'a Shape,
+    pub(super) tile: &'a Tile,
+    pub(super) split: usize,
+    pub(super) into: &'a mut State<'b>,
+    pub(super) from: &'a State<'c>,
+}
+
+impl Kernel for MergeSplit<'_, '_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    pub(super) fn merge<S: Simd>(
-        &mut self,
-        shape: &Shape,
-        tile: &Tile,
-        split: usize,
-        other: &State<'_>,
-    ) {
+    fn run<S: Simd>(self) {
+        let MergeSplit { shape, tile, split, into, from } = self;
         let dim = shape.head_dim;
-        for row in 0..self.max.len() {
+        for row in 0..into.max.len() {
             let seen = splits(&shape.visible(tile.position(shape, row)));
-            let acc = &mut self.acc[row * dim..][..dim];
-            let other_acc = &other.acc[row * dim..][..dim];
+            let acc = &mut into.acc[row * dim..][..dim];
+            let other_acc = &from.acc[row * dim..][..dim];
             if split == seen.start {
-                self.max[row] = other.max[row];
-                self.total[row] = other.total[row];
+                into.max[row] = from.max[row];
+                into.total[row] = from.total[row];
                 acc.copy_from_slice(other_acc);
             } else if seen.contains(&split) {
-                let max = self.max[row].max(other.max[row]);
-                let mine = kernels::exp_of::<S>(self.max[row] - max);
-                let theirs = kernels::exp_of::<S>(other.max[row] - max);
-                self.max[row] = max;
-                self.total[row] = self.total[row] * mine + other.total[row] * theirs;
+                let max = into.max[row].max(from.max[row]);
+                let mine = kernels::exp_of::<S>(into.max[row] - max);
+                let theirs = kernels::exp_of::<S>(from.max[row] - max);
+                into.max[row] = max;
+                into.total[row] = into.total[row] * mine + from.total[row] * theirs;
                 combine::<S>(acc, mine, other_acc, theirs);
             }
         }
@@ -77,6 +85,7 @@ fn combine<S: Simd>(a: &mut [f32], fa: f32, b: &[f32], fb: f32) {
 
 /// Merges the splits of a tile that were computed apart, and writes its outputs.
 pub(super) struct Merge<'a> {
+    pub(super) isa: Isa,
     pub(super) shape: &'a Shape,
     pub(super) tile: &'a Tile,
     /// The states of its splits.
@@ -86,20 +95,18 @@ pub(super) struct Merge<'a> {
     pub(super) dst: &'a SharedSlice<'a, f32>,
 }
 
-impl Kernel for Merge<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Merge { shape, tile, partials, scratch, dst } = self;
+impl Merge<'_> {
+    /// Does it.
+    pub(super) fn run(self) {
+        let Merge { isa, shape, tile, partials, scratch, dst } = self;
         let rows = tile.rows(shape);
         let len = State::len(rows, shape.head_dim);
         let mut merged = State::at(&mut scratch[..len], rows);
         for (split, partial) in tile.splits.clone().zip(partials.chunks_exact_mut(len)) {
-            merged.merge::<S>(shape, tile, split, &State::at(partial, rows));
+            let from = &State::at(partial, rows);
+            isa.dispatch(MergeSplit { shape, tile, split, into: &mut merged, from });
         }
-        // SAFETY: only this task merges this tile, and no tile shares its outputs.
-        unsafe { write_outputs::<S>(shape, tile, &merged, dst) }
+        isa.dispatch(WriteOutputs { shape, tile, state: &merged, dst });
     }
 }
 

@@ -1,15 +1,15 @@
 //! Attention of one tile: some tokens of a sequence against the keys and values of one head.
 
-use super::kernels::{Scores, add_values, scores, softmax};
-use super::merge::State;
+use super::kernels::{AddAlone, Scores, Softmax, add_values, scores};
+use super::merge::{MergeSplit, State};
 use super::plan::Tile;
-use super::{SPLIT, STEP, Shape, write_outputs};
+use super::{SPLIT, STEP, Shape, WriteOutputs};
 use crate::KV_BLOCK_SIZE;
 use crate::checks::AttentionView;
+use crate::cpu::Isa;
 use crate::cpu::kv_cache::KvElement;
 use crate::cpu::shared::SharedSlice;
 use crate::cpu::simd::{Kernel, Simd};
-use std::array;
 use std::ops::Range;
 
 /// Rows that are computed together: each key and value that is loaded serves them all. With two
@@ -18,6 +18,7 @@ const MAX_ROWS: usize = 6;
 
 /// A tile, or one split of it.
 pub(super) struct Attend<'a, E> {
+    pub(super) isa: Isa,
     pub(super) shape: &'a Shape,
     pub(super) view: &'a AttentionView<'a>,
     pub(super) tile: &'a Tile,
@@ -32,12 +33,10 @@ pub(super) struct Attend<'a, E> {
     pub(super) dst: &'a SharedSlice<'a, f32>,
 }
 
-impl<E: KvElement> Kernel for Attend<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Attend { shape, view, tile, k, v, split, scratch, dst } = self;
+impl<E: KvElement> Attend<'_, E> {
+    /// Computes it.
+    pub(super) fn run(self) {
+        let Attend { isa, shape, view, tile, k, v, split, scratch, dst } = self;
         let rows = tile.rows(shape);
         let state_len = State::len(rows, shape.head_dim);
         let (q, scratch) = scratch.split_at_mut(rows * shape.head_dim);
@@ -45,16 +44,15 @@ impl<E: KvElement> Kernel for Attend<'_, E> {
         load_queries(shape, tile, view.q, q);
         let blocks = Blocks { shape, tile, k, v, table: view.seq(tile.seq).blocks };
         if let Some((split, state)) = split {
-            return attend_split::<S, E>(&blocks, q, split, &mut State::at(state, rows));
+            return attend_split(isa, &blocks, q, split, &mut State::at(state, rows));
         }
         let mut state = State::at(split_state, rows);
         let mut merged = State::at(&mut scratch[..state_len], rows);
         for split in tile.splits.clone() {
-            attend_split::<S, E>(&blocks, q, split, &mut state);
-            merged.merge::<S>(shape, tile, split, &state);
+            attend_split(isa, &blocks, q, split, &mut state);
+            isa.dispatch(MergeSplit { shape, tile, split, into: &mut merged, from: &state });
         }
-        // SAFETY: only this task computes this tile, and no tile shares its outputs.
-        unsafe { write_outputs::<S>(shape, tile, &merged, dst) }
+        isa.dispatch(WriteOutputs { shape, tile, state: &merged, dst });
     }
 }
 
@@ -103,8 +101,8 @@ fn load_queries(shape: &Shape, tile: &Tile, q: &[f32], packed: &mut [f32]) {
 }
 
 /// One split of the context, for all rows.
-#[inline(always)]
-fn attend_split<S: Simd, E: KvElement>(
+fn attend_split<E: KvElement>(
+    isa: Isa,
     blocks: &Blocks<'_, E>,
     q: &[f32],
     split: usize,
@@ -117,62 +115,84 @@ fn attend_split<S: Simd, E: KvElement>(
     state.clear();
     for start in (positions.start / STEP * STEP..positions.end).step_by(STEP) {
         for rows in row_blocks(tile.rows(shape)) {
+            let step = Step { blocks, q, start, row: rows.start, state: &mut *state };
             match rows.len() {
-                1 => attend_step::<S, E, 1, 4>(blocks, q, start, rows.start, state),
-                2 => attend_step::<S, E, 2, 4>(blocks, q, start, rows.start, state),
-                3 => attend_step::<S, E, 3, 4>(blocks, q, start, rows.start, state),
-                4 => attend_step::<S, E, 4, 2>(blocks, q, start, rows.start, state),
-                5 => attend_step::<S, E, 5, 2>(blocks, q, start, rows.start, state),
-                _ => attend_step::<S, E, 6, 2>(blocks, q, start, rows.start, state),
+                1 => attend_step::<E, 1, 4>(isa, step),
+                2 => attend_step::<E, 2, 4>(isa, step),
+                3 => attend_step::<E, 3, 4>(isa, step),
+                4 => attend_step::<E, 4, 2>(isa, step),
+                5 => attend_step::<E, 5, 2>(isa, step),
+                _ => attend_step::<E, 6, 2>(isa, step),
             }
         }
     }
 }
 
-/// One step of the online softmax, for `R` rows from `row`, in passes of `P` registers.
-#[inline(always)]
-fn attend_step<S: Simd, E: KvElement, const R: usize, const P: usize>(
-    blocks: &Blocks<'_, E>,
-    q: &[f32],
+/// A [`Step`] for `R` rows, in passes of `P` registers.
+///
+/// Compiled apart for each number of rows: inlined into one function, they take the compiler two
+/// minutes.
+#[inline(never)]
+fn attend_step<E: KvElement, const R: usize, const P: usize>(isa: Isa, step: Step<'_, '_, '_, E>) {
+    isa.dispatch(StepOf::<E, R, P>(step));
+}
+
+/// One step of the online softmax, for some rows from `row`.
+struct Step<'a, 'b, 'c, E> {
+    blocks: &'a Blocks<'b, E>,
+    q: &'a [f32],
+    /// Its first position.
     start: usize,
     row: usize,
-    state: &mut State<'_>,
-) {
-    let Blocks { shape, tile, .. } = *blocks;
-    let dim = shape.head_dim;
-    // What each row sees of the step, counted from its start.
-    let mut seen = [(0, 0); R];
-    for (i, seen) in seen.iter_mut().enumerate() {
-        let visible = shape.visible(tile.position(shape, row + i));
-        *seen = (within(visible.start, start, STEP), within(visible.end, start, STEP));
-    }
-    // Positions grow with the rows, so the first row starts first and the last one ends last.
-    let (first, last) = (seen[0].0, seen[R - 1].1);
-    if first >= last {
-        return;
-    }
-    let step_blocks = first / KV_BLOCK_SIZE..last.div_ceil(KV_BLOCK_SIZE);
-    let (q, fetch) = (&q[row * dim..][..R * dim], row == 0);
-    let acc = &mut state.acc[row * dim..][..R * dim];
-    let mut s: Scores<R> = [[0.0; STEP]; R];
-    for block in step_blocks.clone() {
-        let (k, v) = blocks.get(start / KV_BLOCK_SIZE + block);
-        // The values are wanted next.
-        scores::<S, E, R, P>(q, k, fetch.then_some(v), block * KV_BLOCK_SIZE, &mut s);
-    }
-    for i in 0..R {
-        if seen[i].0 < seen[i].1 {
-            let acc = &mut acc[i * dim..][..dim];
-            let (max, total) = (&mut state.max[row + i], &mut state.total[row + i]);
-            softmax::<S>(&mut s[i], seen[i].0..seen[i].1, shape.softcap, max, total, acc);
+    state: &'a mut State<'c>,
+}
+
+/// [`Step`] for `R` rows, in passes of `P` registers.
+struct StepOf<'a, 'b, 'c, E, const R: usize, const P: usize>(Step<'a, 'b, 'c, E>);
+
+impl<'a, E: KvElement, const R: usize, const P: usize> Kernel for StepOf<'_, 'a, '_, E, R, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Step { blocks, q, start, row, state } = self.0;
+        let Blocks { shape, tile, .. } = *blocks;
+        let dim = shape.head_dim;
+        // What each row sees of the step, counted from its start.
+        let mut seen = [(0, 0); R];
+        for (i, seen) in seen.iter_mut().enumerate() {
+            let visible = shape.visible(tile.position(shape, row + i));
+            *seen = (within(visible.start, start, STEP), within(visible.end, start, STEP));
         }
-    }
-    for block in step_blocks {
-        let at = start / KV_BLOCK_SIZE + block;
-        // The keys of the next step are wanted next.
-        let next = (at + STEP / KV_BLOCK_SIZE).min(blocks.table.len() - 1);
-        let next = fetch.then(|| blocks.get(next).0);
-        step_values::<S, E, R, P>(&s, &seen, block, blocks.get(at).1, next, acc);
+        // Positions grow with the rows, so the first row starts first and the last one ends last.
+        let (first, last) = (seen[0].0, seen[R - 1].1);
+        if first >= last {
+            return;
+        }
+        let step_blocks = first / KV_BLOCK_SIZE..last.div_ceil(KV_BLOCK_SIZE);
+        let q = &q[row * dim..][..R * dim];
+        let acc = &mut state.acc[row * dim..][..R * dim];
+        // The first rows bring close what all rows will want next.
+        let fetch = |block: &'a [E]| if row == 0 { block } else { &[] };
+        let mut s: Scores<R> = [[0.0; STEP]; R];
+        for block in step_blocks.clone() {
+            let (k, v) = blocks.get(start / KV_BLOCK_SIZE + block);
+            scores::<S, E, R, P>(q, k, fetch(v), block * KV_BLOCK_SIZE, &mut s);
+        }
+        for (i, (scores, seen)) in s.iter_mut().zip(&seen).enumerate() {
+            if seen.0 < seen.1 {
+                let acc = &mut acc[i * dim..][..dim];
+                let (max, total) = (&mut state.max[row + i], &mut state.total[row + i]);
+                let (seen, softcap) = (seen.0..seen.1, shape.softcap);
+                S::call(Softmax { scores, seen, softcap, max, total, acc });
+            }
+        }
+        for block in step_blocks {
+            let at = start / KV_BLOCK_SIZE + block;
+            let next = (at + STEP / KV_BLOCK_SIZE).min(blocks.table.len() - 1);
+            let (v, next) = (blocks.get(at).1, fetch(blocks.get(next).0));
+            step_values::<S, E, R, P>(&s, &seen, block, v, next, acc);
+        }
     }
 }
 
@@ -193,26 +213,24 @@ fn step_values<S: Simd, E: KvElement, const R: usize, const P: usize>(
     seen: &[(usize, usize); R],
     block: usize,
     v: &[E],
-    next: Option<&[E]>,
+    next: &[E],
     acc: &mut [f32],
 ) {
     let at = block * KV_BLOCK_SIZE;
     let dim = acc.len() / R;
     let clip = |x: usize| within(x, at, KV_BLOCK_SIZE);
     let (first, last) = (clip(seen[R - 1].0), clip(seen[0].1));
-    if first == 0 && last == KV_BLOCK_SIZE {
-        return add_values::<S, E, R, P>(s, at, 0..last, v, next, acc);
-    }
     let together = first.min(last)..last;
-    for i in 0..R {
-        let before = clip(seen[i].0)..clip(seen[i].1).min(together.start);
-        let acc = &mut acc[i * dim..][..dim];
-        add_values::<S, E, 1, 4>(array::from_ref(&s[i]), at, before, v, None, acc);
+    if together.len() == KV_BLOCK_SIZE {
+        return add_values::<S, E, R, P>(s, at, together, v, next, acc);
+    }
+    for ((scores, seen), acc) in s.iter().zip(seen).zip(acc.chunks_exact_mut(dim)) {
+        let positions = clip(seen.0)..clip(seen.1).min(together.start);
+        S::call(AddAlone { scores, at, positions, v, acc });
     }
     add_values::<S, E, R, P>(s, at, together.clone(), v, next, acc);
-    for i in 0..R {
-        let after = together.end.max(clip(seen[i].0))..clip(seen[i].1);
-        let acc = &mut acc[i * dim..][..dim];
-        add_values::<S, E, 1, 4>(array::from_ref(&s[i]), at, after, v, None, acc);
+    for ((scores, seen), acc) in s.iter().zip(seen).zip(acc.chunks_exact_mut(dim)) {
+        let positions = together.end.max(clip(seen.0))..clip(seen.1);
+        S::call(AddAlone { scores, at, positions, v, acc });
     }
 }

@@ -14,6 +14,7 @@ pub(crate) struct Avx2(pub(crate) __m256);
 ///
 /// # Safety
 /// The processor must have all three.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Avx2>()
@@ -136,6 +137,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch<T>(address: *const T) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    fn call<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { run(kernel) }
     }
 }
 

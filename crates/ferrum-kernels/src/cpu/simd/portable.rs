@@ -2,14 +2,28 @@
 
 use super::{Kernel, LANES, Simd};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// Eight lanes in plain Rust.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Portable([f32; LANES]);
 
 /// Runs `kernel` in plain Rust.
+#[inline(never)]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Portable>()
+}
+
+/// `dst = src`; apart, because the conversion is long where the processor has none.
+#[inline(never)]
+fn widen(src: &[f16], dst: &mut [f32; LANES]) {
+    src.convert_to_f32_slice(dst);
+}
+
+/// `dst = src`, rounded to nearest even.
+#[inline(never)]
+fn narrow(src: &[f32; LANES], dst: &mut [f16]) {
+    dst.convert_from_f32_slice(src);
 }
 
 impl Portable {
@@ -38,8 +52,9 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn load_f16(src: &[f16]) -> Self {
-        let src = &src[..LANES];
-        Portable(std::array::from_fn(|i| src[i].to_f32()))
+        let mut lanes = [0.0; LANES];
+        widen(&src[..LANES], &mut lanes);
+        Portable(lanes)
     }
 
     #[inline(always)]
@@ -49,9 +64,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn store_f16(self, dst: &mut [f16]) {
-        for (d, x) in dst[..LANES].iter_mut().zip(self.0) {
-            *d = f16::from_f32(x);
-        }
+        narrow(&self.0, &mut dst[..LANES]);
     }
 
     #[inline(always)]
@@ -118,4 +131,9 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn prefetch<T>(_: *const T) {}
+
+    #[inline(always)]
+    fn call<K: Kernel>(kernel: K) -> K::Output {
+        run(kernel)
+    }
 }
