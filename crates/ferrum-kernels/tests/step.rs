@@ -196,3 +196,63 @@ fn slots_follow_the_block_tables() {
     assert_eq!(batch.slots.i32("test", 5).unwrap(), want);
     assert_eq!(batch.shape, good().shape());
 }
+
+/// The arrays of a step.
+fn arrays(step: &mut StepInput) -> [&mut Vec<i32>; 6] {
+    [
+        &mut step.tokens,
+        &mut step.positions,
+        &mut step.query_starts,
+        &mut step.kv_lens,
+        &mut step.block_tables,
+        &mut step.sample_rows,
+    ]
+}
+
+/// Every way to put a hostile number in one place of an array, or to shorten or lengthen it.
+fn spoilt(step: &StepInput) -> Vec<StepInput> {
+    let numbers = [i32::MIN, -1, 0, 1, 4, 5, 6, 33, 34, 96, 97, 1 << 27, i32::MAX];
+    let mut all = Vec::new();
+    for array in 0..6 {
+        for place in 0..arrays(&mut step.clone())[array].len() {
+            for number in numbers {
+                let mut step = step.clone();
+                arrays(&mut step)[array][place] = number;
+                all.push(step);
+            }
+        }
+        let (mut short, mut long) = (step.clone(), step.clone());
+        arrays(&mut short)[array].pop();
+        arrays(&mut long)[array].push(0);
+        all.extend([short, long]);
+    }
+    for blocks_per_seq in [0, 1, 2, 4, usize::MAX] {
+        all.push(StepInput { blocks_per_seq, ..step.clone() });
+    }
+    all
+}
+
+/// Whatever one or two numbers are replaced: no panic, and what is accepted stays in the pool.
+#[test]
+fn accepted_steps_write_within_the_pool_and_nothing_twice() {
+    let backend = Reference::new();
+    let mut stream = backend.stream().unwrap();
+    let mut batch = StepBatch::new(&backend, &CAP).unwrap();
+    let mut accepted = 0;
+    for step in spoilt(&good()).iter().flat_map(spoilt) {
+        if check(&step).is_err() {
+            continue;
+        }
+        accepted += 1;
+        batch.upload(&backend, &mut stream, &step).unwrap();
+        let mut slots = batch.slots.i32("test", step.tokens.len()).unwrap().to_vec();
+        assert!(
+            slots.iter().all(|&s| (0..(BLOCKS * KV_BLOCK_SIZE) as i32).contains(&s)),
+            "{step:?}"
+        );
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), step.tokens.len(), "{step:?}");
+    }
+    assert!(accepted > 100, "{accepted} accepted");
+}
