@@ -72,6 +72,8 @@ impl Dots for PortableDots {
         unsafe { p.cast::<[u8; VECTOR]>().write(v) }
     }
 
+    // Inline, so that the shift is a constant, which vectorises.
+    #[inline(always)]
     fn field(mut v: [u8; VECTOR], shift: i32, mask: u8) -> [u8; VECTOR] {
         for b in &mut v {
             *b = if shift >= 0 { *b >> shift } else { *b << -shift } & mask;
