@@ -1,15 +1,12 @@
 //! The Jinja environment that chat templates expect: that of `apply_chat_template` in Hugging
 //! Face's transformers (`utils/chat_template_utils.py`), bounded in work and memory.
 
+use super::error::ChatError;
+use super::json::to_json;
+use super::methods;
 use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value};
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
-use std::io;
-
-use super::error::ChatError;
 
 /// The name that the one template of an environment has.
 pub(super) const NAME: &str = "chat template";
@@ -24,8 +21,9 @@ pub(super) fn environment(source: String) -> Result<Environment<'static>, ChatEr
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.map_err(|e| ChatError::Syntax(e.to_string()))?);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(methods::call);
     env.add_filter("tojson", to_json);
+    env.add_test("iterable", is_iterable);
     env.add_function("raise_exception", raise_exception);
     env.add_template_owned(NAME, source).map_err(|e| ChatError::Syntax(describe(&e)))?;
     Ok(env)
@@ -72,60 +70,7 @@ fn describe(error: &Error) -> String {
     text.replace('\n', " ")
 }
 
-/// `tojson` as transformers defines it: Python's `json.dumps` with `ensure_ascii=False` and
-/// nothing escaped for HTML.
-fn to_json(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, Error> {
-    let indent = match indent {
-        Some(indent) => Some(indent),
-        None => options.get::<Option<Value>>("indent")?,
-    };
-    // the other options of json.dumps: their defaults are what is done here
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    let _: Option<bool> = options.get("sort_keys")?;
-    options.assert_all_used()?;
-    let mut out = Vec::new();
-    let written = match indent {
-        Some(indent) if !indent.is_none() => {
-            let width = usize::try_from(indent)?;
-            if width > MAX_INDENT {
-                return Err(Error::new(ErrorKind::InvalidOperation, "indent is too large"));
-            }
-            let spaces = " ".repeat(width);
-            let format = PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut Serializer::with_formatter(&mut out, format))
-        }
-        _ => value.serialize(&mut Serializer::with_formatter(&mut out, Spaced)),
-    };
-    written.map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    String::from_utf8(out)
-        .map(Value::from)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))
-}
-
-/// More than any template uses; keeps nested values from growing without bound.
-const MAX_INDENT: usize = 16;
-
-/// One line with a space after `,` and `:`, as Python writes JSON.
-struct Spaced;
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
+/// Python's idea of what can be iterated over, which, unlike the engine's, leaves out `none`.
+fn is_iterable(value: &Value) -> bool {
+    value.is_undefined() || (!value.is_none() && value.try_iter().is_ok())
 }

@@ -6,8 +6,8 @@
 pub enum ChatError {
     #[error("the chat template has {bytes} bytes; at most {max} are accepted")]
     TooLong { bytes: usize, max: usize },
-    #[error("the chat template has an expression of {parts} parts; at most {max} are accepted")]
-    TooComplex { parts: usize, max: usize },
+    #[error("the chat template uses the namespace {name:?} otherwise than by its attributes")]
+    Namespace { name: String },
     #[error("the chat template is not valid: {0}")]
     Syntax(String),
     /// The template refuses the conversation (`raise_exception`).

@@ -16,6 +16,7 @@
 use aho_corasick::AhoCorasick;
 
 use super::error::ChatError;
+use super::message::Origin;
 use crate::tokenizer::Segment;
 
 /// A piece of a rendered prompt; see [`Segment`].
@@ -143,29 +144,29 @@ impl Guard {
     }
 
     /// Whether `text` needs marks.
-    pub fn concerns(&self, text: &str) -> bool {
+    pub fn concerns(&self, origin: Origin, text: &str) -> bool {
         let core = text.trim();
-        !core.is_empty() && (self.whole.is_match(core) || self.opens(core) || self.closes(core))
+        let at_ends = || origin == Origin::Prose && (self.opens(core) || self.closes(core));
+        !core.is_empty() && (self.whole.is_match(core) || at_ends())
     }
 
-    /// `text` with marks where a control token stands or could be completed.
-    pub fn mark(&self, text: &str, marks: Marks) -> String {
-        if !self.concerns(text) {
+    /// `text` with marks where a control token stands and, in prose, where the text around it
+    /// could complete one. Data gets no marks at its ends, since templates compare it.
+    pub fn mark(&self, origin: Origin, text: &str, marks: Marks) -> String {
+        if !self.concerns(origin, text) {
             return text.to_string();
         }
         let core = text.trim();
-        let lead = &text[..text.len() - text.trim_start().len()];
-        let tail = &text[text.trim_end().len()..];
         let mut marked = String::with_capacity(text.len() + 16);
-        marked.push_str(lead);
-        if self.closes(core) {
+        marked.push_str(&text[..text.len() - text.trim_start().len()]);
+        if origin == Origin::Prose && self.closes(core) {
             marked.push(marks.before);
         }
-        let mut at = 0;
         let mut starts: Vec<usize> =
             self.whole.find_overlapping_iter(core).map(|found| found.start()).collect();
         starts.sort_unstable();
         starts.dedup();
+        let mut at = 0;
         for start in starts {
             let inside = start + core[start..].chars().next().map_or(0, char::len_utf8);
             marked.push_str(&core[at..inside]);
@@ -173,10 +174,10 @@ impl Guard {
             at = inside;
         }
         marked.push_str(&core[at..]);
-        if self.opens(core) {
+        if origin == Origin::Prose && self.opens(core) {
             marked.push(marks.after);
         }
-        marked.push_str(tail);
+        marked.push_str(&text[text.trim_end().len()..]);
         marked
     }
 

@@ -31,30 +31,55 @@ impl Message {
         Message { role: role.into(), content: Content::Text(content.into()), extra: Map::new() }
     }
 
-    /// The message as an object, strings by `map`: content and extra fields, but not the role.
-    pub(super) fn to_value(&self, map: &mut dyn FnMut(&str) -> String) -> Value {
+    /// The message as an object, strings by `map`.
+    pub(super) fn to_value(&self, map: &mut StringMap<'_>) -> Value {
         let mut object = Map::new();
         object.insert("role".to_string(), Value::from(self.role.clone()));
         let content = match &self.content {
-            Content::Text(text) => Value::from(map(text)),
-            Content::Parts(parts) => parts.iter().map(|part| map_strings(part, map)).collect(),
+            Content::Text(text) => Value::from(map(Origin::Prose, text)),
+            Content::Parts(parts) => parts.iter().map(|part| part_to_value(part, map)).collect(),
             Content::Empty => Value::Null,
         };
         object.insert("content".to_string(), content);
         for (key, value) in &self.extra {
-            object.insert(map(key), map_strings(value, map));
+            object.insert(map(Origin::Data, key), map_strings(value, map));
         }
         Value::Object(object)
     }
 }
 
+/// Where a string that templates see comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// What somebody says.
+    Prose,
+    /// Names, identifiers and values in data.
+    Data,
+}
+
+/// Maps strings of a conversation; roles are left as they are.
+pub(super) type StringMap<'a> = dyn FnMut(Origin, &str) -> String + 'a;
+
+/// A part of a message's content, whose words are under `text`.
+fn part_to_value(part: &Value, map: &mut StringMap<'_>) -> Value {
+    let Value::Object(fields) = part else { return map_strings(part, map) };
+    let field = |(key, value): (&String, &Value)| match value {
+        Value::String(text) if key == "text" => (key.clone(), map(Origin::Prose, text).into()),
+        _ => (map(Origin::Data, key), map_strings(value, map)),
+    };
+    Value::Object(fields.iter().map(field).collect())
+}
+
 /// `value` with all strings, keys included, by `map`.
-pub(super) fn map_strings(value: &Value, map: &mut dyn FnMut(&str) -> String) -> Value {
+pub(super) fn map_strings(value: &Value, map: &mut StringMap<'_>) -> Value {
     match value {
-        Value::String(text) => Value::from(map(text)),
+        Value::String(text) => Value::from(map(Origin::Data, text)),
         Value::Array(items) => items.iter().map(|item| map_strings(item, map)).collect(),
         Value::Object(object) => Value::Object(
-            object.iter().map(|(key, value)| (map(key), map_strings(value, map))).collect(),
+            object
+                .iter()
+                .map(|(key, value)| (map(Origin::Data, key), map_strings(value, map)))
+                .collect(),
         ),
         other => other.clone(),
     }

@@ -34,6 +34,7 @@ pub use vocab::TokenKind;
 use decode::Pieces;
 use special::{Part, Specials};
 use stream::Characters;
+use vocab::SPECIAL;
 
 /// A part of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,15 +169,13 @@ impl Tokenizer {
     /// The token with exactly this text among the special tokens (control and unknown).
     pub fn special(&self, text: &str) -> Option<u32> {
         let vocab = &self.pieces.vocab;
-        vocab.of_kind(vocab::SPECIAL).find(|id| vocab.bytes(*id) == text.as_bytes())
+        vocab.of_kind(SPECIAL).find(|id| vocab.bytes(*id) == text.as_bytes())
     }
 
     /// The texts of all special tokens (control and unknown).
     pub fn special_texts(&self) -> impl Iterator<Item = String> + '_ {
         let vocab = &self.pieces.vocab;
-        vocab
-            .of_kind(vocab::SPECIAL)
-            .map(|id| String::from_utf8_lossy(vocab.bytes(id)).into_owned())
+        vocab.of_kind(SPECIAL).map(|id| String::from_utf8_lossy(vocab.bytes(id)).into_owned())
     }
 
     /// The text of `ids`, without special tokens, U+FFFD where it is not UTF-8. The space that
@@ -189,7 +188,8 @@ impl Tokenizer {
         }
         characters.finish(&mut text);
         let prefixed = matches!(&self.model, Model::Spm(spm) if spm.space_prefix());
-        if prefixed && text.starts_with(' ') {
+        let first = ids.iter().find_map(|id| self.kind(*id).filter(|k| !SPECIAL.contains(k)));
+        if prefixed && first != Some(TokenKind::UserDefined) && text.starts_with(' ') {
             text.remove(0);
         }
         text
