@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Scores of `R` rows for the positions of a step.
 pub(super) type Scores<const R: usize> = [[f32; STEP]; R];
 
-/// `s[r][at + j] = Σ_d q[d][r] · k[d][j]`, added in the order of `d`, for the positions `j` of a
+/// `s[r][at + j] = Σ_d q[r][d] · k[d][j]`, added in the order of `d`, for the positions `j` of a
 /// block; `P` registers of positions at a time. `fetch` is a block to bring close meanwhile.
 #[inline(always)]
 pub(super) fn scores<S: Simd, E: KvElement, const R: usize, const P: usize>(
@@ -21,17 +21,21 @@ pub(super) fn scores<S: Simd, E: KvElement, const R: usize, const P: usize>(
     at: usize,
     s: &mut Scores<R>,
 ) {
-    let q = q.as_chunks::<R>().0;
-    let k = k.as_chunks::<KV_BLOCK_SIZE>().0;
-    let mut lines = fetch.chunks(KV_BLOCK_SIZE);
+    let dim = q.len() / R;
+    let mut rows = [q; R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = &q[r * dim..][..dim];
+    }
+    let k = &k.as_chunks::<KV_BLOCK_SIZE>().0[..dim];
+    let mut lines = fetch.as_chunks::<KV_BLOCK_SIZE>().0.iter();
     for pass in 0..KV_BLOCK_SIZE / (P * LANES) {
         let first = pass * P * LANES;
         let mut acc = [[S::splat(0.0); P]; R];
-        for (q, k) in q.iter().zip(k) {
-            if let Some(lines) = lines.next() {
-                prefetch::<S, E>(lines);
+        for (d, k) in k.iter().enumerate() {
+            if let Some(line) = lines.next() {
+                prefetch::<S, E>(&line[0], KV_BLOCK_SIZE);
             }
-            multiply_add(&mut acc, |p| E::load(&k[first + p * LANES..]), |r| q[r]);
+            multiply_add(&mut acc, |p| E::load(&k[first + p * LANES..]), |r| rows[r][d]);
         }
         for (acc, s) in acc.iter().zip(s.iter_mut()) {
             for (p, acc) in acc.iter().enumerate() {
@@ -57,9 +61,9 @@ fn multiply_add<S: Simd, const R: usize, const P: usize>(
             *c = column(p);
         }
         for (r, acc) in acc.iter_mut().enumerate() {
-            let x = S::splat(row(r)).pin();
+            let x = S::splat(row(r));
             for (acc, c) in acc.iter_mut().zip(columns) {
-                *acc = c.mul_add(x, *acc).pin();
+                *acc = acc.accumulate(c, x);
             }
         }
     } else {
@@ -68,20 +72,20 @@ fn multiply_add<S: Simd, const R: usize, const P: usize>(
             *x = S::splat(row(r));
         }
         for p in 0..P {
-            let c = column(p).pin();
+            let c = column(p);
             for (acc, x) in acc.iter_mut().zip(rows) {
-                acc[p] = c.mul_add(x, acc[p]).pin();
+                acc[p] = acc[p].accumulate(c, x);
             }
         }
     }
 }
 
-/// Brings the cache lines of some elements close.
+/// Brings the cache lines of `len` elements from `start` close.
 #[inline(always)]
-fn prefetch<S: Simd, E>(elements: &[E]) {
+fn prefetch<S: Simd, E>(start: &E, len: usize) {
     const LINE: usize = 64;
-    for byte in (0..size_of_val(elements)).step_by(LINE) {
-        S::prefetch(elements.as_ptr().wrapping_byte_add(byte));
+    for byte in (0..len * size_of::<E>()).step_by(LINE) {
+        S::prefetch(std::ptr::from_ref(start).wrapping_byte_add(byte));
     }
 }
 
@@ -111,11 +115,8 @@ impl Kernel for Softmax<'_> {
             }
         }
         fill_outside(scores, &seen, f32::NEG_INFINITY);
-        let mut largest = S::splat(f32::NEG_INFINITY);
-        for s in scores.as_chunks::<LANES>().0 {
-            largest = largest.max(S::load(s));
-        }
-        let largest = largest.max_lane();
+        let mut lanes = load(scores);
+        let largest = tree(lanes, S::max).max_lane();
         if largest > *max {
             let factor = exp_of::<S>(*max - largest);
             *total *= factor;
@@ -126,25 +127,42 @@ impl Kernel for Softmax<'_> {
             }
         }
         let largest = S::splat(*max);
-        for s in scores.as_chunks_mut::<LANES>().0 {
-            math::exp(S::load(s).sub(largest)).store(s);
+        for (lanes, s) in lanes.iter_mut().zip(scores.as_chunks_mut::<LANES>().0) {
+            *lanes = math::exp(lanes.sub(largest));
+            lanes.store(s);
         }
-        fill_outside(scores, &seen, 0.0);
-        let mut sum = S::splat(0.0);
-        for s in scores.as_chunks::<LANES>().0 {
-            sum = sum.add(S::load(s));
+        if seen.len() < STEP {
+            fill_outside(scores, &seen, 0.0);
+            lanes = load(scores);
         }
-        *total += sum.sum();
+        *total += tree(lanes, S::add).sum();
     }
+}
+
+/// Registers of a step.
+const REGISTERS: usize = STEP / LANES;
+
+#[inline(always)]
+fn load<S: Simd>(scores: &[f32; STEP]) -> [S; REGISTERS] {
+    let mut lanes = [S::splat(0.0); REGISTERS];
+    for (lanes, s) in lanes.iter_mut().zip(scores.as_chunks::<LANES>().0) {
+        *lanes = S::load(s);
+    }
+    lanes
+}
+
+/// `f` over all, in a tree: no operation waits for more than three others.
+#[inline(always)]
+fn tree<S: Simd>(x: [S; REGISTERS], f: impl Fn(S, S) -> S) -> S {
+    let [a, b, c, d, e, g, h, i] = x;
+    f(f(f(a, b), f(c, d)), f(f(e, g), f(h, i)))
 }
 
 /// Overwrites what is not in `seen`.
 #[inline(always)]
 fn fill_outside(scores: &mut [f32; STEP], seen: &Range<usize>, x: f32) {
-    if seen.len() < STEP {
-        scores[..seen.start].fill(x);
-        scores[seen.end..].fill(x);
-    }
+    scores[..seen.start].fill(x);
+    scores[seen.end..].fill(x);
 }
 
 /// `acc[r][d] += Σ_j s[r][at + j] · v[j][d]`, added in the order of `j`, for `positions` of a
@@ -195,11 +213,11 @@ fn add_slab<S: Simd, E: KvElement, const R: usize, const P: usize>(
             *sum = S::load(&acc[p * LANES..]);
         }
     }
-    let mut lines = fetch.chunks(P * LANES);
+    let mut fetch = fetch.iter().step_by(P * LANES);
     let v = v[positions.start * dim..positions.end * dim].chunks_exact(dim);
     for (j, v) in (at + positions.start..STEP).zip(v) {
-        if let Some(lines) = lines.next() {
-            prefetch::<S, E>(lines);
+        if let Some(start) = fetch.next() {
+            prefetch::<S, E>(start, P * LANES);
         }
         let v = &v[d..][..P * LANES];
         multiply_add(&mut sums, |p| E::load(&v[p * LANES..]), |r| s[r][j]);

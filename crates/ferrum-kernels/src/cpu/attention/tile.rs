@@ -13,7 +13,8 @@ use crate::cpu::simd::{Kernel, Simd};
 use std::ops::Range;
 
 /// Rows that are computed together: each key and value that is loaded serves them all. With two
-/// registers of positions (or values) for each row, six rows fill the sixteen registers of AVX2.
+/// registers of positions (or values) for each row, six rows fill the sixteen registers of AVX2;
+/// three rows with four registers each would fit too, but compilers do not find the way.
 const MAX_ROWS: usize = 6;
 
 /// A tile, or one split of it.
@@ -84,18 +85,14 @@ fn row_blocks(rows: usize) -> impl Iterator<Item = Range<usize>> {
     (0..blocks).map(move |i| i * rows / blocks..(i + 1) * rows / blocks)
 }
 
-/// The tile's queries times the scale, in row blocks of `[head_dim][rows of the block]`.
-fn load_queries(shape: &Shape, tile: &Tile, q: &[f32], packed: &mut [f32]) {
-    let dim = shape.head_dim;
-    for block in row_blocks(tile.rows(shape)) {
-        let packed = &mut packed[block.start * dim..][..block.len() * dim];
-        for (i, row) in block.clone().enumerate() {
-            let token = tile.tokens.start + row / shape.group;
-            let head = tile.kv_head * shape.group + row % shape.group;
-            let q = &q[(token * shape.heads + head) * dim..][..dim];
-            for (packed, q) in packed.chunks_exact_mut(block.len()).zip(q) {
-                packed[i] = q * shape.scale;
-            }
+/// The tile's queries times the scale, `[rows][head_dim]`.
+fn load_queries(shape: &Shape, tile: &Tile, q: &[f32], scaled: &mut [f32]) {
+    let width = shape.group * shape.head_dim;
+    for (token, scaled) in tile.tokens.clone().zip(scaled.chunks_exact_mut(width)) {
+        // The heads of the group lie side by side.
+        let q = &q[(token * shape.kv_heads + tile.kv_head) * width..][..width];
+        for (scaled, q) in scaled.iter_mut().zip(q) {
+            *scaled = q * shape.scale;
         }
     }
 }
@@ -119,7 +116,7 @@ fn attend_split<E: KvElement>(
             match rows.len() {
                 1 => attend_step::<E, 1, 4>(isa, step),
                 2 => attend_step::<E, 2, 4>(isa, step),
-                3 => attend_step::<E, 3, 4>(isa, step),
+                3 => attend_step::<E, 3, 2>(isa, step),
                 4 => attend_step::<E, 4, 2>(isa, step),
                 5 => attend_step::<E, 5, 2>(isa, step),
                 _ => attend_step::<E, 6, 2>(isa, step),
