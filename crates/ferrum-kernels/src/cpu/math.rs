@@ -41,7 +41,7 @@ pub(crate) fn silu<S: Simd>(x: S) -> S {
 /// x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³))) = x · σ(2 · √(2/π) · (x + 0.044715·x³))
 #[inline(always)]
 pub(crate) fn gelu_tanh<S: Simd>(x: S) -> S {
-    const ROOT: f32 = 0.797_884_56; // √(2/π)
+    const ROOT: f32 = 0.797_884_6; // √(2/π)
     let cubic = x.mul(x).mul_add(S::splat(0.044_715), S::splat(1.0));
     let minus_z = x.mul(cubic).mul(S::splat(-2.0 * ROOT));
     x.div(exp(minus_z).add(S::splat(1.0)))

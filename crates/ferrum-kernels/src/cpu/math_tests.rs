@@ -23,7 +23,10 @@ fn inputs() -> Vec<f32> {
     (-40_000..40_000).map(|i| i as f32 * 0.0025 + 1e-4).collect()
 }
 
-const FUNCTIONS: [(&str, fn(&mut [f32], Isa), fn(f64) -> f64, f64); 4] = [
+/// Name, the function over a slice, the same in double precision, absolute error allowed.
+type Function = (&'static str, fn(&mut [f32], Isa), fn(f64) -> f64, f64);
+
+const FUNCTIONS: [Function; 4] = [
     (
         "exp",
         |x, isa| apply!(isa, exp, x),

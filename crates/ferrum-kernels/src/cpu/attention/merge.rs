@@ -110,4 +110,4 @@ impl Merge<'_> {
     }
 }
 
-const _: () = assert!(SPLIT % super::STEP == 0, "a step lies within one split");
+const _: () = assert!(SPLIT.is_multiple_of(super::STEP), "a step lies within one split");
