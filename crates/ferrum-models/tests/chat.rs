@@ -258,9 +258,18 @@ fn hostile_templates_end_in_errors() {
         "{% set ns = namespace() %}{% set m = [ns] %}{{ m }}",
         "{% set f = namespace %}{% set x = f() %}{{ x }}",
         "{% set ns = namespace() %}{{ \"%}\" ~ ns }}",
+        "{% macro f(a, ns) %}{% endmacro %}{% set ns = namespace() %}{{ f(ns, 1) }}",
+        "{% macro f(ns) %}{% endmacro %}{% set f = dict %}{% set ns = namespace() %}{{ f(ns) }}",
     ];
     for source in cyclic {
         assert!(matches!(outcome(source), Err(ChatError::Namespace { .. })), "{source}");
+    }
+    let sound = [
+        "{% macro f(a, ns) %}{% set ns.x = a %}{% endmacro %}{%- set ns = namespace() -%}{{ f(7, ns) }}{{ ns.x }}",
+        "{% macro f(namespace='7') %}{{ '' + namespace }}{% endmacro %}{{ f() }}",
+    ];
+    for source in sound {
+        assert!(matches!(outcome(source).as_deref(), Ok("7")), "{source}: {:?}", outcome(source));
     }
     assert!(matches!(outcome(&many("a", 1 << 17)), Err(ChatError::TooLong { .. })));
     assert!(matches!(outcome("{% if %}"), Err(ChatError::Syntax(_))));
