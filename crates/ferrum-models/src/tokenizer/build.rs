@@ -56,9 +56,9 @@ pub(super) fn tokenizer(meta: &Metadata) -> Result<Tokenizer, TokenizerError> {
         Family::Bpe => {
             let spec = pre_tokenizer(meta)?;
             let merges = meta.need_str_array("tokenizer.ggml.merges")?;
-            (Model::Bpe(Bpe::new(&spec, &vocab, merges)?), spec.add_bos)
+            (Model::Bpe(Box::new(Bpe::new(&spec, &vocab, merges)?)), spec.add_bos)
         }
-        Family::Spm => (Model::Spm(spm(meta, &vocab)?), true),
+        Family::Spm => (Model::Spm(Box::new(spm(meta, &vocab)?)), true),
         Family::WordPiece => (Model::WordPiece(word_piece(meta, &vocab)?), true),
     };
     let ids = special_ids(meta, &vocab, family, add_bos)?;

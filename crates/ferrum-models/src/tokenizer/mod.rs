@@ -55,8 +55,8 @@ pub struct Tokenizer {
 
 /// The algorithm of a family.
 enum Model {
-    Bpe(bpe::Bpe),
-    Spm(spm::Spm),
+    Bpe(Box<bpe::Bpe>),
+    Spm(Box<spm::Spm>),
     WordPiece(wordpiece::WordPiece),
 }
 

@@ -167,7 +167,7 @@ impl PreTokenizer {
 
     /// The words of `text`, in order; together they are the text.
     pub fn split(&self, text: &str) -> Vec<Range<usize>> {
-        let mut pieces = vec![0..text.len()];
+        let mut pieces = Vec::from_iter(std::iter::once(0..text.len()));
         for stage in &self.stages {
             let mut next = Vec::with_capacity(pieces.len());
             for piece in pieces {
