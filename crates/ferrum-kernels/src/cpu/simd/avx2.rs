@@ -130,13 +130,14 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn pin(self) -> Self {
-        unsafe { Avx2(pin(self.0)) }
+    fn accumulate(self, a: Self, b: Self) -> Self {
+        unsafe { Avx2(accumulate(self.0, a.0, b.0)) }
     }
 
     #[inline(always)]
     fn prefetch<T>(address: *const T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        // Into the second-level cache: the first has too few places for lines on their way.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     #[inline(always)]
@@ -145,14 +146,22 @@ impl Simd for Avx2 {
     }
 }
 
-/// An empty piece of assembly that the value passes through.
+/// `sum + a · b` as the one instruction whose result replaces the sum.
 ///
 /// # Safety
-/// The processor must have AVX.
+/// The processor must have FMA.
 #[inline]
-#[target_feature(enable = "avx")]
-unsafe fn pin(mut x: __m256) -> __m256 {
-    // SAFETY: no instruction at all; the register keeps its value.
-    unsafe { asm!("/* {0} */", inout(ymm_reg) x, options(pure, nomem, nostack, preserves_flags)) };
-    x
+#[target_feature(enable = "avx,fma")]
+unsafe fn accumulate(mut sum: __m256, a: __m256, b: __m256) -> __m256 {
+    // SAFETY: reads and writes no more than the three registers.
+    unsafe {
+        asm!(
+            "vfmadd231ps {sum}, {a}, {b}",
+            sum = inout(ymm_reg) sum,
+            a = in(ymm_reg) a,
+            b = in(ymm_reg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
 }
