@@ -132,17 +132,16 @@ fn run<E: KvElement>(
     s.team.chunks(plan.tasks.len(), &|thread, i| {
         let task = &plan.tasks[i];
         let tile = &plan.tiles[task.tile];
-        let state = State::len(tile.rows(shape), shape.head_dim);
+        let len = State::len(tile.rows(shape), shape.head_dim);
         // SAFETY: each thread has its own scratch, and each split of a tile its own partial state.
-        let (scratch, partial) = unsafe {
-            let partial = task.split.map(|split| {
-                let start = tile.partials + (split - tile.splits.start) * state;
-                partials.range_mut(start..start + state)
+        let (scratch, partials) = unsafe {
+            let partials = task.splits.clone().map(|splits| {
+                let at = |split: usize| tile.partials + (split - tile.splits.start) * len;
+                (splits.start, partials.range_mut(at(splits.start)..at(splits.end)))
             });
-            (threads.range_mut(thread * scratch_len..(thread + 1) * scratch_len), partial)
+            (threads.range_mut(thread * scratch_len..(thread + 1) * scratch_len), partials)
         };
-        let split = task.split.zip(partial);
-        Attend { isa, shape, view, tile, k, v, split, scratch, dst: &dst }.run();
+        Attend { isa, shape, view, tile, k, v, partials, scratch, dst: &dst }.run();
     });
     let merges = |i: usize, thread: usize| {
         let tile = &plan.tiles[plan.merges[i]];

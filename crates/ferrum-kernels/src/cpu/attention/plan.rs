@@ -12,6 +12,9 @@ const TILE_ROWS: usize = 48;
 /// Tiles of no more tokens may be split over their context.
 const SPLIT_TOKENS: usize = 4;
 
+/// Tasks for each thread that a long context makes: as many as keep the threads' ends together.
+const TASKS_PER_THREAD: usize = 8;
+
 /// Some tokens of one sequence, with the query heads that share one head of keys and values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tile {
@@ -40,13 +43,14 @@ impl Tile {
     }
 }
 
-/// A tile, or one split of it.
+/// A tile, or some of its splits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Task {
     /// Index of the tile.
     pub(super) tile: usize,
-    /// The one split to compute; `None` for all, and the output.
-    pub(super) split: Option<usize>,
+    /// Splits to compute, whose states are left among the partial ones; `None` for all of them,
+    /// and the output.
+    pub(super) splits: Option<Range<usize>>,
 }
 
 /// The work of one attention.
@@ -74,9 +78,7 @@ impl Plan {
         for seq in 0..view.seqs {
             self.add_sequence(view, shape, seq, threads);
         }
-        // The last tokens of a chunk see the most, so their tiles come first: the short ones fill
-        // the gaps at the end.
-        self.tasks.reverse();
+        self.add_tasks(shape, threads);
     }
 
     fn add_sequence(
@@ -94,29 +96,40 @@ impl Plan {
             let tokens = start..seq.tokens.end.min(start + len);
             let first_position = seq.first_position + start - seq.tokens.start;
             let seen = shape.visible_to_any(first_position..first_position + tokens.len());
-            for kv_head in 0..shape.kv_heads {
-                let (tokens, splits) = (tokens.clone(), splits(&seen));
-                let partials = self.partials;
-                self.add_tile(
-                    shape,
-                    Tile { seq: index, kv_head, tokens, first_position, splits, partials },
-                );
-            }
+            self.tiles.extend((0..shape.kv_heads).map(|kv_head| Tile {
+                seq: index,
+                kv_head,
+                tokens: tokens.clone(),
+                first_position,
+                splits: splits(&seen),
+                partials: 0,
+            }));
         }
     }
 
-    fn add_tile(&mut self, shape: &Shape, tile: Tile) {
-        let index = self.tiles.len();
-        let rows = tile.rows(shape);
-        self.rows = self.rows.max(rows);
-        if tile.tokens.len() <= SPLIT_TOKENS && tile.splits.len() > 1 {
-            let splits = tile.splits.clone();
-            self.tasks.extend(splits.map(|split| Task { tile: index, split: Some(split) }));
-            self.merges.push(index);
+    /// Makes tasks of the tiles. The last tokens of a chunk see the most, so their tiles come
+    /// first: the short ones fill the gaps at the end.
+    fn add_tasks(&mut self, shape: &Shape, threads: usize) {
+        let may_split = |tile: &Tile| tile.tokens.len() <= SPLIT_TOKENS;
+        let splits: usize =
+            self.tiles.iter().filter(|t| may_split(t)).map(|t| t.splits.len()).sum();
+        // Neighbouring splits stay together as far as that leaves enough tasks: the keys of the
+        // next are brought close in time.
+        let run = splits.div_ceil(TASKS_PER_THREAD * threads).max(1);
+        for (index, tile) in self.tiles.iter_mut().enumerate().rev() {
+            let rows = tile.rows(shape);
+            self.rows = self.rows.max(rows);
+            if !may_split(tile) || tile.splits.len() <= run {
+                self.tasks.push(Task { tile: index, splits: None });
+                continue;
+            }
+            for start in tile.splits.clone().step_by(run) {
+                let splits = start..tile.splits.end.min(start + run);
+                self.tasks.push(Task { tile: index, splits: Some(splits) });
+            }
+            tile.partials = self.partials;
             self.partials += tile.splits.len() * State::len(rows, shape.head_dim);
-        } else {
-            self.tasks.push(Task { tile: index, split: None });
+            self.merges.push(index);
         }
-        self.tiles.push(tile);
     }
 }

@@ -17,7 +17,7 @@ use std::ops::Range;
 /// three rows with four registers each would fit too, but compilers do not find the way.
 const MAX_ROWS: usize = 6;
 
-/// A tile, or one split of it.
+/// A tile, or some of its splits.
 pub(super) struct Attend<'a, E> {
     pub(super) isa: Isa,
     pub(super) shape: &'a Shape,
@@ -27,8 +27,9 @@ pub(super) struct Attend<'a, E> {
     pub(super) k: &'a [E],
     /// Values of the layer.
     pub(super) v: &'a [E],
-    /// The one split to compute, and where to leave its state; `None` for the whole tile.
-    pub(super) split: Option<(usize, &'a mut [f32])>,
+    /// The first split to compute, and where to leave its state and those of the next ones;
+    /// `None` for the whole tile.
+    pub(super) partials: Option<(usize, &'a mut [f32])>,
     pub(super) scratch: &'a mut [f32],
     /// `[T, heads · head_dim]`
     pub(super) dst: &'a SharedSlice<'a, f32>,
@@ -37,15 +38,18 @@ pub(super) struct Attend<'a, E> {
 impl<E: KvElement> Attend<'_, E> {
     /// Computes it.
     pub(super) fn run(self) {
-        let Attend { isa, shape, view, tile, k, v, split, scratch, dst } = self;
+        let Attend { isa, shape, view, tile, k, v, partials, scratch, dst } = self;
         let rows = tile.rows(shape);
         let state_len = State::len(rows, shape.head_dim);
         let (q, scratch) = scratch.split_at_mut(rows * shape.head_dim);
         let (split_state, scratch) = scratch.split_at_mut(state_len);
         load_queries(shape, tile, view.q, q);
         let blocks = Blocks { shape, tile, k, v, table: view.seq(tile.seq).blocks };
-        if let Some((split, state)) = split {
-            return attend_split(isa, &blocks, q, split, &mut State::at(state, rows));
+        if let Some((first, partials)) = partials {
+            for (i, state) in partials.chunks_exact_mut(state_len).enumerate() {
+                attend_split(isa, &blocks, q, first + i, &mut State::at(state, rows));
+            }
+            return;
         }
         let mut state = State::at(split_state, rows);
         let mut merged = State::at(&mut scratch[..state_len], rows);
