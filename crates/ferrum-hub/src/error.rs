@@ -168,7 +168,7 @@ impl HubError {
 fn io_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "the disk is full; free some space or set FERRUM_HOME to a folder elsewhere".into()
+            format!("{error}; free some space, or set FERRUM_HOME to a folder elsewhere")
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => format!(
             "{error}; set FERRUM_HOME to a folder that can be written if this is the model store"

@@ -1,0 +1,5 @@
+//! Downloads from servers on this machine, well behaved and otherwise.
+
+mod hub;
+mod sources;
+mod support;
