@@ -47,7 +47,9 @@ struct Shared {
     /// Next chunk of [`Team::chunks`] to be taken.
     next: Padded<AtomicUsize>,
     stop: AtomicBool,
-    /// The first panic of a worker in the current region.
+    /// Whether a worker has panicked in the current region.
+    panicked: AtomicBool,
+    /// What the first of them panicked with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -79,6 +81,7 @@ impl Team {
             done: (0..workers).map(|_| Padded(AtomicU32::new(0))).collect(),
             next: Padded(AtomicUsize::new(0)),
             stop: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
         // Built first, so that workers already started are stopped if a later one cannot be.
@@ -104,6 +107,11 @@ impl Team {
     ///
     /// `&mut self` makes nested and concurrent regions of one team impossible to write.
     pub(crate) fn run(&mut self, f: &(dyn Fn(usize) + Sync)) {
+        self.region(f);
+    }
+
+    /// [`Team::run`], whose caller holds a `&mut` to the team.
+    fn region(&self, f: &(dyn Fn(usize) + Sync)) {
         if self.workers.is_empty() {
             return f(0);
         }
@@ -120,8 +128,17 @@ impl Team {
         for done in &self.shared.done {
             wait_until(|| done.0.load(Ordering::Acquire) == epoch, None);
         }
+        if mine.is_err() || self.shared.panicked.load(Ordering::Relaxed) {
+            self.pass_on(mine.err());
+        }
+    }
+
+    /// Passes on the panic of a region that has ended: the caller's own, or else a worker's.
+    #[cold]
+    fn pass_on(&self, mine: Option<Box<dyn Any + Send>>) {
+        self.shared.panicked.store(false, Ordering::Relaxed);
         let theirs = self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(panic) = mine.err().or(theirs) {
+        if let Some(panic) = mine.or(theirs) {
             resume_unwind(panic);
         }
     }
@@ -133,16 +150,18 @@ impl Team {
             return (0..chunks).for_each(|chunk| f(0, chunk));
         }
         // A thread's first chunk is its own number, so that short regions need no shared counter.
-        self.shared.next.0.store(threads, Ordering::Relaxed);
-        let shared = Arc::clone(&self.shared);
-        self.run(&|thread| {
+        let next = &self.shared.next.0;
+        if chunks > threads {
+            next.store(threads, Ordering::Relaxed);
+        }
+        self.region(&|thread| {
             let mut chunk = thread;
             while chunk < chunks {
                 f(thread, chunk);
                 if chunks <= threads {
                     break;
                 }
-                chunk = shared.next.0.fetch_add(1, Ordering::Relaxed);
+                chunk = next.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
@@ -190,6 +209,7 @@ fn work(shared: &Shared, worker: usize) {
         let job = unsafe { &**front.job.get() };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(worker + 1))) {
             shared.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            shared.panicked.store(true, Ordering::Relaxed);
         }
         shared.done[worker].0.store(seen, Ordering::Release);
     }
