@@ -60,8 +60,9 @@ pub(crate) trait Simd: Copy {
     fn sum(self) -> f32;
     /// The largest lane.
     fn max_lane(self) -> f32;
-    /// Keeps the compiler from reordering operations around this value; no instruction.
-    fn pin(self) -> Self;
+    /// `self + a * b`, fused where the processor can, in the register that `self` is in: for sums
+    /// in a loop, which compilers otherwise move from register to register, and into memory.
+    fn accumulate(self, a: Self, b: Self) -> Self;
     /// Asks for the cache line at `address` to be brought close; never faults.
     fn prefetch<T>(address: *const T);
     /// Runs `kernel` in a function of its own: for what is used in many places, where inlining

@@ -125,8 +125,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn pin(self) -> Self {
-        self
+    fn accumulate(self, a: Self, b: Self) -> Self {
+        a.mul_add(b, self)
     }
 
     #[inline(always)]
