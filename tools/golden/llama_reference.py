@@ -36,7 +36,9 @@ PROMPTS = (
 
 
 def open_model(path: str, context: int) -> Llama:
-    return Llama(path, n_ctx=context, n_batch=512, n_threads=2, logits_all=True, verbose=False)
+    # Flash attention is what llama.cpp's own programs choose where they can.
+    return Llama(path, n_ctx=context, n_batch=512, n_threads=2, logits_all=True, flash_attn=True,
+                 verbose=False)
 
 
 def text_tokens(llm: Llama, text: str, bos: bool = True) -> list[int]:
