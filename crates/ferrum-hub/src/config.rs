@@ -164,10 +164,10 @@ mod tests {
     #[test]
     fn the_store_follows_the_environment() {
         let dir = |vars: &[(&str, &str)]| config(vars).unwrap().models_dir;
-        let home = ("HOME", "/home/u");
+        let home = ("HOME", "/h/u");
         assert_eq!(dir(&[("FERRUM_HOME", "/f"), home]), PathBuf::from("/f/models"));
         assert_eq!(dir(&[("XDG_DATA_HOME", "/x"), home]), PathBuf::from("/x/ferrum/models"));
-        assert!(dir(&[("XDG_DATA_HOME", "relative"), home]).starts_with("/home/u"));
+        assert!(dir(&[("XDG_DATA_HOME", "relative"), home]).starts_with("/h/u"));
         assert!(config(&[]).is_err());
     }
 

@@ -13,6 +13,11 @@ pub mod runner;
 pub mod synth;
 pub mod tokenizer;
 
+/// What the CPU backend can be told, and what it finds out about the machine.
+pub mod cpu {
+    pub use ferrum_kernels::cpu::{Isa, physical_cores};
+}
+
 pub use ferrum_kernels::{KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity, StepInput};
 pub use load::{Device, LoadOptions, MemoryEstimate, ModelError, load, memory_estimate};
 pub use runner::{Runner, RunnerLimits};

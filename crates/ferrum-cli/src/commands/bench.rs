@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use ferrum_kernels::cpu::physical_cores;
+use ferrum_models::cpu::physical_cores;
 use ferrum_models::runner::Runner;
 use ferrum_models::{LoadOptions, load};
 use serde::Serialize;

@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::Result;
-use ferrum_kernels::cpu::{Isa, physical_cores};
+use ferrum_models::cpu::{Isa, physical_cores};
 
 use crate::ui::table::{Align, Table};
 

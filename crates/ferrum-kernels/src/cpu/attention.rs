@@ -35,6 +35,9 @@ const STEP: usize = 2 * KV_BLOCK_SIZE;
 /// Positions after which sums start anew: the unit of work that a long context is shared out in.
 const SPLIT: usize = 4 * STEP;
 
+/// Values of partial states that one thread merges as fast as a team.
+const SERIAL_MERGE: usize = 2048;
+
 /// Scratch of attention, kept between steps.
 #[derive(Default)]
 pub(crate) struct Workspace {
@@ -156,7 +159,7 @@ fn run<E: KvElement>(
         };
         Merge { isa, shape, tile, partials, scratch, dst: &dst }.run();
     };
-    if plan.partials < super::SERIAL_VALUES {
+    if plan.partials < SERIAL_MERGE {
         (0..plan.merges.len()).for_each(|i| merges(i, 0));
     } else {
         s.team.chunks(plan.merges.len(), &|thread, i| merges(i, thread));

@@ -106,6 +106,7 @@ impl Team {
     /// is passed on to the caller, after the others have finished.
     ///
     /// `&mut self` makes nested and concurrent regions of one team impossible to write.
+    #[cfg(test)]
     pub(crate) fn run(&mut self, f: &(dyn Fn(usize) + Sync)) {
         self.region(f);
     }

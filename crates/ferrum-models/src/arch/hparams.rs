@@ -184,7 +184,7 @@ impl<'a> Hparams<'a> {
     /// Consistency that every decoder needs, whatever its architecture.
     pub fn check(&self, spec: &DecoderSpec) -> Result<(), ModelError> {
         for layer in &spec.layers {
-            if layer.heads % layer.kv_heads != 0 {
+            if !layer.heads.is_multiple_of(layer.kv_heads) {
                 let value = format!("{} (of {} heads)", layer.kv_heads, layer.heads);
                 return Err(self.unsupported("attention.head_count_kv", value));
             }
@@ -192,7 +192,7 @@ impl<'a> Hparams<'a> {
                 return Err(self.unsupported("attention.key_length", layer.head_dim.to_string()));
             }
             let rotary = spec.ropes[layer.rope].rotary_dim;
-            if rotary % 2 != 0 || rotary > layer.head_dim {
+            if !rotary.is_multiple_of(2) || rotary > layer.head_dim {
                 return Err(self.unsupported("rope.dimension_count", rotary.to_string()));
             }
         }

@@ -82,7 +82,7 @@ fn multiply_add<S: Simd, const R: usize, const P: usize>(
 
 /// Brings the cache lines of `len` elements from `start` close.
 #[inline(always)]
-fn prefetch<S: Simd, E>(start: &E, len: usize) {
+pub(super) fn prefetch<S: Simd, E>(start: &E, len: usize) {
     const LINE: usize = 64;
     for byte in (0..len * size_of::<E>()).step_by(LINE) {
         S::prefetch(std::ptr::from_ref(start).wrapping_byte_add(byte));
@@ -118,7 +118,7 @@ impl Kernel for Softmax<'_> {
         let mut lanes = load(scores);
         let largest = tree(lanes, S::max).max_lane();
         if largest > *max {
-            let factor = exp_of::<S>(*max - largest);
+            let [factor] = exp_of::<S, 1>([*max], largest);
             *total *= factor;
             *max = largest;
             let factor = S::splat(factor);
@@ -250,12 +250,13 @@ impl<E: KvElement> Kernel for AddAlone<'_, E> {
     }
 }
 
-/// eˣ of one number.
+/// exp(x - max) of a few numbers.
 #[inline(always)]
-pub(super) fn exp_of<S: Simd>(x: f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    math::exp(S::splat(x)).store(&mut lanes);
-    lanes[0]
+pub(super) fn exp_of<S: Simd, const N: usize>(x: [f32; N], max: f32) -> [f32; N] {
+    let mut lanes = [max; LANES];
+    lanes[..N].copy_from_slice(&x);
+    math::exp(S::load(&lanes).sub(S::splat(max))).store(&mut lanes);
+    std::array::from_fn(|i| lanes[i])
 }
 
 /// `dst = sums / total`

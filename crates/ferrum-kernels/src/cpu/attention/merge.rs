@@ -64,8 +64,7 @@ impl Kernel for MergeSplit<'_, '_, '_> {
                 acc.copy_from_slice(other_acc);
             } else if seen.contains(&split) {
                 let max = into.max[row].max(from.max[row]);
-                let mine = kernels::exp_of::<S>(into.max[row] - max);
-                let theirs = kernels::exp_of::<S>(from.max[row] - max);
+                let [mine, theirs] = kernels::exp_of::<S, 2>([into.max[row], from.max[row]], max);
                 into.max[row] = max;
                 into.total[row] = into.total[row] * mine + from.total[row] * theirs;
                 combine::<S>(acc, mine, other_acc, theirs);

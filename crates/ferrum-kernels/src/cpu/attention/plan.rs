@@ -3,6 +3,7 @@
 
 use super::{Shape, State, splits};
 use crate::checks::AttentionView;
+use std::cmp::Reverse;
 use std::ops::Range;
 
 /// Query rows (tokens times heads of a group) of a tile, if a token has no more: enough to make
@@ -51,6 +52,8 @@ pub(super) struct Task {
     /// Splits to compute, whose states are left among the partial ones; `None` for all of them,
     /// and the output.
     pub(super) splits: Option<Range<usize>>,
+    /// Splits times tokens: about how long it takes.
+    cost: usize,
 }
 
 /// The work of one attention.
@@ -107,8 +110,7 @@ impl Plan {
         }
     }
 
-    /// Makes tasks of the tiles. The last tokens of a chunk see the most, so their tiles come
-    /// first: the short ones fill the gaps at the end.
+    /// Makes tasks of the tiles, the longest first: the short ones fill the gaps at the end.
     fn add_tasks(&mut self, shape: &Shape, threads: usize) {
         let may_split = |tile: &Tile| tile.tokens.len() <= SPLIT_TOKENS;
         let splits: usize =
@@ -116,20 +118,23 @@ impl Plan {
         // Neighbouring splits stay together as far as that leaves enough tasks: the keys of the
         // next are brought close in time.
         let run = splits.div_ceil(TASKS_PER_THREAD * threads).max(1);
-        for (index, tile) in self.tiles.iter_mut().enumerate().rev() {
+        for (index, tile) in self.tiles.iter_mut().enumerate() {
+            let cost = |splits: &Range<usize>| splits.len() * tile.tokens.len();
             let rows = tile.rows(shape);
             self.rows = self.rows.max(rows);
             if !may_split(tile) || tile.splits.len() <= run {
-                self.tasks.push(Task { tile: index, splits: None });
+                self.tasks.push(Task { tile: index, splits: None, cost: cost(&tile.splits) });
                 continue;
             }
             for start in tile.splits.clone().step_by(run) {
                 let splits = start..tile.splits.end.min(start + run);
-                self.tasks.push(Task { tile: index, splits: Some(splits) });
+                let cost = cost(&splits);
+                self.tasks.push(Task { tile: index, splits: Some(splits), cost });
             }
             tile.partials = self.partials;
             self.partials += tile.splits.len() * State::len(rows, shape.head_dim);
             self.merges.push(index);
         }
+        self.tasks.sort_by_key(|task| Reverse(task.cost));
     }
 }
