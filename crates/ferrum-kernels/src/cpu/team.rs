@@ -102,17 +102,35 @@ impl Team {
         self.workers.len() + 1
     }
 
-    /// Runs `f(thread)` once on every thread and returns when all are done. A panic on any thread
-    /// is passed on to the caller, after the others have finished.
+    /// Runs `f(thread, chunk)` for every chunk in `0..chunks`, each on whichever thread is free, and
+    /// returns when all are done. A panic on any thread is passed on to the caller, after the
+    /// others have finished.
     ///
-    /// `&mut self` makes nested and concurrent regions of one team impossible to write.
-    #[cfg(test)]
-    pub(crate) fn run(&mut self, f: &(dyn Fn(usize) + Sync)) {
-        self.region(f);
+    pub(crate) fn chunks(&mut self, chunks: usize, f: &(dyn Fn(usize, usize) + Sync)) {
+        let threads = self.threads();
+        if threads == 1 || chunks <= 1 {
+            return (0..chunks).for_each(|chunk| f(0, chunk));
+        }
+        // A thread's first chunk is its own number, so that short regions need no shared counter.
+        let shared = Arc::clone(&self.shared);
+        if chunks > threads {
+            shared.next.0.store(threads, Ordering::Relaxed);
+        }
+        self.run(&|thread| {
+            let mut chunk = thread;
+            while chunk < chunks {
+                f(thread, chunk);
+                if chunks <= threads {
+                    break;
+                }
+                chunk = shared.next.0.fetch_add(1, Ordering::Relaxed);
+            }
+        });
     }
 
-    /// [`Team::run`], whose caller holds a `&mut` to the team.
-    fn region(&self, f: &(dyn Fn(usize) + Sync)) {
+    /// Runs `f(thread)` once on every thread. `&mut self` makes nested and concurrent regions of one
+    /// team impossible to write.
+    fn run(&mut self, f: &(dyn Fn(usize) + Sync)) {
         if self.workers.is_empty() {
             return f(0);
         }
@@ -142,29 +160,6 @@ impl Team {
         if let Some(panic) = mine.or(theirs) {
             resume_unwind(panic);
         }
-    }
-
-    /// Runs `f(thread, chunk)` for every chunk in `0..chunks`, each on whichever thread is free.
-    pub(crate) fn chunks(&mut self, chunks: usize, f: &(dyn Fn(usize, usize) + Sync)) {
-        let threads = self.threads();
-        if threads == 1 || chunks <= 1 {
-            return (0..chunks).for_each(|chunk| f(0, chunk));
-        }
-        // A thread's first chunk is its own number, so that short regions need no shared counter.
-        let next = &self.shared.next.0;
-        if chunks > threads {
-            next.store(threads, Ordering::Relaxed);
-        }
-        self.region(&|thread| {
-            let mut chunk = thread;
-            while chunk < chunks {
-                f(thread, chunk);
-                if chunks <= threads {
-                    break;
-                }
-                chunk = next.fetch_add(1, Ordering::Relaxed);
-            }
-        });
     }
 
     /// Starts the next region on the workers and returns its number.
