@@ -9,8 +9,9 @@ use crate::{KernelError, Result};
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Allocations of at least this size start on a huge page, so that the system may use them.
-const HUGE_PAGE: usize = 2 << 20;
+/// What the allocation itself asks for. With more, the system's allocator hands out memory that it
+/// has to zero by itself, which makes all of a KV cache resident before the first token.
+const ALLOCATION: usize = align_of::<u128>();
 
 /// Plain numbers, for which all bits zero is a value.
 ///
@@ -38,8 +39,10 @@ unsafe impl Plain for half::f16 {}
 /// A slice of fixed length, zeroed at first, whose start is aligned to a cache line. Pages are
 /// taken from the system when they are first written.
 pub(crate) struct AlignedVec<T: Plain> {
+    /// First value, on a cache line, up to a line behind `allocation`.
     start: NonNull<T>,
     len: usize,
+    allocation: NonNull<u8>,
     layout: Layout,
 }
 
@@ -52,14 +55,15 @@ impl<T: Plain> AlignedVec<T> {
     /// `len` zeroes; `what` names their purpose in the error.
     pub(crate) fn zeroed(len: usize, what: &'static str) -> Result<Self> {
         let bytes = len.saturating_mul(size_of::<T>());
-        let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { LINE };
         let out_of_memory = || KernelError::OutOfMemory { bytes, what };
-        // A layout of no bytes must not be asked for.
-        let layout =
-            Layout::from_size_align(bytes.max(LINE), align).map_err(|_| out_of_memory())?;
+        let padded = bytes.checked_add(LINE).ok_or_else(out_of_memory)?;
+        let layout = Layout::from_size_align(padded, ALLOCATION).map_err(|_| out_of_memory())?;
         // SAFETY: the layout is not empty.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
-        Ok(AlignedVec { start: start.cast(), len, layout })
+        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
+        let offset = allocation.addr().get().next_multiple_of(LINE) - allocation.addr().get();
+        // SAFETY: the offset is less than a line, and the allocation a line longer than `bytes`.
+        let start = unsafe { allocation.add(offset) };
+        Ok(AlignedVec { start: start.cast(), len, allocation, layout })
     }
 }
 
@@ -83,7 +87,7 @@ impl<T: Plain> DerefMut for AlignedVec<T> {
 impl<T: Plain> Drop for AlignedVec<T> {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with this layout; T needs no drop.
-        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) }
+        unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
     }
 }
 
