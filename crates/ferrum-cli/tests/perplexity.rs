@@ -1,4 +1,4 @@
-//! Perplexity of the real models beside llama.cpp's, on chapters I to IV of "The Adventures of Tom
+//! Perplexity of the real models beside llama.cpp's, on the opening chapters of "The Adventures of Tom
 //! Sawyer" (Mark Twain, 1876; public domain): over 11,000 tokens, context 512.
 //!
 //! The references were made with llama-cpp-python 0.3.36 on the same file by
@@ -43,5 +43,5 @@ fn smollm2() {
 
 #[test]
 fn gemma3() {
-    check("gemma3", 30.4489);
+    check("gemma3", 30.4235);
 }
