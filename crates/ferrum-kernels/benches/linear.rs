@@ -1,8 +1,8 @@
 //! Speed of the CPU linears: GB/s of weights read for few tokens, GMAC/s for many, beside a plain
 //! read of as much memory in the same run.
 //!
-//! `cargo bench -p ferrum-kernels --bench linear -- [--threads N] [--isa NAME] [FORMAT|CxR ...]`:
-//! without arguments, the shapes of two small models on two threads.
+//! `cargo bench -p ferrum-kernels --bench linear -- [--threads N] [--isa NAME] [--tokens N]
+//! [FORMAT|RxC ...]`: without arguments, the shapes of two small models on two threads.
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, CpuStream, CpuWeight, Isa};
 use ferrum_kernels::host::HostBuffer;
@@ -36,12 +36,13 @@ const SHAPES: [(Format, usize, usize); 12] = [
 fn main() {
     let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
     let mut config = CpuConfig { threads: 2, isa: None };
-    let mut wanted = Vec::new();
+    let (mut wanted, mut many) = (Vec::new(), 256);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
         match arg.as_str() {
             "--threads" => config.threads = value().parse().expect("a number of threads"),
             "--isa" => config.isa = Some(value().parse::<Isa>().expect("an instruction set")),
+            "--tokens" => many = value().parse().expect("a number of tokens"),
             _ => wanted.push(arg),
         }
     }
@@ -49,17 +50,22 @@ fn main() {
     let mut stream = cpu.stream().expect("a stream");
     println!("{} threads, {}", cpu.threads(), cpu.isa());
     println!(
-        "format  rows x cols      | GB/s at 1 token (of a plain read) | us a matrix at 1, 4, 8, 16 tokens | GMAC/s at 256"
+        "format  rows x cols      | GB/s at 1 token (of a plain read) | us a matrix at 1, 4, 8, 16 tokens | GMAC/s at {many}"
     );
     for (format, rows, cols) in SHAPES {
         let name = [format.to_string(), format!("{rows}x{cols}")];
         if wanted.is_empty() || wanted.iter().any(|w| name.contains(w)) {
-            measure(&cpu, &mut stream, format, rows, cols);
+            measure(&cpu, &mut stream, (format, rows, cols), many);
         }
     }
 }
 
-fn measure(cpu: &Cpu, s: &mut CpuStream, format: Format, rows: usize, cols: usize) {
+fn measure(
+    cpu: &Cpu,
+    s: &mut CpuStream,
+    (format, rows, cols): (Format, usize, usize),
+    many: usize,
+) {
     let weights = copies(cpu, s, format, rows, cols);
     let bytes: usize = weights.iter().map(PackedWeight::resident_bytes).sum();
     let plain = vec![1_u64; bytes / 8];
@@ -85,9 +91,9 @@ fn measure(cpu: &Cpu, s: &mut CpuStream, format: Format, rows: usize, cols: usiz
         print!(" {:8.1}", time / weights.len() as f64 * 1e6);
     }
     let few = &weights[..weights.len().min(1 + 20_000_000 / (rows * cols))];
-    multiply(cpu, s, few, 256);
-    let time = best((0..RUNS).map(|_| seconds(|| multiply(cpu, s, few, 256))).collect());
-    println!("   {:6.1}", (few.len() * rows * cols * 256) as f64 / time / 1e9);
+    multiply(cpu, s, few, many);
+    let time = best((0..RUNS).map(|_| seconds(|| multiply(cpu, s, few, many))).collect());
+    println!("   {:6.1}", (few.len() * rows * cols * many) as f64 / time / 1e9);
 }
 
 /// Copies of a weight, enough to be cold.

@@ -10,7 +10,7 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// The same with the 8-bit dot products of AVX-512 VNNI, in 256-bit registers.
+    /// The same with the 8-bit dot products of AVX-512 VNNI, and 512-bit registers for many tokens.
     Avx512Vnni,
 }
 
@@ -71,7 +71,10 @@ mod detect {
     }
 
     pub(super) fn avx512_vnni() -> bool {
-        is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vnni")
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
     }
 }
 

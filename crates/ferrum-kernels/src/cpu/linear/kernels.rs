@@ -4,6 +4,8 @@
 use super::super::Isa;
 use super::activations::{self, Block};
 use super::dots::PortableDots;
+#[cfg(target_arch = "x86_64")]
+use super::dots::{Avx2Dots, VnniDots};
 use super::float::{self, Element, FloatGemm};
 use super::formats::{
     BlockFormat, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Quants,
@@ -11,6 +13,8 @@ use super::formats::{
 use super::gemv::{self, Gemv};
 use super::packing;
 use super::panel::{self, Gemm, Panel};
+#[cfg(target_arch = "x86_64")]
+use super::wide;
 use crate::Format;
 
 /// A kernel for 1, 2, 4, … tokens at once, as many as pay.
@@ -56,10 +60,12 @@ pub(super) enum Kernels {
     Floats(ByTokens<FloatGemm>),
 }
 
-/// Compiles the kernels for one implementation of [`Dots`] and some numbers of tokens, in functions
-/// with the attribute given.
+/// Compiles the kernels for one implementation of [`Dots`], in functions with the attribute given:
+/// those of packed weights for some numbers of tokens, and the panel kernel (an expression in `Q`
+/// and `T`) for its own.
 macro_rules! compile {
-    ($module:ident, $dots:ty, [$($tokens:literal),*] $(, $attribute:meta)?) => {
+    ($module:ident, $dots:ty, [$($tokens:literal),*],
+     [$($gemm:tt)*] for [$($gemm_tokens:literal),*] $(, $attribute:meta)?) => {
         pub(super) mod $module {
             use super::*;
 
@@ -78,7 +84,7 @@ macro_rules! compile {
             $(#[$attribute])?
             unsafe fn gemm<Q: Quants, const T: usize>(p: Gemm) {
                 // SAFETY: the caller's promise.
-                unsafe { panel::gemm::<$dots, Q, T>(p) }
+                unsafe { $($gemm)*(p) }
             }
 
             $(#[$attribute])?
@@ -108,7 +114,7 @@ macro_rules! compile {
                             pack: packing::group::<F>,
                             gemv: &[$(gemv::<F, $tokens>),*],
                             expand: expand::<F>,
-                            gemm: &[$(gemm::<F::Quants, $tokens>),*],
+                            gemm: &[$(gemm::<F::Quants, $gemm_tokens>),*],
                             steps: F::STEPS,
                             meaning: Meaning::of::<F::Quants>(),
                         }
@@ -124,16 +130,23 @@ macro_rules! compile {
 }
 
 // One token at a time: larger tiles only help where weights and sums stay in vector registers.
-compile!(portable, PortableDots, [1]);
+compile!(portable, PortableDots, [1], [panel::gemm::<PortableDots, Q, T>] for [1]);
 
 #[cfg(target_arch = "x86_64")]
-compile!(avx2, super::super::dots::Avx2Dots, [1, 2, 4], target_feature(enable = "avx2,fma,f16c"));
+compile!(
+    avx2,
+    Avx2Dots,
+    [1, 2, 4],
+    [panel::gemm::<Avx2Dots, Q, T>] for [1, 2, 4],
+    target_feature(enable = "avx2,fma,f16c")
+);
 #[cfg(target_arch = "x86_64")]
 compile!(
     vnni,
-    super::super::dots::VnniDots,
+    VnniDots,
     [1, 2, 4],
-    target_feature(enable = "avx2,fma,f16c,avx512vl,avx512vnni")
+    [wide::gemm::<Q, T>] for [1, 2, 4, 8],
+    target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")
 );
 #[cfg(not(target_arch = "x86_64"))]
 use {portable as avx2, portable as vnni};

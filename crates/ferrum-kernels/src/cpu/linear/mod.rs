@@ -8,7 +8,7 @@
 //!
 //! [`formats`] says how each format is packed and unpacked, [`dots`] what the instruction sets
 //! are asked for, [`products`] in which order results are summed, [`kernels`] compiles the
-//! combinations.
+//! combinations; `wide` is the panel kernel of AVX-512.
 
 mod activations;
 mod dots;
@@ -23,6 +23,8 @@ mod panel;
 mod planes;
 mod products;
 mod weight;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 #[cfg(test)]
 mod tests;
