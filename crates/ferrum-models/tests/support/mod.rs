@@ -1,4 +1,5 @@
 //! Drives a [`Runner`] without an engine: one place that lays out steps for the tests.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use anyhow::{Context, Result};
 use ferrum_models::gguf::Gguf;
