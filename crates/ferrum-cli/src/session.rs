@@ -86,8 +86,8 @@ pub struct Answer {
 }
 
 impl Session {
-    /// Loads a model for one sequence at a time.
-    pub fn load(file: &ModelFile, options: &LoadOptions) -> Result<Self> {
+    /// Loads a model for one sequence at a time. Its file, with all the metadata, is let go.
+    pub fn load(file: ModelFile, options: &LoadOptions) -> Result<Self> {
         let start = Instant::now();
         let tokenizer = Arc::new(file.tokenizer()?);
         let template = ChatTemplate::from_metadata(file.gguf.metadata(), &tokenizer)?;

@@ -39,7 +39,7 @@ fn indices(op: &'static str, name: &'static str, indices: &[i32], end: usize) ->
 /// [`Backend::pack`]: the size of the bytes, once more, as the fields of a source are public; and
 /// that there is something to pack.
 pub(crate) fn pack(source: &WeightSource<'_>) -> Result<()> {
-    let &WeightSource { format, rows, cols, data } = source;
+    let &WeightSource { format, rows, cols, data, .. } = source;
     ensure("pack", rows > 0 && cols > 0, || format!("a weight of {rows} x {cols} is empty"))?;
     WeightSource::new(format, rows, cols, data).map(|_| ())
 }

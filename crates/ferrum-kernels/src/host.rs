@@ -1,5 +1,8 @@
 //! Buffers in ordinary memory, shared by the reference and the CPU backend.
 
+use std::alloc::{Layout, alloc_zeroed};
+use std::ptr::NonNull;
+
 use crate::{Buffer, DType, KernelError, Result};
 
 /// A typed buffer in ordinary memory.
@@ -74,15 +77,34 @@ impl Buffer for HostBuffer {
     }
 }
 
-/// `len` zeroes (or an error, not an abort, where memory is short).
-pub(crate) fn zeroed<T: Copy + Default>(len: usize) -> Result<Vec<T>> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(len).map_err(|_| KernelError::OutOfMemory {
-        bytes: len.saturating_mul(size_of::<T>()),
-        what: "a buffer",
-    })?;
-    v.resize(len, T::default());
-    Ok(v)
+/// Plain numbers, for which all bits zero is a value.
+///
+/// # Safety
+/// All zero bytes must be a valid value, and the type must not need dropping.
+pub(crate) unsafe trait Plain: Copy + Send + Sync {}
+
+macro_rules! plain {
+    ($($number:ty),*) => {$(
+        // SAFETY: a number, or one in a transparent struct.
+        unsafe impl Plain for $number {}
+    )*};
+}
+
+plain!(u8, i8, u16, i16, u32, i32, f32, half::f16);
+
+/// `len` zeroes (or an error, not an abort, where memory is short). Their pages are taken from the
+/// system when they are first written, so room for the largest step costs nothing before it comes.
+pub(crate) fn zeroed<T: Plain>(len: usize) -> Result<Vec<T>> {
+    let bytes = len.saturating_mul(size_of::<T>());
+    let out_of_memory = || KernelError::OutOfMemory { bytes, what: "a buffer" };
+    let layout = Layout::array::<T>(len).map_err(|_| out_of_memory())?;
+    if layout.size() == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the layout is not empty.
+    let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
+    // SAFETY: allocated just now, with the layout of `len` values, to which zero bytes are valid.
+    Ok(unsafe { Vec::from_raw_parts(memory.as_ptr().cast(), len, len) })
 }
 
 fn too_short(op: &'static str, need: usize, have: usize) -> KernelError {

@@ -49,7 +49,7 @@ fn array() -> impl Strategy<Value = Array> {
         vec(any::<f32>(), 0..9).prop_map(Array::F32),
         vec(any::<f64>(), 0..9).prop_map(Array::F64),
         vec(any::<bool>(), 0..9).prop_map(Array::Bool),
-        vec(text(0), 0..9).prop_map(Array::String),
+        vec(text(0), 0..9).prop_map(|texts| Array::String(texts.into_iter().collect())),
     ]
 }
 
@@ -105,9 +105,7 @@ fn read(file: &[u8]) -> Result<(Header, Vec<TensorInfo>), ParseError> {
 fn heap_bytes(header: &Header) -> usize {
     let value = |value: &Value| match value {
         Value::String(s) => s.capacity(),
-        Value::Array(Array::String(a)) => {
-            a.capacity() * size_of::<String>() + a.iter().map(String::capacity).sum::<usize>()
-        }
+        Value::Array(Array::String(a)) => a.heap_bytes(),
         Value::Array(a) => 8 * a.len(),
         _ => 0,
     };

@@ -31,9 +31,10 @@ pub fn run(args: &RunArgs, config: &Config) -> Result<Outcome> {
     };
     let file = open_reference(&meaning.model, config)?;
     let options = LoadOptions { context: args.context.map(|n| n as usize), ..args.load.options() };
-    let mut session = Session::load(&file, &options)?;
+    let name = file.name.clone();
+    let mut session = Session::load(file, &options)?;
     if args.verbose {
-        eprintln!("{} loaded in {:.3} s", file.name, session.load_time.as_secs_f64());
+        eprintln!("{name} loaded in {:.3} s", session.load_time.as_secs_f64());
     }
     let answer_options = AnswerOptions {
         sampling: args.sampling.params(RandomState::new().hash_one(std::process::id())),

@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use crate::host::Plain;
 use crate::{KernelError, Result};
 
 /// Bytes of a cache line.
@@ -12,29 +13,6 @@ const LINE: usize = 64;
 /// What the allocation itself asks for. With more, the system's allocator hands out memory that it
 /// has to zero by itself, which makes all of a KV cache resident before the first token.
 const ALLOCATION: usize = align_of::<u128>();
-
-/// Plain numbers, for which all bits zero is a value.
-///
-/// # Safety
-/// All zero bytes must be a valid value, and the type must not need dropping.
-pub(crate) unsafe trait Plain: Copy + Send + Sync {}
-
-// SAFETY: plain numbers.
-unsafe impl Plain for u8 {}
-// SAFETY: plain numbers.
-unsafe impl Plain for i8 {}
-// SAFETY: plain numbers.
-unsafe impl Plain for u16 {}
-// SAFETY: plain numbers.
-unsafe impl Plain for i16 {}
-// SAFETY: plain numbers.
-unsafe impl Plain for u32 {}
-// SAFETY: plain numbers.
-unsafe impl Plain for i32 {}
-// SAFETY: plain numbers.
-unsafe impl Plain for f32 {}
-// SAFETY: a transparent u16.
-unsafe impl Plain for half::f16 {}
 
 /// A slice of fixed length, zeroed at first, whose start is aligned to a cache line. Pages are
 /// taken from the system when they are first written.

@@ -1,8 +1,9 @@
 //! The paged KV cache of one layer, laid out for attention.
 
 use super::NAME;
-use super::aligned::{AlignedVec, Plain};
+use super::aligned::AlignedVec;
 use super::simd::{LANES, Simd};
+use crate::host::Plain;
 use crate::params::KvSpec;
 use crate::{KernelError, KvDType, KvStorage, Result, checks};
 use half::f16;

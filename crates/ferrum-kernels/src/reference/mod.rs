@@ -143,6 +143,7 @@ impl Backend for Reference {
         let mut data = zeroed(rows.saturating_mul(cols))?;
         for (row, dst) in data.chunks_exact_mut(cols).enumerate() {
             dequantize_row(format, source.row(row), dst)?;
+            source.consume(row..row + 1);
         }
         Ok(Weight { format, rows, cols, data })
     }

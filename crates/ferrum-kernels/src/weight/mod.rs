@@ -4,6 +4,7 @@
 //! one row in [`Format::block_bytes`] bytes.
 
 use std::fmt;
+use std::ops::Range;
 
 use half::f16;
 
@@ -115,7 +116,7 @@ impl fmt::Display for Format {
 }
 
 /// A weight matrix as it lies in a file: `rows` rows of `cols` values, row after row.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct WeightSource<'a> {
     /// How the values are stored.
     pub format: Format,
@@ -125,13 +126,29 @@ pub struct WeightSource<'a> {
     pub cols: usize,
     /// `rows · format.row_bytes(cols)` bytes.
     pub data: &'a [u8],
+    /// Hears of the ranges of `data` that will not be read again, while the rest is being packed:
+    /// so a large matrix need not be in memory twice.
+    pub consumed: Option<&'a (dyn Fn(Range<usize>) + Sync)>,
 }
 
 impl<'a> WeightSource<'a> {
     /// A source whose size has been checked.
     pub fn new(format: Format, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
         check_size(format, rows, cols, data.len())?;
-        Ok(WeightSource { format, rows, cols, data })
+        Ok(WeightSource { format, rows, cols, data, consumed: None })
+    }
+
+    /// The same, and `consumed` hears of what will not be read again.
+    pub fn telling(self, consumed: &'a (dyn Fn(Range<usize>) + Sync)) -> Self {
+        WeightSource { consumed: Some(consumed), ..self }
+    }
+
+    /// Tells that `rows` will not be read again.
+    pub(crate) fn consume(&self, rows: Range<usize>) {
+        if let Some(consumed) = self.consumed {
+            let bytes = self.data.len() / self.rows.max(1);
+            consumed(rows.start * bytes..rows.end * bytes);
+        }
     }
 
     /// The bytes of one row. Panics where `row` is not below `rows`.

@@ -143,8 +143,8 @@ fn check_shape(tensor: &TensorInfo, kind: RoleKind) -> Result<(), ModelError> {
     Err(ModelError::TensorShape { name: tensor.name.clone(), expected, got: got.to_vec() })
 }
 
-/// Packs weights one tensor at a time and gives each one's file pages back, so that the file and
-/// the packed form are never resident together.
+/// Packs weights one tensor at a time and gives the file's pages back as it goes, so that the file
+/// and the packed form are never resident together.
 pub(super) struct Loader<'a, B: Backend> {
     pub backend: &'a B,
     pub stream: &'a mut B::Stream,
@@ -212,10 +212,9 @@ impl<B: Backend> Loader<'_, B> {
     fn matrix(&mut self, name: &str) -> Result<B::Weight, ModelError> {
         let tensor = self.file.require(name)?;
         let data = self.file.data(tensor);
+        let release = |range| self.file.release(tensor, range);
         let source = WeightSource::new(tensor.format, tensor.rows(), tensor.cols(), data)?;
-        let weight = self.backend.pack(self.stream, &source)?;
-        self.file.release(tensor);
-        Ok(weight)
+        Ok(self.backend.pack(self.stream, &source.telling(&release))?)
     }
 
     fn vector(&mut self, name: &str) -> Result<B::Buffer, ModelError> {

@@ -95,7 +95,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A string: its length as u64, then UTF-8.
-    pub fn string(&mut self, what: &'static str) -> Result<String, ParseError> {
+    pub fn str(&mut self, what: &'static str) -> Result<&'a str, ParseError> {
         let len = self.number::<u64>(what)?;
         self.text(len, what)
     }
@@ -107,14 +107,14 @@ impl<'a> Cursor<'a> {
         if len == 0 || len > max as u64 {
             return Err(ParseError::NameLength { what, len, at, max });
         }
-        self.text(len, what)
+        self.text(len, what).map(str::to_string)
     }
 
-    fn text(&mut self, len: u64, what: &'static str) -> Result<String, ParseError> {
+    fn text(&mut self, len: u64, what: &'static str) -> Result<&'a str, ParseError> {
         let at = self.at;
         let bytes = self.take(len, what)?;
         match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.to_string()),
+            Ok(text) => Ok(text),
             Err(e) => Err(ParseError::Utf8 { what, at: at + e.valid_up_to() }),
         }
     }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::cursor::{Cursor, Number};
 use super::error::ParseError;
 use super::metadata::Metadata;
+use super::strings::Strings;
 use super::tensor::RawTensor;
 use super::value::{Array, Value, ValueType};
 
@@ -115,7 +116,7 @@ fn read_value(c: &mut Cursor<'_>, key: &str, type_id: u32) -> Result<Value, Pars
         ValueType::F32 => Value::F32(c.number(WHAT)?),
         ValueType::F64 => Value::F64(c.number(WHAT)?),
         ValueType::Bool => Value::Bool(bool_of(key, c.number(WHAT)?)?),
-        ValueType::String => Value::String(c.string("a metadata string")?),
+        ValueType::String => Value::String(c.str("a metadata string")?.to_string()),
         ValueType::Array => {
             let element = value_type(key, c.number(WHAT)?)?;
             let count = c.number::<u64>("an array length")?;
@@ -147,10 +148,11 @@ fn read_array(
             Array::Bool(bytes.into_iter().map(|b| bool_of(key, b)).collect::<Result<_, _>>()?)
         }
         ValueType::String => {
-            let mut strings = Vec::with_capacity(c.check_count(count, u64::SIZE, WHAT)?);
+            let mut strings = Strings::with_capacity(c.check_count(count, u64::SIZE, WHAT)?);
             for _ in 0..count {
-                strings.push(c.string("an array string")?);
+                strings.push(c.str("an array string")?);
             }
+            strings.shrink_to_fit();
             Array::String(strings)
         }
         ValueType::Array => return Err(ParseError::RecursiveArray { key: key.to_string() }),

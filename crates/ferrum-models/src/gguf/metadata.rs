@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::error::GgufError;
+use super::strings::Strings;
 use super::value::{Array, Value};
 
 /// Metadata of a model: values by key, in the order of the file.
@@ -95,7 +96,7 @@ impl Metadata {
     }
 
     /// An array of strings.
-    pub fn str_array(&self, key: &str) -> Result<Option<&[String]>, GgufError> {
+    pub fn str_array(&self, key: &str) -> Result<Option<&Strings>, GgufError> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Array(Array::String(v))) => Ok(Some(v)),
@@ -171,7 +172,7 @@ impl Metadata {
     }
 
     /// [`Metadata::str_array`] of a key that must be there.
-    pub fn need_str_array(&self, key: &str) -> Result<&[String], GgufError> {
+    pub fn need_str_array(&self, key: &str) -> Result<&Strings, GgufError> {
         need(key, self.str_array(key)?)
     }
 

@@ -27,11 +27,11 @@ impl Map {
     /// readable: the next access takes them from the file again.
     #[cfg(unix)]
     pub fn release(&self, range: Range<usize>) {
-        // Only whole pages inside the range. Where pages are larger than this, the system rounds
-        // outwards, which costs the neighbours a page fault and nothing else.
-        const PAGE: usize = 4096;
-        let start = range.start.next_multiple_of(PAGE);
-        let end = range.end.min(self.len()) / PAGE * PAGE;
+        // Outwards: a page lost to a neighbour is read again, while a page left would stay. Linux
+        // maps the 64 KB around a page that is asked for.
+        const AROUND: usize = 64 * 1024;
+        let start = range.start / AROUND * AROUND;
+        let end = range.end.next_multiple_of(AROUND).min(self.len());
         if start >= end {
             return;
         }

@@ -9,9 +9,8 @@
 //! the bytes that are left before memory is allocated for it.
 //!
 //! Memory for the header is bounded: at most [`MAX_HEADER_BYTES`] of a file are read as header,
-//! and metadata entries and tensors are at most [`MAX_ENTRIES`] each. The worst amplification is
-//! an array of one-byte strings, where 9 bytes of the file take a 24-byte `String` and one
-//! allocation of the smallest size.
+//! and metadata entries and tensors are at most [`MAX_ENTRIES`] each. No array takes
+//! more memory than twice its bytes in the file.
 
 mod cursor;
 mod error;
@@ -21,6 +20,7 @@ mod metadata;
 mod mmap;
 mod model;
 mod split;
+mod strings;
 mod tensor;
 mod value;
 mod writer;
@@ -32,6 +32,7 @@ pub use error::{GgufError, ParseError};
 pub use header::{Header, MAX_ENTRIES, MAX_HEADER_BYTES, parse};
 pub use metadata::Metadata;
 pub use model::{Gguf, read_header};
+pub use strings::Strings;
 pub use tensor::{RawTensor, TensorInfo};
 pub use value::{Array, Value, ValueType};
 pub use writer::{GgufWriter, TensorWriter, WriteError};

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::error::GgufError;
@@ -43,6 +44,8 @@ impl Part {
         let map = Map::new(&File::open(path).map_err(io)?).map_err(io)?;
         let header = header::parse(&map)
             .map_err(|reason| GgufError::Parse { path: path.to_path_buf(), reason })?;
+        // What was read of it is now in `header`.
+        map.release(0..map.len());
         Ok(Part { path: path.to_path_buf(), map, header })
     }
 }
@@ -119,10 +122,12 @@ impl Gguf {
         &self.files[tensor.file][tensor.range()]
     }
 
-    /// Gives back the memory that holds the bytes of `tensor`; call it once they are packed.
-    /// [`Gguf::data`] stays valid and reads the file again.
-    pub fn release(&self, tensor: &TensorInfo) {
-        self.files[tensor.file].release(tensor.range());
+    /// Gives back the memory that holds a range of the bytes of `tensor`; call it once they are
+    /// packed. [`Gguf::data`] stays valid and reads the file again.
+    pub fn release(&self, tensor: &TensorInfo, range: Range<usize>) {
+        let Range { start, end } = tensor.range();
+        let at = |offset: usize| start.saturating_add(offset).min(end);
+        self.files[tensor.file].release(at(range.start)..at(range.end));
     }
 
     /// Bytes of all files.

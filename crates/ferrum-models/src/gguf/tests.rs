@@ -151,7 +151,7 @@ fn every_array_type() {
         Array::I32(vec![0x0101_0101; 2]),
         Array::F32(vec![2.0]),
         Array::Bool(vec![true, false]),
-        Array::String(vec!["".into(), "ab".into()]),
+        Array::String(["", "ab"].into_iter().collect()),
         Array::U64(vec![0x0101_0101_0101_0101; 2]),
         Array::I64(vec![0x0101_0101_0101_0101; 2]),
         Array::F64(vec![3.0]),
@@ -435,7 +435,7 @@ fn typed_getters() {
     assert_eq!(m.f32("f64").unwrap(), Some(0.25));
     assert_eq!(m.bool("bool").unwrap(), Some(false));
     assert_eq!(m.str("text").unwrap(), Some("hi"));
-    assert_eq!(m.str_array("strings").unwrap(), Some(&["x".to_string()][..]));
+    assert_eq!(m.str_array("strings").unwrap(), Some(&["x"].into_iter().collect()));
     assert_eq!(m.u32_array("i16s").unwrap(), Some(vec![1, 2]));
     assert_eq!(m.i32_array("i32s").unwrap(), Some(&[-1][..]));
     assert_eq!(m.f32_array("f32s").unwrap(), Some(&[1.0][..]));

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::strings::Strings;
+
 /// The type of a metadata value, by its id in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -108,7 +110,7 @@ pub enum Array {
     F32(Vec<f32>),
     F64(Vec<f64>),
     Bool(Vec<bool>),
-    String(Vec<String>),
+    String(Strings),
 }
 
 impl Value {
@@ -216,7 +218,19 @@ macro_rules! from {
 
 from! {
     u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, u64 => U64, i64 => I64,
-    f32 => F32, f64 => F64, bool => Bool, String => String,
+    f32 => F32, f64 => F64, bool => Bool,
+}
+
+impl From<String> for Value {
+    fn from(v: String) -> Self {
+        Value::String(v)
+    }
+}
+
+impl From<Vec<String>> for Value {
+    fn from(v: Vec<String>) -> Self {
+        Value::Array(Array::String(v.into_iter().collect()))
+    }
 }
 
 impl From<&str> for Value {

@@ -87,15 +87,15 @@ fn vocabulary_holds_every_byte_and_merge_once() {
         let tokens = meta.need_str_array("tokenizer.ggml.tokens").unwrap();
         let merges = meta.need_str_array("tokenizer.ggml.merges").unwrap();
         assert_eq!((tokens.len(), merges.len()), (vocab, vocab - 259));
-        let known: HashSet<&str> = tokens.iter().map(String::as_str).collect();
+        let known: HashSet<&str> = tokens.iter().collect();
         assert_eq!(known.len(), vocab, "a token appears twice");
-        for merge in merges {
+        for merge in merges.iter() {
             let (left, right) = merge.split_once(' ').unwrap();
             assert!(known.contains(left) && known.contains(right));
             assert!(known.contains(&*format!("{left}{right}")));
         }
         let eos = meta.need_u32("tokenizer.ggml.eos_token_id").unwrap();
-        assert_eq!(tokens[eos as usize], "<|im_end|>");
+        assert_eq!(&tokens[eos as usize], "<|im_end|>");
         let types = meta.need_i32_array("tokenizer.ggml.token_type").unwrap();
         assert_eq!(types.iter().filter(|t| **t == 3).count(), 3);
     }
@@ -120,5 +120,5 @@ fn gemma_has_its_window() {
     let meta = metadata(&SynthSpec::preset("gemma3-tiny").unwrap());
     assert_eq!(meta.u32("gemma3.attention.sliding_window").unwrap(), Some(64));
     let tokens = meta.get("tokenizer.ggml.tokens").unwrap();
-    assert!(matches!(tokens, Value::Array(Array::String(t)) if t[32] == "\u{120}"));
+    assert!(matches!(tokens, Value::Array(Array::String(t)) if &t[32] == "\u{120}"));
 }

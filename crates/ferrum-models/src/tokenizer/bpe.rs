@@ -11,6 +11,7 @@ use super::byte_level;
 use super::error::TokenizerError;
 use super::pretokenize::{PreTokenizer, Spec};
 use super::vocab::{SPECIAL, Vocabulary};
+use crate::gguf::Strings;
 
 /// Byte-level BPE of one model.
 pub(super) struct Bpe {
@@ -53,12 +54,12 @@ impl Bpe {
     /// Builds the merges. Each must be two tokens whose concatenation is a third; where a pair is
     /// listed twice, the first counts. Merges from or to special tokens do not take part, so that
     /// plain text never becomes one.
-    pub fn new(spec: &Spec, vocab: &Vocabulary, merges: &[String]) -> Result<Self, TokenizerError> {
+    pub fn new(spec: &Spec, vocab: &Vocabulary, merges: &Strings) -> Result<Self, TokenizerError> {
         let bytes = std::array::from_fn(|byte| vocab.find(&[byte as u8]));
         let special: HashSet<&[u8]> = vocab.of_kind(SPECIAL).map(|id| vocab.bytes(id)).collect();
         let mut table = HashMap::with_capacity(merges.len());
-        for (rank, text) in (0..).zip(merges) {
-            let invalid = || TokenizerError::Merge { index: rank as usize, text: text.clone() };
+        for (rank, text) in (0..).zip(merges.iter()) {
+            let invalid = || TokenizerError::Merge { index: rank as usize, text: text.to_string() };
             let parts = MergeParts::parse(text).ok_or_else(invalid)?;
             match parts.resolve(vocab) {
                 Some((pair, id)) => {

@@ -197,7 +197,7 @@ proptest! {
             Ok(RawToken { text, key: Some(text.clone().into_bytes()), kind: TokenKind::Normal })
         });
         let vocab = Vocabulary::new(tokens).unwrap();
-        let merges: Vec<String> = order.iter().map(|(l, r)| format!("{l} {r}")).collect();
+        let merges = order.iter().map(|(l, r)| format!("{l} {r}")).collect();
         let bpe = Bpe::new(&pretokenize::spec("gpt-2").unwrap(), &vocab, &merges).unwrap();
         let mut ids = Vec::new();
         bpe.encode(&vocab, &text, &mut ids);

@@ -2,6 +2,7 @@
 //! outputs, of whatever format.
 
 use super::planes::STEP;
+use crate::host::Plain;
 
 /// Largest magnitude of a quantised value.
 const MAX: f32 = 127.0;
@@ -23,6 +24,9 @@ pub(super) struct Block {
     /// and 1 of every four, in the high half that of 2 and 3. (The lanes of `vpmaddubsw`.)
     pub(super) pairs: [i32; 2],
 }
+
+// SAFETY: numbers and arrays of numbers.
+unsafe impl Plain for Block {}
 
 impl Block {
     /// The sum of the first or second 16 values, in units of 1.

@@ -9,6 +9,10 @@ use super::packing;
 use crate::checks;
 use crate::{Format, KernelError, PackedWeight, Result, WeightSource};
 
+/// Bytes packed before those of the file are given back: little beside a model, and enough for the
+/// whole team.
+const SLAB_BYTES: usize = 4 << 20;
+
 /// A weight matrix, eight rows interleaved, in the bytes of the file (rows rounded up to a multiple
 /// of eight).
 pub struct CpuWeight {
@@ -65,18 +69,27 @@ pub(in super::super) fn pack(s: &mut CpuStream, source: &WeightSource<'_>) -> Re
     let groups = rows.div_ceil(ROWS);
     let group_bytes = bytes / groups;
     let out = SharedSlice::new(&mut packed);
-    s.team.chunks(groups, &|_, group| {
-        let first = group * ROWS;
-        let rows: [&[u8]; ROWS] =
-            std::array::from_fn(|r| if first + r < rows { source.row(first + r) } else { &[] });
-        let rows = &rows[..ROWS.min(source.rows - first)];
-        // SAFETY: each group is packed once.
-        let out = unsafe { out.range_mut(group * group_bytes..(group + 1) * group_bytes) };
-        match kernels {
-            Kernels::Blocks(kernels) => (kernels.pack)(rows, out),
-            Kernels::Floats(_) => packing::float_group(format.block_bytes(), rows, out),
-        }
-    });
+    let slab = (SLAB_BYTES / group_bytes).max(1);
+    for first in (0..groups).step_by(slab) {
+        let last = groups.min(first + slab);
+        s.team.chunks(last - first, &|_, i| {
+            let group = first + i;
+            let rows = group * ROWS..rows.min((group + 1) * ROWS);
+            let mut sources: [&[u8]; ROWS] = [&[]; ROWS];
+            for (source_row, row) in sources.iter_mut().zip(rows.clone()) {
+                *source_row = source.row(row);
+            }
+            // SAFETY: each group is packed once.
+            let out = unsafe { out.range_mut(group * group_bytes..(group + 1) * group_bytes) };
+            match kernels {
+                Kernels::Blocks(kernels) => (kernels.pack)(&sources[..rows.len()], out),
+                Kernels::Floats(_) => {
+                    packing::float_group(format.block_bytes(), &sources[..rows.len()], out);
+                }
+            }
+        });
+        source.consume(first * ROWS..rows.min(last * ROWS));
+    }
     Ok(CpuWeight { format, rows, cols, data: packed, kernels })
 }
 
