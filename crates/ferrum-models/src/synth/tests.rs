@@ -29,7 +29,7 @@ fn presets_never_change() {
         ("llama3-tiny", 0x3a90_7dd5_c324_ad3a),
         ("qwen2-tiny", 0xe542_537c_4cd8_1b55),
         ("qwen3-tiny", 0x5a8b_164b_e222_5732),
-        ("qwen3moe-tiny", 0),
+        ("qwen3moe-tiny", 0xc2a2_0121_1fdf_d4e4),
         ("gemma3-tiny", 0xf0e2_d571_d3a8_71d2),
     ];
     assert_eq!(found, expected, "found {found:#018x?}");
