@@ -14,7 +14,8 @@ use crate::params::{
 };
 use crate::weight::check_experts;
 use crate::{
-    Backend, Buffer, KV_BLOCK_SIZE, KernelError, KvStorage, PackedWeight, Result, WeightSource,
+    Backend, Buffer, KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType, KvStorage, PackedWeight,
+    Result, WeightSource,
 };
 
 /// `a · b · …`, or an error where it overflows.
@@ -51,6 +52,8 @@ pub(crate) fn pack(source: &WeightSource<'_>) -> Result<()> {
 pub(crate) fn kv_cache(spec: &KvSpec) -> Result<usize> {
     let len = product("kv_cache", &[spec.blocks, KV_BLOCK_SIZE, spec.kv_heads, spec.head_dim])?;
     ensure("kv_cache", len > 0, || format!("{spec:?} is empty"))?;
+    let groups = spec.dtype != KvDType::Q8_0 || spec.head_dim.is_multiple_of(KV_SCALE_GROUP);
+    ensure("kv_cache", groups, || format!("{spec:?}: heads of no multiple of {KV_SCALE_GROUP}"))?;
     // Slots are 32-bit.
     let slots = spec.blocks * KV_BLOCK_SIZE;
     ensure("kv_cache", i32::try_from(slots).is_ok(), || format!("{slots} slots are too many"))?;

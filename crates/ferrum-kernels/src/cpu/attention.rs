@@ -13,9 +13,10 @@
 mod kernels;
 mod merge;
 mod plan;
+mod scaled;
 mod tile;
 
-use super::kv_cache::{Data, KvElement};
+use super::kv_cache::{Data, KvElement, Stored};
 use super::shared::SharedSlice;
 use super::simd::{Kernel, Simd};
 use super::{Cpu, CpuStream};
@@ -100,10 +101,16 @@ pub(super) fn attention(
     grow(&mut ws.threads, threads * scratch_len(&ws.plan, &shape))?;
     let dst = std::mem::take(&mut view.dst);
     match &p.kv.data {
-        Data::F16 { k, v } => run(s, &shape, &view, k, v, dst),
-        Data::F32 { k, v } => run(s, &shape, &view, k, v, dst),
+        Data::F16 { k, v } => run(s, &shape, &view, plain(k), plain(v), dst),
+        Data::F32 { k, v } => run(s, &shape, &view, plain(k), plain(v), dst),
+        Data::Q8 { k, v } => run(s, &shape, &view, k.stored(), v.stored(), dst),
     }
     Ok(())
+}
+
+/// Without scales.
+fn plain<E>(values: &[E]) -> Stored<'_, E> {
+    Stored { values, scales: &[] }
 }
 
 /// Scratch of one thread: the scaled queries of a tile, the state of a split, the merged state.
@@ -123,8 +130,8 @@ fn run<E: KvElement>(
     s: &mut CpuStream,
     shape: &Shape,
     view: &AttentionView<'_>,
-    k: &[E],
-    v: &[E],
+    k: Stored<'_, E>,
+    v: Stored<'_, E>,
     dst: &mut [f32],
 ) {
     let isa = s.isa;

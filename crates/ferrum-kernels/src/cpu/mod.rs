@@ -6,6 +6,7 @@ mod attention;
 mod gather_rows;
 mod isa;
 mod kv_cache;
+mod kv_quantize;
 mod kv_write;
 mod linear;
 mod math;
@@ -119,7 +120,7 @@ impl Backend for Cpu {
                 linear::supported(format, cols)
             }
             Need::Embed(format) => linear::supported(format, format.block_len()),
-            Need::Attention { head_dim, kv: _ } => kv_cache::check_head_dim(head_dim),
+            Need::Attention { head_dim, kv } => kv_cache::check_head_dim(head_dim, kv),
         }
     }
 

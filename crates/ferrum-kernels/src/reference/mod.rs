@@ -10,7 +10,7 @@ use crate::params::{
     Linear, RmsNorm, Rope, RouteTopk,
 };
 use crate::weight::dequantize_row;
-use crate::{DType, Format, KernelError, Result, WeightSource, checks};
+use crate::{DType, Format, KV_SCALE_GROUP, KernelError, KvDType, Result, WeightSource, checks};
 
 mod attention;
 mod embed;
@@ -121,6 +121,11 @@ impl Backend for Reference {
                 unsupported(format!("{format} weights with rows of {cols} values"))
             }
             Need::Attention { head_dim: 0, .. } => unsupported("heads of no values".into()),
+            Need::Attention { head_dim, kv: KvDType::Q8_0 }
+                if !head_dim.is_multiple_of(KV_SCALE_GROUP) =>
+            {
+                unsupported(format!("a q8_0 cache of {head_dim} values per head"))
+            }
             Need::Linear { .. }
             | Need::ExpertLinear { .. }
             | Need::Embed(_)

@@ -79,7 +79,7 @@ impl DecoderOptions {
         let tables = size_of::<f32>() * self.limits.context * rope_pairs;
         Ok(MemoryEstimate {
             weights,
-            kv_cache: positions * per_position * self.kv_dtype.size(),
+            kv_cache: self.kv_dtype.bytes(positions * per_position),
             buffers: ActivationSizes::new(spec, &self.limits).bytes() + tables,
         })
     }
