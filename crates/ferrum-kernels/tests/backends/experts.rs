@@ -182,7 +182,7 @@ impl Gated {
 
 /// Every third time, a format other than the shape's.
 fn other(s: &Shape) -> Format {
-    match s.tokens % 3 == 1 && s.cols % 256 == 0 {
+    match s.tokens % 3 == 1 && s.cols.is_multiple_of(256) {
         true => Format::ALL[(s.format as usize + 3) % Format::ALL.len()],
         false => s.format,
     }
