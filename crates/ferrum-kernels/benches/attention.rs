@@ -1,7 +1,8 @@
 //! Speed of attention on the CPU: GB/s of keys and values read by a decode step at some depth,
 //! beside a plain read of as much memory in the same run, and GFLOP/s of a prefill.
 //!
-//! `cargo bench -p ferrum-kernels --bench attention -- [--threads N] [--isa NAME] [SHAPE …]`
+//! `cargo bench -p ferrum-kernels --bench attention -- [--threads N] [--isa NAME]
+//! [--kv q8_0] [SHAPE …]`
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, CpuKvCache, CpuStream, Isa};
 use ferrum_kernels::host::HostBuffer;
@@ -54,11 +55,19 @@ const MAX_SECONDS: f64 = 0.5;
 fn main() {
     let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
     let mut config = CpuConfig { threads: 2, isa: None };
-    let mut wanted = Vec::new();
+    let (mut wanted, mut kv) = (Vec::new(), KvDType::F16);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
         match arg.as_str() {
             "--threads" => config.threads = value().parse().expect("a number of threads"),
+            "--kv" => {
+                kv = match value().as_str() {
+                    "f16" => KvDType::F16,
+                    "f32" => KvDType::F32,
+                    "q8_0" => KvDType::Q8_0,
+                    other => panic!("{other} is no type of a cache"),
+                }
+            }
             "--isa" => config.isa = Some(value().parse::<Isa>().expect("an instruction set")),
             _ => wanted.push(arg),
         }
@@ -69,7 +78,7 @@ fn main() {
         if !wanted.is_empty() && !wanted.iter().any(|w| shape.name.contains(w.as_str())) {
             continue;
         }
-        let mut model = Model::new(&cpu, shape);
+        let mut model = Model::new(&cpu, shape, kv);
         model.decode();
         for len in [512, 2048] {
             model.prefill(len);
@@ -81,6 +90,7 @@ fn main() {
 struct Model<'a> {
     cpu: &'a Cpu,
     shape: Shape,
+    kv: KvDType,
     stream: CpuStream,
     caches: Vec<CpuKvCache>,
     batch: StepBatch<Cpu>,
@@ -89,15 +99,10 @@ struct Model<'a> {
 }
 
 impl<'a> Model<'a> {
-    fn new(cpu: &'a Cpu, shape: Shape) -> Self {
+    fn new(cpu: &'a Cpu, shape: Shape, dtype: KvDType) -> Self {
         let mut stream = cpu.stream().expect("a stream");
         let blocks = DEPTH / KV_BLOCK_SIZE;
-        let spec = KvSpec {
-            blocks,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            dtype: KvDType::F16,
-        };
+        let spec = KvSpec { blocks, kv_heads: shape.kv_heads, head_dim: shape.head_dim, dtype };
         let width = shape.kv_heads * shape.head_dim;
         let cap = StepCapacity { tokens: DEPTH, seqs: 1, blocks_per_seq: blocks, samples: 1 };
         let mut batch = StepBatch::new(cpu, &cap).expect("a batch");
@@ -118,7 +123,7 @@ impl<'a> Model<'a> {
             kv
         });
         let caches = caches.collect();
-        Model { cpu, shape, stream, caches, batch, q, dst }
+        Model { cpu, shape, kv: dtype, stream, caches, batch, q, dst }
     }
 
     /// Seconds of the fastest layer, in some runs through all: the others see to it that what one
@@ -153,7 +158,7 @@ impl<'a> Model<'a> {
     fn decode(&mut self) {
         let positions = self.shape.window.unwrap_or(DEPTH);
         let values = positions * self.shape.kv_heads * self.shape.head_dim;
-        let bytes = 2 * values * KvDType::F16.size();
+        let bytes = 2 * self.kv.bytes(values);
         let seconds = self.seconds(DEPTH - 1, DEPTH);
         println!(
             "{:20} decode at {DEPTH}: {:6.1} GB/s (a plain read: {:5.1}), {:6.1} us a layer",

@@ -90,7 +90,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(u8, i8, u16, i16, u32, i32, f32, half::f16);
+plain!(u8, i8, u16, i16, u32, i32, usize, f32, half::f16);
 
 /// `len` zeroes (or an error, not an abort, where memory is short). Their pages are taken from the
 /// system when they are first written, so room for the largest step costs nothing before it comes.
@@ -105,6 +105,14 @@ pub(crate) fn zeroed<T: Plain>(len: usize) -> Result<Vec<T>> {
     let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
     // SAFETY: allocated just now, with the layout of `len` values, to which zero bytes are valid.
     Ok(unsafe { Vec::from_raw_parts(memory.as_ptr().cast(), len, len) })
+}
+
+/// Scratch of at least `len` values, of no particular content.
+pub(crate) fn grow<T: Plain>(scratch: &mut Vec<T>, len: usize) -> Result<()> {
+    if scratch.len() < len {
+        *scratch = zeroed(len)?;
+    }
+    Ok(())
 }
 
 fn too_short(op: &'static str, need: usize, have: usize) -> KernelError {

@@ -54,14 +54,28 @@ pub enum KvDType {
     F16,
     /// Single precision: twice the memory, no rounding.
     F32,
+    /// Bytes with a scale, about half the memory: of each position and head, every
+    /// [`KV_SCALE_GROUP`] values `x` are kept as whole numbers `q` from -127 to 127 and a scale `d`
+    /// in half precision, `d = max |x| / 127` and `x ≈ d · q`.
+    ///
+    /// A scale covers values of one position only, so that what is kept of a position depends on
+    /// nothing that comes before, after or beside it; and only 32 of them, because some channels
+    /// of keys are many times larger than the rest, and the others of their group lose precision.
+    Q8_0,
 }
 
+/// Values of a head that share a scale in [`KvDType::Q8_0`].
+pub const KV_SCALE_GROUP: usize = 32;
+
 impl KvDType {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
+    /// Bytes of `values` values: whole heads, in [`KvDType::Q8_0`] of whole groups.
+    pub fn bytes(self, values: usize) -> usize {
         match self {
-            KvDType::F16 => 2,
-            KvDType::F32 => 4,
+            KvDType::F16 => values.saturating_mul(2),
+            KvDType::F32 => values.saturating_mul(4),
+            KvDType::Q8_0 => {
+                values.saturating_add(values / KV_SCALE_GROUP * size_of::<half::f16>())
+            }
         }
     }
 }

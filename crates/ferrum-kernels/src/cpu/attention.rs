@@ -13,14 +13,15 @@
 mod kernels;
 mod merge;
 mod plan;
+mod scaled;
 mod tile;
 
-use super::kv_cache::{Data, KvElement};
+use super::kv_cache::{Data, KvElement, Stored};
 use super::shared::SharedSlice;
 use super::simd::{Kernel, Simd};
 use super::{Cpu, CpuStream};
 use crate::checks::{self, AttentionView};
-use crate::host::{HostBuffer, zeroed};
+use crate::host::{HostBuffer, grow};
 use crate::params::{Attention, KvSpec};
 use crate::{KV_BLOCK_SIZE, KvStorage, Result};
 use merge::{Merge, State};
@@ -100,10 +101,16 @@ pub(super) fn attention(
     grow(&mut ws.threads, threads * scratch_len(&ws.plan, &shape))?;
     let dst = std::mem::take(&mut view.dst);
     match &p.kv.data {
-        Data::F16 { k, v } => run(s, &shape, &view, k, v, dst),
-        Data::F32 { k, v } => run(s, &shape, &view, k, v, dst),
+        Data::F16 { k, v } => run(s, &shape, &view, plain(k), plain(v), dst),
+        Data::F32 { k, v } => run(s, &shape, &view, plain(k), plain(v), dst),
+        Data::Q8 { k, v } => run(s, &shape, &view, k.stored(), v.stored(), dst),
     }
     Ok(())
+}
+
+/// Without scales.
+fn plain<E>(values: &[E]) -> Stored<'_, E> {
+    Stored { values, scales: &[] }
 }
 
 /// Scratch of one thread: the scaled queries of a tile, the state of a split, the merged state.
@@ -111,20 +118,12 @@ fn scratch_len(plan: &Plan, shape: &Shape) -> usize {
     plan.rows * shape.head_dim + 2 * State::len(plan.rows, shape.head_dim)
 }
 
-/// At least `len` values.
-fn grow(v: &mut Vec<f32>, len: usize) -> Result<()> {
-    if v.len() < len {
-        *v = zeroed(len)?;
-    }
-    Ok(())
-}
-
 fn run<E: KvElement>(
     s: &mut CpuStream,
     shape: &Shape,
     view: &AttentionView<'_>,
-    k: &[E],
-    v: &[E],
+    k: Stored<'_, E>,
+    v: Stored<'_, E>,
     dst: &mut [f32],
 ) {
     let isa = s.isa;

@@ -1,6 +1,7 @@
 //! Writing a step's keys and values into the cache.
 
-use super::kv_cache::{Data, KvElement};
+use super::kv_cache::{Data, KvFloat};
+use super::kv_quantize::write_quantized;
 use super::shared::SharedSlice;
 use super::simd::{Kernel, LANES, Simd};
 use super::{Cpu, CpuKvCache, CpuStream, SERIAL_VALUES};
@@ -18,11 +19,12 @@ pub(super) fn kv_write(s: &mut CpuStream, kv: &mut CpuKvCache, p: &KvWrite<'_, C
     match &mut kv.data {
         Data::F16 { k, v } => write(s, &spec, &view, k, v),
         Data::F32 { k, v } => write(s, &spec, &view, k, v),
+        Data::Q8 { k, v } => write_quantized(s, &spec, &view, k, v),
     }
     Ok(())
 }
 
-fn write<E: KvElement>(
+fn write<E: KvFloat>(
     s: &mut CpuStream,
     spec: &KvSpec,
     view: &checks::KvWriteView<'_>,
@@ -58,7 +60,7 @@ struct Slab<'a, E> {
     values: Range<usize>,
 }
 
-impl<E: KvElement> Kernel for Slab<'_, E> {
+impl<E: KvFloat> Kernel for Slab<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -86,7 +88,7 @@ impl<E: KvElement> Kernel for Slab<'_, E> {
 
 /// Column `position` of `dst`, `[src.len()][KV_BLOCK_SIZE]`.
 #[inline(always)]
-fn transpose<S: Simd, E: KvElement>(src: &[f32], position: usize, dst: &mut [E]) {
+fn transpose<S: Simd, E: KvFloat>(src: &[f32], position: usize, dst: &mut [E]) {
     let dst = dst.as_chunks_mut::<{ LANES * KV_BLOCK_SIZE }>().0;
     for (src, dst) in src.as_chunks::<LANES>().0.iter().zip(dst) {
         let mut converted = [dst[position]; LANES];

@@ -6,11 +6,13 @@ mod attention;
 mod gather_rows;
 mod isa;
 mod kv_cache;
+mod kv_quantize;
 mod kv_write;
 mod linear;
 mod math;
 mod rms_norm;
 mod rope;
+mod route_topk;
 mod shared;
 mod simd;
 mod stream;
@@ -29,7 +31,8 @@ use team::Team;
 
 use crate::host::HostBuffer;
 use crate::params::{
-    Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, RmsNorm, Rope,
+    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
+    Linear, RmsNorm, Rope, RouteTopk,
 };
 use crate::{Backend, DType, Format, KernelError, Need, Result, WeightSource};
 
@@ -113,9 +116,11 @@ impl Backend for Cpu {
 
     fn check(&self, need: &Need) -> Result<()> {
         match *need {
-            Need::Linear { format, cols } => linear::supported(format, cols),
+            Need::Linear { format, cols } | Need::ExpertLinear { format, cols } => {
+                linear::supported(format, cols)
+            }
             Need::Embed(format) => linear::supported(format, format.block_len()),
-            Need::Attention { head_dim, kv: _ } => kv_cache::check_head_dim(head_dim),
+            Need::Attention { head_dim, kv } => kv_cache::check_head_dim(head_dim, kv),
         }
     }
 
@@ -169,6 +174,28 @@ impl Backend for Cpu {
         p: &GatedLinear<'_, Self>,
     ) -> Result<()> {
         linear::gated_linear(s, dst, p)
+    }
+
+    fn route_topk(&self, s: &mut CpuStream, p: RouteTopk<'_, Self>) -> Result<()> {
+        route_topk::route_topk(s, p)
+    }
+
+    fn expert_gated_linear(
+        &self,
+        s: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &ExpertGatedLinear<'_, Self>,
+    ) -> Result<()> {
+        linear::expert_gated_linear(s, dst, p)
+    }
+
+    fn expert_combine(
+        &self,
+        s: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &ExpertCombine<'_, Self>,
+    ) -> Result<()> {
+        linear::expert_combine(s, dst, p)
     }
 
     fn rms_norm(

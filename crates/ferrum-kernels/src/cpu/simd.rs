@@ -34,6 +34,8 @@ pub(crate) trait Simd: Copy {
     fn load(src: &[f32]) -> Self;
     /// The first eight values, widened.
     fn load_f16(src: &[f16]) -> Self;
+    /// The first eight values, as floats.
+    fn load_i8(src: &[i8]) -> Self;
     /// Writes the first eight values.
     fn store(self, dst: &mut [f32]);
     /// Writes the first eight values, rounded to nearest even.

@@ -289,7 +289,7 @@ pub fn wrong_weights_and_caches_are_refused<B: Backend>(subjects: &mut [Subject<
                 (4, 0, 0),
             ] {
                 let data = &data[..bytes];
-                let source = WeightSource { format, rows, cols, data, consumed: None };
+                let source = WeightSource { format, rows, cols, experts: 1, data, consumed: None };
                 let refused = s.backend.pack(&mut s.stream, &source).is_err();
                 assert!(refused, "{}: packed {format} {rows} x {cols} of {bytes}", s.label);
             }
@@ -308,12 +308,13 @@ pub fn wrong_weights_and_caches_are_refused<B: Backend>(subjects: &mut [Subject<
             }
             assert!(s.backend.check(&Need::Embed(format)).is_ok());
         }
-        for head_dim in 0..=300 {
-            let spec = KvSpec { blocks: 2, kv_heads: 3, head_dim, dtype: KvDType::F16 };
+        let types = [KvDType::F16, KvDType::F32, KvDType::Q8_0];
+        for (head_dim, dtype) in (0..=300).flat_map(|d| types.map(|dtype| (d, dtype))) {
+            let spec = KvSpec { blocks: 2, kv_heads: 3, head_dim, dtype };
             let able = s.backend.check(&Need::Attention { head_dim, kv: spec.dtype }).is_ok();
             let cache = s.backend.kv_cache(&spec);
-            assert_eq!(cache.is_ok(), able, "{}: heads of {head_dim}", s.label);
-            let least = 2 * 32 * 3 * head_dim * 2 * 2;
+            assert_eq!(cache.is_ok(), able, "{}: heads of {head_dim}, {dtype:?}", s.label);
+            let least = 2 * dtype.bytes(2 * 32 * 3 * head_dim);
             cache.iter().for_each(|c| assert!(c.resident_bytes() >= least && *c.spec() == spec));
         }
         let good = KvSpec { blocks: 2, kv_heads: 3, head_dim: 64, dtype: KvDType::F32 };

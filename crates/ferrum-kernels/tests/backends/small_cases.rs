@@ -29,6 +29,7 @@ pub fn worked_by_hand<B: Backend>(subjects: &mut [Subject<B>]) {
         rotations(s);
         attention(s);
         half_precision(s);
+        bytes_with_scales(s);
     }
 }
 
@@ -172,6 +173,23 @@ fn attention<B: Backend>(s: &mut Subject<B>) {
     let key = ln2 * 3.0_f32.ln();
     let got = three_tokens(s, f32, [0.0, key, 0.0], v, None, Some(2.0 * ln2));
     close(&label, "attention with a soft cap", &got, &[3.0, 5.0, 6.75]);
+}
+
+/// What bytes with scales keep of groups of one value: 127 times a scale in half precision.
+fn bytes_with_scales<B: Backend>(s: &mut Subject<B>) {
+    let label = s.label.clone();
+    let ln2 = std::f32::consts::LN_2;
+    let got = three_tokens(s, KvDType::Q8_0, [0.0; 3], [127.0, -63.5, 0.0], Some(1), None);
+    assert_eq!(got, [127.0, -63.5, 0.0], "{label}");
+    // The scales are 1/127 and 300/127, rounded to eleven bits.
+    let got = three_tokens(s, KvDType::Q8_0, [0.0; 3], [1.0, 300.0, 1e-7], Some(1), None);
+    assert_eq!(got, [127.0 * 1032.0 / 131_072.0, 127.0 * 1209.0 / 512.0, 0.0], "{label}");
+    // Weights 1 : 2 : 1, as far as ln 2 survives.
+    let key = 127.0 * half::f16::from_f32(ln2 / 127.0).to_f32();
+    let got = three_tokens(s, KvDType::Q8_0, [0.0, ln2, 0.0], [127.0, 254.0, 508.0], None, None);
+    let e = key.exp();
+    let want = [127.0, (127.0 + 254.0 * e) / (1.0 + e), (635.0 + 254.0 * e) / (2.0 + e)];
+    close(&label, "attention over bytes", &got, &want);
 }
 
 /// What half precision keeps of a value: to the nearest, ties to even, subnormals included.

@@ -1,9 +1,9 @@
 //! The inner loops of attention. A key block is `[head_dim][KV_BLOCK_SIZE]`, a value block
 //! `[KV_BLOCK_SIZE][head_dim]`.
 
-use super::STEP;
+use super::{STEP, scaled};
 use crate::KV_BLOCK_SIZE;
-use crate::cpu::kv_cache::KvElement;
+use crate::cpu::kv_cache::{KvElement, Stored};
 use crate::cpu::math;
 use crate::cpu::simd::{Kernel, LANES, Simd};
 use std::ops::Range;
@@ -16,11 +16,15 @@ pub(super) type Scores<const R: usize> = [[f32; STEP]; R];
 #[inline(always)]
 pub(super) fn scores<S: Simd, E: KvElement, const R: usize, const P: usize>(
     q: &[f32],
-    k: &[E],
-    fetch: &[E],
+    k: Stored<'_, E>,
+    fetch: Stored<'_, E>,
     at: usize,
     s: &mut Scores<R>,
 ) {
+    if E::SCALED {
+        return scaled::scores::<S, E, R, P>(q, k, fetch, at, s);
+    }
+    let (k, fetch) = (k.values, fetch.values);
     let dim = q.len() / R;
     let mut rows = [q; R];
     for (r, row) in rows.iter_mut().enumerate() {
@@ -50,7 +54,7 @@ pub(super) fn scores<S: Simd, E: KvElement, const R: usize, const P: usize>(
 /// What there is less of, rows or registers of a row, is held in registers while the other is gone
 /// through one by one: so a product with twelve sums fits into sixteen registers.
 #[inline(always)]
-fn multiply_add<S: Simd, const R: usize, const P: usize>(
+pub(super) fn multiply_add<S: Simd, const R: usize, const P: usize>(
     acc: &mut [[S; P]; R],
     column: impl Fn(usize) -> S,
     row: impl Fn(usize) -> f32,
@@ -172,32 +176,37 @@ pub(super) fn add_values<S: Simd, E: KvElement, const R: usize, const P: usize>(
     s: &Scores<R>,
     at: usize,
     positions: Range<usize>,
-    v: &[E],
-    fetch: &[E],
+    v: Stored<'_, E>,
+    fetch: Stored<'_, E>,
     acc: &mut [f32],
 ) {
     if positions.is_empty() {
         return;
     }
+    if E::SCALED {
+        return scaled::add_values::<S, E, R, P>(s, at, positions, v, fetch, acc);
+    }
+    let (v, fetch) = (v.values, fetch.values);
     let dim = acc.len() / R;
     // A slab of `d` fetches as much as it reads.
     let mut lines = fetch.chunks(P * LANES * KV_BLOCK_SIZE);
     let mut d = 0;
     while d + P * LANES <= dim {
         let fetch = lines.next().unwrap_or_default();
-        add_slab::<S, E, R, P>(s, at, positions.clone(), v, d, fetch, acc);
+        add_slab::<S, E, R, P, STEP>(s, at, positions.clone(), v, d, fetch, acc);
         d += P * LANES;
     }
     while d < dim {
-        add_slab::<S, E, R, 1>(s, at, positions.clone(), v, d, &[], acc);
+        add_slab::<S, E, R, 1, STEP>(s, at, positions.clone(), v, d, &[], acc);
         d += LANES;
     }
 }
 
-/// [`add_values`] for `P` registers of values from `d`.
+/// [`add_values`] for `P` registers of values from `d`; position `j` of the block has its weights at
+/// `s[r][at + j]`.
 #[inline(always)]
-fn add_slab<S: Simd, E: KvElement, const R: usize, const P: usize>(
-    s: &Scores<R>,
+pub(super) fn add_slab<S: Simd, E: KvElement, const R: usize, const P: usize, const N: usize>(
+    s: &[[f32; N]; R],
     at: usize,
     positions: Range<usize>,
     v: &[E],
@@ -215,7 +224,7 @@ fn add_slab<S: Simd, E: KvElement, const R: usize, const P: usize>(
     }
     let mut fetch = fetch.iter().step_by(P * LANES);
     let v = v[positions.start * dim..positions.end * dim].chunks_exact(dim);
-    for (j, v) in (at + positions.start..STEP).zip(v) {
+    for (j, v) in (at + positions.start..N).zip(v) {
         if let Some(start) = fetch.next() {
             prefetch::<S, E>(start, P * LANES);
         }
@@ -235,7 +244,7 @@ pub(super) struct AddAlone<'a, E> {
     pub(super) scores: &'a [f32; STEP],
     pub(super) at: usize,
     pub(super) positions: Range<usize>,
-    pub(super) v: &'a [E],
+    pub(super) v: Stored<'a, E>,
     /// `[head_dim]`
     pub(super) acc: &'a mut [f32],
 }
@@ -246,7 +255,8 @@ impl<E: KvElement> Kernel for AddAlone<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let AddAlone { scores, at, positions, v, acc } = self;
-        add_values::<S, E, 1, 4>(std::array::from_ref(scores), at, positions, v, &[], acc);
+        let scores = std::array::from_ref(scores);
+        add_values::<S, E, 1, 4>(scores, at, positions, v, Stored::NONE, acc);
     }
 }
 

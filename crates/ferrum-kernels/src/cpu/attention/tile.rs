@@ -7,7 +7,7 @@ use super::{SPLIT, STEP, Shape, WriteOutputs};
 use crate::KV_BLOCK_SIZE;
 use crate::checks::AttentionView;
 use crate::cpu::Isa;
-use crate::cpu::kv_cache::KvElement;
+use crate::cpu::kv_cache::{KvElement, Stored};
 use crate::cpu::shared::SharedSlice;
 use crate::cpu::simd::{Kernel, Simd};
 use std::ops::Range;
@@ -24,9 +24,9 @@ pub(super) struct Attend<'a, E> {
     pub(super) view: &'a AttentionView<'a>,
     pub(super) tile: &'a Tile,
     /// Keys of the layer: see [`crate::cpu::CpuKvCache`].
-    pub(super) k: &'a [E],
+    pub(super) k: Stored<'a, E>,
     /// Values of the layer.
-    pub(super) v: &'a [E],
+    pub(super) v: Stored<'a, E>,
     /// The first split to compute, and where to leave its state and those of the next ones;
     /// `None` for the whole tile.
     pub(super) partials: Option<(usize, &'a mut [f32])>,
@@ -65,20 +65,20 @@ impl<E: KvElement> Attend<'_, E> {
 struct Blocks<'a, E> {
     shape: &'a Shape,
     tile: &'a Tile,
-    k: &'a [E],
-    v: &'a [E],
+    k: Stored<'a, E>,
+    v: Stored<'a, E>,
     /// Cache blocks of the sequence.
     table: &'a [i32],
 }
 
-impl<'a, E> Blocks<'a, E> {
+impl<'a, E: KvElement> Blocks<'a, E> {
     /// Keys `[head_dim][KV_BLOCK_SIZE]` and values `[KV_BLOCK_SIZE][head_dim]` of block `i` of the
     /// sequence.
     #[inline(always)]
-    fn get(&self, i: usize) -> (&'a [E], &'a [E]) {
+    fn get(&self, i: usize) -> (Stored<'a, E>, Stored<'a, E>) {
         let len = KV_BLOCK_SIZE * self.shape.head_dim;
-        let start = (self.table[i] as usize * self.shape.kv_heads + self.tile.kv_head) * len;
-        (&self.k[start..][..len], &self.v[start..][..len])
+        let part = self.table[i] as usize * self.shape.kv_heads + self.tile.kv_head;
+        (self.k.part(part, len), self.v.part(part, len))
     }
 }
 
@@ -174,7 +174,7 @@ impl<'a, E: KvElement, const R: usize, const P: usize> Kernel for StepOf<'_, 'a,
         let q = &q[row * dim..][..R * dim];
         let acc = &mut state.acc[row * dim..][..R * dim];
         // The first rows bring close what all rows will want next.
-        let fetch = |block: &'a [E]| if row == 0 { block } else { &[] };
+        let fetch = |block: Stored<'a, E>| if row == 0 { block } else { Stored::NONE };
         let mut s: Scores<R> = [[0.0; STEP]; R];
         for block in step_blocks.clone() {
             let (k, v) = blocks.get(start / KV_BLOCK_SIZE + block);
@@ -213,8 +213,8 @@ fn step_values<S: Simd, E: KvElement, const R: usize, const P: usize>(
     s: &Scores<R>,
     seen: &[(usize, usize); R],
     block: usize,
-    v: &[E],
-    next: &[E],
+    v: Stored<'_, E>,
+    next: Stored<'_, E>,
     acc: &mut [f32],
 ) {
     let at = block * KV_BLOCK_SIZE;

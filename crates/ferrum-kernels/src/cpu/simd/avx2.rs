@@ -43,6 +43,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_i8(src: &[i8]) -> Self {
+        let src = &src[..LANES];
+        // SAFETY: eight bytes are there.
+        unsafe {
+            let bytes = _mm_loadl_epi64(src.as_ptr().cast());
+            Avx2(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)))
+        }
+    }
+
+    #[inline(always)]
     fn store(self, dst: &mut [f32]) {
         let dst = &mut dst[..LANES];
         // SAFETY: there is room for eight values.

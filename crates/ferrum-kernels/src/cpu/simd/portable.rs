@@ -51,6 +51,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn load_i8(src: &[i8]) -> Self {
+        let src = &src[..LANES];
+        Portable(std::array::from_fn(|i| f32::from(src[i])))
+    }
+
+    #[inline(always)]
     fn load_f16(src: &[f16]) -> Self {
         let mut lanes = [0.0; LANES];
         widen(&src[..LANES], &mut lanes);
