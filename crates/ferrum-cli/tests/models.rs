@@ -49,6 +49,7 @@ fn devices_and_caches_agree() {
     for flags in [
         &["--device", "reference", "--kv-dtype", "f32"][..],
         &["--threads", "1"],
+        &["--cpu-isa", "portable"],
         &["--threads", "3", "--kv-dtype", "f32"],
         &["--context", "64"],
     ] {

@@ -15,7 +15,7 @@ pub mod tokenizer;
 
 /// What the CPU backend can be told, and what it finds out about the machine.
 pub mod cpu {
-    pub use ferrum_kernels::cpu::{Isa, physical_cores};
+    pub use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa, Limits, physical_cores};
 }
 
 pub use ferrum_kernels::{KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity, StepInput};

@@ -1,6 +1,7 @@
 //! Flags on how a model is loaded.
 
 use clap::{Args, ValueEnum};
+use ferrum_models::cpu::Isa;
 use ferrum_models::{Device, KvDType, LoadOptions};
 
 /// How a model is loaded.
@@ -13,6 +14,10 @@ pub struct LoadArgs {
     /// Where the model runs
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceArg,
+    /// Instruction set of the CPU device; by default the best that the processor has, see `ferrum
+    /// devices` [possible values: portable, avx2, avx512vnni]
+    #[arg(long, value_name = "NAME")]
+    pub cpu_isa: Option<Isa>,
     /// Element type of the KV cache
     #[arg(long, value_enum, default_value_t)]
     pub kv_dtype: KvDTypeArg,
@@ -50,6 +55,7 @@ impl LoadArgs {
     /// What the loader takes; the rest is its default.
     pub fn options(&self) -> LoadOptions {
         LoadOptions {
+            isa: self.cpu_isa,
             device: match self.device {
                 DeviceArg::Cpu => Device::Cpu,
                 DeviceArg::Reference => Device::Reference,

@@ -9,6 +9,7 @@ mod kv_cache;
 mod kv_write;
 mod linear;
 mod math;
+mod measure;
 mod rms_norm;
 mod rope;
 mod shared;
@@ -20,6 +21,7 @@ mod threads;
 pub use isa::{Isa, UnknownIsa};
 pub use kv_cache::CpuKvCache;
 pub use linear::CpuWeight;
+pub use measure::Limits;
 pub use stream::CpuStream;
 pub use threads::physical_cores;
 
@@ -66,7 +68,9 @@ impl Cpu {
         let unsupported = |what: String| Err(KernelError::Unsupported { backend: NAME, what });
         let isa = config.isa.unwrap_or_else(Isa::best);
         if !isa.is_available() {
-            return unsupported(format!("the instruction set {isa} on this processor"));
+            let missing = isa.missing().join(", ");
+            let what = format!("{isa} on this processor, which lacks {missing}");
+            return unsupported(what);
         }
         if config.threads == 0 {
             return unsupported("a team of 0 threads".into());

@@ -20,6 +20,7 @@ mod kernels;
 mod multiply;
 mod packing;
 mod panel;
+mod peak;
 mod planes;
 mod products;
 mod weight;
@@ -28,6 +29,7 @@ mod weight;
 mod tests;
 
 pub(super) use embed::embed;
+pub(super) use peak::{dot_operations, dot_products};
 pub use weight::CpuWeight;
 pub(super) use weight::{pack, packed_bytes, supported};
 
