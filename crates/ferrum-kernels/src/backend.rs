@@ -9,7 +9,8 @@
 //! - a backend returns an error for what it cannot honour; it never ignores a parameter.
 
 use crate::params::{
-    Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, RmsNorm, Rope,
+    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
+    Linear, RmsNorm, Rope, RouteTopk,
 };
 use crate::{DType, Format, KvDType, Result, WeightSource};
 
@@ -50,10 +51,12 @@ pub trait Backend: Send + Sized + 'static {
     fn download_f32(&self, s: &mut Self::Stream, src: &Self::Buffer, dst: &mut [f32])
     -> Result<()>;
 
-    /// Brings a weight into this backend's layout. The source bytes may be given back afterwards.
+    /// Brings a weight (or a stack of them) into this backend's layout. The source bytes may be
+    /// given back afterwards.
     fn pack(&self, s: &mut Self::Stream, source: &WeightSource<'_>) -> Result<Self::Weight>;
 
-    /// Bytes that [`Backend::pack`] keeps resident for a weight, without making it.
+    /// Bytes that [`Backend::pack`] keeps resident for a weight, without making it; for a stack, so
+    /// many for each of its matrices.
     fn packed_bytes(&self, format: Format, rows: usize, cols: usize) -> usize;
 
     /// Allocates the KV cache of one layer.
@@ -77,6 +80,27 @@ pub trait Backend: Send + Sized + 'static {
         s: &mut Self::Stream,
         dst: &mut Self::Buffer,
         p: &GatedLinear<'_, Self>,
+    ) -> Result<()>;
+
+    /// `ids[t, :]` and `weights[t, :]`: the experts with the highest scores of token `t`, and the
+    /// softmax of their scores (Shazeer et al. 2017, arXiv:1701.06538).
+    fn route_topk(&self, s: &mut Self::Stream, p: RouteTopk<'_, Self>) -> Result<()>;
+
+    /// `dst[t·k + j, :] = act(gate[e] · input[t, :]) ⊙ (up[e] · input[t, :])` with
+    /// `e = ids[t, j]`: the first half of a mixture of gated MLPs.
+    fn expert_gated_linear(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &ExpertGatedLinear<'_, Self>,
+    ) -> Result<()>;
+
+    /// `dst[t, :] (+)= Σ_j weights[t, j] · (weight[ids[t, j]] · input[t·k + j, :])`: its second half.
+    fn expert_combine(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &ExpertCombine<'_, Self>,
     ) -> Result<()>;
 
     /// Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467).
@@ -127,7 +151,8 @@ pub trait Buffer: Send {
     }
 }
 
-/// A weight matrix `[rows, cols]` in a backend's own layout: `y = W·x`, `x` of `cols` values.
+/// A weight matrix `[rows, cols]` in a backend's own layout: `y = W·x`, `x` of `cols` values; or
+/// several such matrices, for the operations that pick one for each token.
 pub trait PackedWeight: Send {
     /// Format that it was packed from.
     fn format(&self) -> Format;
@@ -135,6 +160,8 @@ pub trait PackedWeight: Send {
     fn rows(&self) -> usize;
     /// Input features.
     fn cols(&self) -> usize;
+    /// Matrices in it: the experts of a mixture, or 1.
+    fn experts(&self) -> usize;
     /// Memory that it keeps.
     fn resident_bytes(&self) -> usize;
 }
@@ -152,6 +179,14 @@ pub trait KvStorage: Send {
 pub enum Need {
     /// [`Backend::linear`] with weights of this format and number of input features.
     Linear {
+        /// Format on disk.
+        format: Format,
+        /// Input features.
+        cols: usize,
+    },
+    /// [`Backend::expert_gated_linear`] and [`Backend::expert_combine`] with weights of this format
+    /// and number of input features.
+    ExpertLinear {
         /// Format on disk.
         format: Format,
         /// Input features.

@@ -9,8 +9,10 @@ use std::ops::Range;
 
 use crate::host::HostBuffer;
 use crate::params::{
-    Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, RmsNorm, Rope,
+    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
+    Linear, RmsNorm, Rope, RouteTopk,
 };
+use crate::weight::check_experts;
 use crate::{
     Backend, Buffer, KV_BLOCK_SIZE, KernelError, KvStorage, PackedWeight, Result, WeightSource,
 };
@@ -39,8 +41,9 @@ fn indices(op: &'static str, name: &'static str, indices: &[i32], end: usize) ->
 /// [`Backend::pack`]: the size of the bytes, once more, as the fields of a source are public; and
 /// that there is something to pack.
 pub(crate) fn pack(source: &WeightSource<'_>) -> Result<()> {
-    let &WeightSource { format, rows, cols, data } = source;
+    let &WeightSource { format, rows, cols, experts, data } = source;
     ensure("pack", rows > 0 && cols > 0, || format!("a weight of {rows} x {cols} is empty"))?;
+    check_experts(rows, experts)?;
     WeightSource::new(format, rows, cols, data).map(|_| ())
 }
 
@@ -52,6 +55,12 @@ pub(crate) fn kv_cache(spec: &KvSpec) -> Result<usize> {
     let slots = spec.blocks * KV_BLOCK_SIZE;
     ensure("kv_cache", i32::try_from(slots).is_ok(), || format!("{slots} slots are too many"))?;
     Ok(len)
+}
+
+/// The weight is one matrix, not a stack of them.
+fn single(op: &'static str, weight: &impl PackedWeight) -> Result<()> {
+    let experts = weight.experts();
+    ensure(op, experts == 1, || format!("a stack of {experts} weights where one is meant"))
 }
 
 /// Operands of [`Backend::embed`].
@@ -67,6 +76,7 @@ pub(crate) fn embed<'a, B: Backend<Buffer = HostBuffer>>(
     dst: &'a mut HostBuffer,
     p: &Embed<'a, B>,
 ) -> Result<EmbedView<'a>> {
+    single("embed", p.table)?;
     let tokens = p.tokens.i32("embed", p.rows)?;
     indices("embed", "token", tokens, p.table.rows())?;
     let dst = dst.f32_mut("embed", product("embed", &[p.rows, p.table.cols()])?)?;
@@ -78,6 +88,7 @@ pub(crate) fn embed<'a, B: Backend<Buffer = HostBuffer>>(
 /// `dst[..rows · weight.rows()]` and `bias[..weight.rows()]` can be had.
 pub(crate) fn linear<B: Backend<Buffer = HostBuffer>>(p: &Linear<'_, '_, B>) -> Result<()> {
     for o in p.outputs.iter() {
+        single("linear", o.weight)?;
         p.input.f32("linear", product("linear", &[p.rows, o.weight.cols()])?)?;
         o.dst.f32("linear", product("linear", &[p.rows, o.weight.rows()])?)?;
         if let Some(bias) = o.bias {
@@ -103,11 +114,98 @@ pub(crate) fn gated_linear<'a, B: Backend<Buffer = HostBuffer>>(
     p: &GatedLinear<'a, B>,
 ) -> Result<GatedLinearView<'a>> {
     let op = "gated_linear";
+    single(op, p.gate)?;
+    single(op, p.up)?;
     let (gate, up) = ((p.gate.rows(), p.gate.cols()), (p.up.rows(), p.up.cols()));
     ensure(op, gate == up, || format!("a gate of {gate:?} and an up-projection of {up:?}"))?;
     Ok(GatedLinearView {
         input: p.input.f32(op, product(op, &[p.rows, gate.1])?)?,
         dst: dst.f32_mut(op, product(op, &[p.rows, gate.0])?)?,
+    })
+}
+
+/// Operands of [`Backend::route_topk`].
+pub(crate) struct RouteTopkView<'a> {
+    /// `[T, experts]`
+    pub scores: &'a [f32],
+    /// `[T, used]`
+    pub ids: &'a mut [i32],
+    /// `[T, used]`
+    pub weights: &'a mut [f32],
+}
+
+/// [`Backend::route_topk`]
+pub(crate) fn route_topk<'a, B: Backend<Buffer = HostBuffer>>(
+    p: RouteTopk<'a, B>,
+) -> Result<RouteTopkView<'a>> {
+    let op = "route_topk";
+    let (experts, used) = (p.experts, p.used);
+    let fits = used > 0 && used <= experts && i32::try_from(experts).is_ok();
+    ensure(op, fits, || format!("{used} of {experts} experts"))?;
+    ensure(op, p.scale.is_finite(), || format!("a factor of {}", p.scale))?;
+    Ok(RouteTopkView {
+        scores: p.scores.f32(op, product(op, &[p.rows, experts])?)?,
+        ids: p.ids.i32_mut(op, product(op, &[p.rows, used])?)?,
+        weights: p.weights.f32_mut(op, product(op, &[p.rows, used])?)?,
+    })
+}
+
+/// Operands of [`Backend::expert_gated_linear`].
+pub(crate) struct ExpertGatedLinearView<'a> {
+    /// `[T, cols]`
+    pub input: &'a [f32],
+    /// `[T, used]`, each below the number of experts.
+    pub ids: &'a [i32],
+    /// `[T, used, n]`
+    pub dst: &'a mut [f32],
+}
+
+/// [`Backend::expert_gated_linear`]
+pub(crate) fn expert_gated_linear<'a, B: Backend<Buffer = HostBuffer>>(
+    dst: &'a mut HostBuffer,
+    p: &ExpertGatedLinear<'a, B>,
+) -> Result<ExpertGatedLinearView<'a>> {
+    let op = "expert_gated_linear";
+    let shape = |w: &B::Weight| (w.experts(), w.rows(), w.cols());
+    let (gate, up) = (shape(p.gate), shape(p.up));
+    ensure(op, gate == up, || format!("gates of {gate:?} and up-projections of {up:?}"))?;
+    ensure(op, p.used > 0, || "no experts for a token".into())?;
+    let ids = p.ids.i32(op, product(op, &[p.rows, p.used])?)?;
+    indices(op, "expert", ids, gate.0)?;
+    Ok(ExpertGatedLinearView {
+        input: p.input.f32(op, product(op, &[p.rows, gate.2])?)?,
+        ids,
+        dst: dst.f32_mut(op, product(op, &[p.rows, p.used, gate.1])?)?,
+    })
+}
+
+/// Operands of [`Backend::expert_combine`].
+pub(crate) struct ExpertCombineView<'a> {
+    /// `[T, used, cols]`
+    pub input: &'a [f32],
+    /// `[T, used]`, each below the number of experts.
+    pub ids: &'a [i32],
+    /// `[T, used]`
+    pub weights: &'a [f32],
+    /// `[T, n]`
+    pub dst: &'a mut [f32],
+}
+
+/// [`Backend::expert_combine`]
+pub(crate) fn expert_combine<'a, B: Backend<Buffer = HostBuffer>>(
+    dst: &'a mut HostBuffer,
+    p: &ExpertCombine<'a, B>,
+) -> Result<ExpertCombineView<'a>> {
+    let op = "expert_combine";
+    ensure(op, p.used > 0, || "no experts for a token".into())?;
+    let slots = product(op, &[p.rows, p.used])?;
+    let ids = p.ids.i32(op, slots)?;
+    indices(op, "expert", ids, p.weight.experts())?;
+    Ok(ExpertCombineView {
+        input: p.input.f32(op, product(op, &[slots, p.weight.cols()])?)?,
+        ids,
+        weights: p.weights.f32(op, slots)?,
+        dst: dst.f32_mut(op, product(op, &[p.rows, p.weight.rows()])?)?,
     })
 }
 

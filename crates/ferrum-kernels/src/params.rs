@@ -52,6 +52,67 @@ pub struct GatedLinear<'a, B: Backend> {
     pub activation: Activation,
 }
 
+/// [`Backend::route_topk`]: which experts of a mixture work on a token.
+///
+/// `ids[t, :]` are the `used` experts with the highest scores, the highest first and of equals the
+/// lower number; `weights[t, j] = scale · exp(score[ids[t, j]]) / Σ exp(score)`, where the sum runs
+/// over the chosen experts if `normalize`, else over all.
+pub struct RouteTopk<'a, B: Backend> {
+    /// Scores, `F32 [T, experts]`.
+    pub scores: &'a B::Buffer,
+    /// `T`
+    pub rows: usize,
+    /// Experts to choose from.
+    pub experts: usize,
+    /// Experts that work on a token, `k`: 1 to `experts`.
+    pub used: usize,
+    /// The weights of a token add up to `scale`.
+    pub normalize: bool,
+    /// Factor on the weights.
+    pub scale: f32,
+    /// `I32 [T, k]`
+    pub ids: &'a mut B::Buffer,
+    /// `F32 [T, k]`
+    pub weights: &'a mut B::Buffer,
+}
+
+/// [`Backend::expert_gated_linear`]: [`GatedLinear`] with weights that are chosen for each token.
+pub struct ExpertGatedLinear<'a, B: Backend> {
+    /// `F32 [T, cols]`
+    pub input: &'a B::Buffer,
+    /// `T`
+    pub rows: usize,
+    /// Experts of each token, `I32 [T, k]`.
+    pub ids: &'a B::Buffer,
+    /// Experts that work on a token, `k`.
+    pub used: usize,
+    /// A stack of `[n, cols]`.
+    pub gate: &'a B::Weight,
+    /// A stack of `[n, cols]`, as high as `gate`'s.
+    pub up: &'a B::Weight,
+    /// Applied to the gate.
+    pub activation: Activation,
+}
+
+/// [`Backend::expert_combine`]: a weighted sum of products with weights that are chosen for each
+/// token.
+pub struct ExpertCombine<'a, B: Backend> {
+    /// `F32 [T, k, cols]`
+    pub input: &'a B::Buffer,
+    /// `T`
+    pub rows: usize,
+    /// Experts of each token, `I32 [T, k]`.
+    pub ids: &'a B::Buffer,
+    /// Factors of each token's products, `F32 [T, k]`.
+    pub weights: &'a B::Buffer,
+    /// Experts that work on a token, `k`.
+    pub used: usize,
+    /// A stack of `[n, cols]`.
+    pub weight: &'a B::Weight,
+    /// Add to `dst` (the residual stream) instead of overwriting it.
+    pub accumulate: bool,
+}
+
 /// Non-linearity of an MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {

@@ -6,14 +6,10 @@
 
 mod support;
 
-use std::io::Write;
-
 use anyhow::{Context, Result, ensure};
-use ferrum_models::gguf::Gguf;
-use ferrum_models::synth::SynthSpec;
 use ferrum_models::{Device, LoadOptions, Runner};
 use serde::Deserialize;
-use support::{prefill, real_model};
+use support::{prefill, real_model, synthetic_model};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -46,11 +42,7 @@ fn check(alias: &str, golden: &str, device: Device, longest: usize) -> Result<()
 /// A preset of [`ferrum_models::synth`], which llama.cpp read from the file that
 /// `cargo xtask synth` writes: the same bytes.
 fn check_synthetic(preset: &str, golden: &str, device: Device) -> Result<()> {
-    let spec = SynthSpec::preset(preset).context("no such preset")?;
-    let file = tempfile::NamedTempFile::new()?;
-    spec.write(std::io::BufWriter::new(file.reopen()?))?.flush()?;
-    let model = Gguf::open(file.path())?;
-    check_runner(preset, ferrum_models::load(&model, &options(device))?, golden, 1200)
+    check_runner(preset, synthetic_model(preset, &options(device))?, golden, 1200)
 }
 
 fn check_runner(
@@ -143,5 +135,6 @@ synthetic!(
     synthetic_llama3: "llama3-tiny",
     synthetic_qwen2: "qwen2-tiny",
     synthetic_qwen3: "qwen3-tiny",
+    synthetic_qwen3moe: "qwen3moe-tiny",
     synthetic_gemma3: "gemma3-tiny"
 );

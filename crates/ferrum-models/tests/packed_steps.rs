@@ -3,18 +3,24 @@
 mod support;
 
 use anyhow::Result;
+use ferrum_models::synth::SynthSpec;
 use ferrum_models::{LoadOptions, Runner};
-use support::{Sequence, prefill, real_model, step};
+use support::{Sequence, prefill, real_model, step, synthetic_model};
 
-const MODELS: [&str; 2] = ["smollm2", "gemma3"];
+const MODELS: [&str; 3] = ["smollm2", "gemma3", "qwen3moe-tiny"];
 
-fn tokens(len: usize, seed: usize) -> Vec<u32> {
-    (0..len).map(|i| ((i * 7919 + seed * 104_729 + i * i * 31) % 49_000) as u32).collect()
+/// Token ids that the vocabulary of `runner` has.
+fn tokens(runner: &dyn Runner, len: usize, seed: usize) -> Vec<u32> {
+    let vocab = runner.limits().vocab.min(49_000);
+    (0..len).map(|i| ((i * 7919 + seed * 104_729 + i * i * 31) % vocab) as u32).collect()
 }
 
 fn load(alias: &str, max_seqs: usize) -> Result<Box<dyn Runner>> {
     let options = LoadOptions { max_seqs, context: Some(1024), ..LoadOptions::default() };
-    real_model(alias, &options)
+    match SynthSpec::preset(alias) {
+        Some(_) => synthetic_model(alias, &options),
+        None => real_model(alias, &options),
+    }
 }
 
 /// Largest difference, relative to the spread of the expected logits.
@@ -31,7 +37,7 @@ fn chunked_one_shot_and_token_by_token_prefill_agree() -> Result<()> {
     for alias in MODELS {
         let mut runner = load(alias, 1)?;
         // Past the blocks of 32 and, for Gemma, the window of 512.
-        let prompt = tokens(600, 1);
+        let prompt = tokens(runner.as_ref(), 600, 1);
         let one_shot = prefill(runner.as_mut(), &prompt[..512], 512)?;
         for chunk in [1, 7, 33, 256] {
             let chunked = prefill(runner.as_mut(), &prompt[..512], chunk)?;
@@ -52,7 +58,8 @@ fn eight_sequences_in_one_step_equal_eight_alone() -> Result<()> {
     let lengths = [1, 3, 23, 64, 65, 97, 128, 200];
     for alias in MODELS {
         let mut runner = load(alias, 8)?;
-        let prompts: Vec<_> = lengths.iter().enumerate().map(|(i, &n)| tokens(n + 2, i)).collect();
+        let prompt = |(i, &n): (usize, &usize)| tokens(runner.as_ref(), n + 2, i);
+        let prompts: Vec<_> = lengths.iter().enumerate().map(prompt).collect();
         let mut alone = Vec::new();
         for prompt in &prompts {
             alone.push(prefill(runner.as_mut(), prompt, 512)?);

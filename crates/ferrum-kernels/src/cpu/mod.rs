@@ -12,6 +12,7 @@ mod math;
 mod measure;
 mod rms_norm;
 mod rope;
+mod route_topk;
 mod shared;
 mod simd;
 mod stream;
@@ -31,7 +32,8 @@ use team::Team;
 
 use crate::host::HostBuffer;
 use crate::params::{
-    Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, RmsNorm, Rope,
+    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
+    Linear, RmsNorm, Rope, RouteTopk,
 };
 use crate::{Backend, DType, Format, KernelError, Need, Result, WeightSource};
 
@@ -117,7 +119,9 @@ impl Backend for Cpu {
 
     fn check(&self, need: &Need) -> Result<()> {
         match *need {
-            Need::Linear { format, cols } => linear::supported(format, cols),
+            Need::Linear { format, cols } | Need::ExpertLinear { format, cols } => {
+                linear::supported(format, cols)
+            }
             Need::Embed(format) => linear::supported(format, format.block_len()),
             Need::Attention { head_dim, kv: _ } => kv_cache::check_head_dim(head_dim),
         }
@@ -173,6 +177,28 @@ impl Backend for Cpu {
         p: &GatedLinear<'_, Self>,
     ) -> Result<()> {
         linear::gated_linear(s, dst, p)
+    }
+
+    fn route_topk(&self, s: &mut CpuStream, p: RouteTopk<'_, Self>) -> Result<()> {
+        route_topk::route_topk(s, p)
+    }
+
+    fn expert_gated_linear(
+        &self,
+        s: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &ExpertGatedLinear<'_, Self>,
+    ) -> Result<()> {
+        linear::expert_gated_linear(s, dst, p)
+    }
+
+    fn expert_combine(
+        &self,
+        s: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &ExpertCombine<'_, Self>,
+    ) -> Result<()> {
+        linear::expert_combine(s, dst, p)
     }
 
     fn rms_norm(

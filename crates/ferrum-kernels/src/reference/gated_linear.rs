@@ -21,7 +21,7 @@ pub(super) fn gated_linear(dst: &mut HostBuffer, p: &GatedLinear<'_, Reference>)
 }
 
 /// The formulas of [`Activation`].
-fn activate(activation: Activation, x: f64) -> f64 {
+pub(super) fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::GeluTanh => {

@@ -6,19 +6,23 @@
 use crate::backend::{Backend, KvStorage, Need, PackedWeight};
 use crate::host::{HostBuffer, zeroed};
 use crate::params::{
-    Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, RmsNorm, Rope,
+    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
+    Linear, RmsNorm, Rope, RouteTopk,
 };
 use crate::weight::dequantize_row;
 use crate::{DType, Format, KernelError, Result, WeightSource, checks};
 
 mod attention;
 mod embed;
+mod expert_combine;
+mod expert_gated_linear;
 mod gated_linear;
 mod gather_rows;
 mod kv_write;
 mod linear;
 mod rms_norm;
 mod rope;
+mod route_topk;
 
 /// The reference backend.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,17 +39,18 @@ impl Reference {
 #[derive(Debug)]
 pub struct Stream;
 
-/// A weight as `f32 [rows, cols]`.
+/// A weight as `f32 [experts, rows, cols]`.
 #[derive(Debug)]
 pub struct Weight {
     format: Format,
+    experts: usize,
     rows: usize,
     cols: usize,
     data: Vec<f32>,
 }
 
 impl Weight {
-    /// The weights of output feature `i`, `[cols]`.
+    /// The weights of output feature `i`, `[cols]`; those of a stack's matrices follow one another.
     fn row(&self, i: usize) -> &[f32] {
         &self.data[i * self.cols..][..self.cols]
     }
@@ -62,6 +67,10 @@ impl PackedWeight for Weight {
 
     fn cols(&self) -> usize {
         self.cols
+    }
+
+    fn experts(&self) -> usize {
+        self.experts
     }
 
     fn resident_bytes(&self) -> usize {
@@ -106,11 +115,16 @@ impl Backend for Reference {
     fn check(&self, need: &Need) -> Result<()> {
         let unsupported = |what| Err(KernelError::Unsupported { backend: self.name(), what });
         match *need {
-            Need::Linear { format, cols } if cols == 0 || format.row_bytes(cols).is_none() => {
+            Need::Linear { format, cols } | Need::ExpertLinear { format, cols }
+                if cols == 0 || format.row_bytes(cols).is_none() =>
+            {
                 unsupported(format!("{format} weights with rows of {cols} values"))
             }
             Need::Attention { head_dim: 0, .. } => unsupported("heads of no values".into()),
-            Need::Linear { .. } | Need::Embed(_) | Need::Attention { .. } => Ok(()),
+            Need::Linear { .. }
+            | Need::ExpertLinear { .. }
+            | Need::Embed(_)
+            | Need::Attention { .. } => Ok(()),
         }
     }
 
@@ -139,12 +153,12 @@ impl Backend for Reference {
 
     fn pack(&self, _: &mut Stream, source: &WeightSource<'_>) -> Result<Weight> {
         checks::pack(source)?;
-        let &WeightSource { format, rows, cols, .. } = source;
+        let &WeightSource { format, rows, cols, experts, .. } = source;
         let mut data = zeroed(rows.saturating_mul(cols))?;
         for (row, dst) in data.chunks_exact_mut(cols).enumerate() {
             dequantize_row(format, source.row(row), dst)?;
         }
-        Ok(Weight { format, rows, cols, data })
+        Ok(Weight { format, experts, rows: rows / experts, cols, data })
     }
 
     fn packed_bytes(&self, _: Format, rows: usize, cols: usize) -> usize {
@@ -171,6 +185,28 @@ impl Backend for Reference {
         p: &GatedLinear<'_, Self>,
     ) -> Result<()> {
         gated_linear::gated_linear(dst, p)
+    }
+
+    fn route_topk(&self, _: &mut Stream, p: RouteTopk<'_, Self>) -> Result<()> {
+        route_topk::route_topk(p)
+    }
+
+    fn expert_gated_linear(
+        &self,
+        _: &mut Stream,
+        dst: &mut HostBuffer,
+        p: &ExpertGatedLinear<'_, Self>,
+    ) -> Result<()> {
+        expert_gated_linear::expert_gated_linear(dst, p)
+    }
+
+    fn expert_combine(
+        &self,
+        _: &mut Stream,
+        dst: &mut HostBuffer,
+        p: &ExpertCombine<'_, Self>,
+    ) -> Result<()> {
+        expert_combine::expert_combine(dst, p)
     }
 
     fn rms_norm(&self, _: &mut Stream, dst: &mut HostBuffer, p: &RmsNorm<'_, Self>) -> Result<()> {

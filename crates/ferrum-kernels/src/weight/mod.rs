@@ -114,15 +114,18 @@ impl fmt::Display for Format {
     }
 }
 
-/// A weight matrix as it lies in a file: `rows` rows of `cols` values, row after row.
+/// A weight matrix as it lies in a file: `rows` rows of `cols` values, row after row; or several
+/// matrices of one shape, one after the other.
 #[derive(Debug, Clone, Copy)]
 pub struct WeightSource<'a> {
     /// How the values are stored.
     pub format: Format,
-    /// Output features.
+    /// Output features, of all matrices together.
     pub rows: usize,
     /// Input features.
     pub cols: usize,
+    /// Matrices that share out the rows: the experts of a mixture, or 1.
+    pub experts: usize,
     /// `rows · format.row_bytes(cols)` bytes.
     pub data: &'a [u8],
 }
@@ -131,7 +134,13 @@ impl<'a> WeightSource<'a> {
     /// A source whose size has been checked.
     pub fn new(format: Format, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
         check_size(format, rows, cols, data.len())?;
-        Ok(WeightSource { format, rows, cols, data })
+        Ok(WeightSource { format, rows, cols, experts: 1, data })
+    }
+
+    /// The same rows as `experts` matrices.
+    pub fn stacked(self, experts: usize) -> Result<Self> {
+        check_experts(self.rows, experts)?;
+        Ok(WeightSource { experts, ..self })
     }
 
     /// The bytes of one row. Panics where `row` is not below `rows`.
@@ -166,6 +175,14 @@ pub fn dequantize_row(format: Format, src: &[u8], dst: &mut [f32]) -> Result<()>
         Format::MXFP4 => blocks(src, dst, mxfp4::mxfp4),
     }
     Ok(())
+}
+
+/// The rows can be shared out among so many matrices.
+pub(crate) fn check_experts(rows: usize, experts: usize) -> Result<()> {
+    if experts > 0 && rows.is_multiple_of(experts) {
+        return Ok(());
+    }
+    Err(KernelError::shape("weight", format!("{rows} rows in {experts} equal matrices")))
 }
 
 /// Holds the number of bytes against the format and the shape.

@@ -13,9 +13,9 @@ use crate::harness::{Report, Subject, oracle};
 use crate::linear::{Inputs, ROWS, noise, widths};
 
 /// Largest slope of SiLU (1.0998) and GELU (1.1290).
-const SLOPE: f64 = 1.13;
+pub const SLOPE: f64 = 1.13;
 /// Error of the activation, of its argument.
-const ACTIVATION_ERROR: f64 = 4e-6;
+pub const ACTIVATION_ERROR: f64 = 4e-6;
 
 /// A case; the input is `[rows, cols]`.
 #[derive(Clone)]

@@ -78,6 +78,13 @@ impl<B: Backend> Subject<B> {
         self.backend.pack(&mut self.stream, &source).expect("packed")
     }
 
+    /// A stack of `experts` matrices that share out the rows.
+    pub fn pack_stack(&mut self, w: &WeightBytes, experts: usize) -> B::Weight {
+        let source = WeightSource::new(w.format, w.rows, w.cols, &w.data).expect("whole rows");
+        let source = source.stacked(experts).expect("equal shares");
+        self.backend.pack(&mut self.stream, &source).expect("packed")
+    }
+
     /// A step on the device, checked as an engine would.
     pub fn batch(&mut self, step: &StepInput, cap: &StepCapacity, blocks: usize) -> StepBatch<B> {
         step.validate(cap, blocks, usize::MAX).expect("a good step");

@@ -14,7 +14,7 @@ use crate::common::{Pattern, Rng, WeightBytes};
 use crate::harness::{Report, Subject, oracle};
 
 /// Of the sum of magnitudes: what summing in single precision may lose.
-const F32_ERROR: f64 = 2e-6;
+pub const F32_ERROR: f64 = 2e-6;
 
 /// Numbers of tokens: those around the tiles of kernels, and a whole prefill chunk.
 pub const ROWS: [usize; 10] = [1, 2, 3, 4, 5, 7, 8, 16, 23, 33];

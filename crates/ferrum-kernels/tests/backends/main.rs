@@ -9,6 +9,8 @@ mod harness;
 
 mod attention;
 mod embed;
+mod experts;
+mod experts_refused;
 mod gated_linear;
 mod gather_rows;
 mod invariance;
@@ -56,6 +58,13 @@ on! { cpu, super::cpus:
     gated_linear::gated_linear_of_every_format,
     gated_linear::gated_linear_of_extremes,
     embed::embed_of_every_format,
+    experts::routes_of_every_shape,
+    experts::expert_gated_linear_of_every_format,
+    experts::expert_combine_of_every_format,
+    experts::tokens_of_experts_are_independent,
+    experts::experts_worked_by_hand,
+    experts_refused::wrong_operands_of_experts_are_refused,
+    experts_refused::stacks_are_refused_where_one_weight_is_meant,
     rms_norm::rms_norm_of_every_shape,
     rope::rope_of_every_shape,
     gather_rows::gather_rows_of_every_shape,
@@ -77,6 +86,9 @@ on! { cpu, super::cpus:
 on! { reference, super::references:
     linear::linear_of_nothing,
     attention::attention_in_chunks_equals_one_shot,
+    experts::experts_worked_by_hand,
+    experts_refused::wrong_operands_of_experts_are_refused,
+    experts_refused::stacks_are_refused_where_one_weight_is_meant,
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,

@@ -289,7 +289,7 @@ pub fn wrong_weights_and_caches_are_refused<B: Backend>(subjects: &mut [Subject<
                 (4, 0, 0),
             ] {
                 let data = &data[..bytes];
-                let source = WeightSource { format, rows, cols, data };
+                let source = WeightSource { format, rows, cols, experts: 1, data };
                 let refused = s.backend.pack(&mut s.stream, &source).is_err();
                 assert!(refused, "{}: packed {format} {rows} x {cols} of {bytes}", s.label);
             }

@@ -3,7 +3,9 @@
 //! Key names: the GGUF specification, "Standardized key-value pairs",
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-use crate::decoder::{Activation, DecoderSpec, LayerSpec, MlpSpec, RopeSpec, RopeStyle};
+use crate::decoder::{
+    Activation, DecoderSpec, ExpertsSpec, LayerSpec, MlpKind, MlpSpec, RopeSpec, RopeStyle,
+};
 use crate::gguf::{Gguf, Value};
 use crate::load::ModelError;
 
@@ -11,6 +13,11 @@ use crate::load::ModelError;
 const MAX_LAYERS: usize = 4096;
 const MAX_WIDTH: usize = 1 << 24;
 const MAX_CONTEXT: usize = 1 << 30;
+const MAX_EXPERTS: usize = 1 << 16;
+
+/// [`ExpertsSpec`]'s weights are a softmax: `expert_gating_func` in llama.cpp's numbering, where 0
+/// stands for what the architecture is known to have.
+const GATING_SOFTMAX: f64 = 1.0;
 
 /// Keys that change the result and that no architecture here honours, with the value at which
 /// they change nothing.
@@ -22,10 +29,17 @@ const UNSUPPORTED: &[(&str, f64)] = &[
     ("attention.scale", 0.0),
     ("attention.temperature_scale", 0.0),
     ("embedding_scale", 1.0),
-    ("expert_count", 0.0),
-    ("expert_used_count", 0.0),
+    ("expert_group_count", 0.0),
+    ("expert_group_scale", 0.0),
+    ("expert_group_used_count", 0.0),
+    ("expert_shared_count", 0.0),
+    ("expert_shared_feed_forward_length", 0.0),
+    ("experts_per_group", 0.0),
     ("final_logit_softcapping", 0.0),
+    ("interleave_moe_layer_step", 1.0),
+    ("leading_dense_block_count", 0.0),
     ("logit_scale", 1.0),
+    ("moe_every_n_layers", 0.0),
     ("residual_scale", 1.0),
     ("rope.scaling.attn_factor", 1.0),
 ];
@@ -120,7 +134,7 @@ impl<'a> Hparams<'a> {
             qkv_bias: false,
             qk_norm: false,
             post_norms: false,
-            mlp: MlpSpec { width, activation: Activation::Silu },
+            mlp: MlpSpec { width, activation: Activation::Silu, kind: MlpKind::Dense },
         };
         Ok(DecoderSpec {
             vocab: self.vocab()?,
@@ -131,6 +145,31 @@ impl<'a> Hparams<'a> {
             ropes: vec![self.rope(head_dim, style)?],
             layers: vec![layer; self.count("block_count", MAX_LAYERS)?],
         })
+    }
+
+    /// Makes the MLP of every layer a mixture of experts, whose weights are a softmax and, unless the
+    /// file says that they are not, add up to one.
+    pub fn experts(&self, spec: &mut DecoderSpec) -> Result<(), ModelError> {
+        let count = self.count("expert_count", MAX_EXPERTS)?;
+        let used = self.count("expert_used_count", count)?;
+        if let Some(value) = self.file.metadata().get(&self.key("expert_gating_func"))
+            && !matches!(as_f64(value), Some(0.0 | GATING_SOFTMAX))
+        {
+            return Err(self.unsupported("expert_gating_func", describe(value)));
+        }
+        // Writers put 0 for a factor that there is not.
+        let scale = self.f32("expert_weights_scale")?.filter(|&s| s != 0.0).unwrap_or(1.0);
+        let normalize = self.bool("expert_weights_norm")?.unwrap_or(true);
+        let dense = spec.layers[0].mlp.width;
+        let width = self.optional_count("expert_feed_forward_length")?.unwrap_or(dense / used);
+        if width == 0 || width > MAX_WIDTH / used {
+            return Err(self.unsupported("expert_feed_forward_length", width.to_string()));
+        }
+        for layer in &mut spec.layers {
+            let kind = MlpKind::Experts(ExpertsSpec { count, used, normalize, scale });
+            layer.mlp = MlpSpec { width, kind, ..layer.mlp };
+        }
+        Ok(())
     }
 
     /// Tokens in the vocabulary: the rows of the embedding, which the tokenizer must match.
@@ -194,6 +233,13 @@ impl<'a> Hparams<'a> {
             let rotary = spec.ropes[layer.rope].rotary_dim;
             if !rotary.is_multiple_of(2) || rotary > layer.head_dim {
                 return Err(self.unsupported("rope.dimension_count", rotary.to_string()));
+            }
+        }
+        if spec.layers.iter().all(|layer| layer.mlp.experts().is_none()) {
+            for key in ["expert_count", "expert_used_count"] {
+                if let Some(count) = self.optional_count(key)? {
+                    return Err(self.unsupported(key, count.to_string()));
+                }
             }
         }
         let key = self.key("vocab_size");

@@ -8,6 +8,7 @@ mod hparams;
 mod llama;
 mod qwen2;
 mod qwen3;
+mod qwen3moe;
 
 use crate::decoder::DecoderSpec;
 use crate::gguf::Gguf;
@@ -23,6 +24,7 @@ const REGISTRY: &[(&str, SpecFn)] = &[
     ("llama", llama::spec),
     ("qwen2", qwen2::spec),
     ("qwen3", qwen3::spec),
+    ("qwen3moe", qwen3moe::spec),
 ];
 
 /// The spec of a file's model, or an error that names the architecture or the setting that is not

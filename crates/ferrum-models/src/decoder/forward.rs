@@ -1,9 +1,13 @@
 //! The forward pass of a packed step, on any backend.
 
+mod mlp;
+
 use ferrum_kernels::params::{
-    Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
+    Attention, Embed, GatherRows, KvSpec, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
 };
 use ferrum_kernels::{Backend, DType, KernelError, KvDType, Need, StepBatch, StepInput};
+
+use mlp::Routing;
 
 use super::memory::ActivationSizes;
 use super::weights::{DecoderWeights, LayerWeights, Loader, check_tensors, vector_values};
@@ -52,8 +56,9 @@ struct Activations<B: Backend> {
     v: B::Buffer,
     /// Attention's output `[T, heads · head_dim]`.
     attn: B::Buffer,
-    /// `[T, mlp width]`
+    /// `[T, mlp width]`; of a mixture `[T, experts that work on a token, width]`.
     mlp: B::Buffer,
+    routing: Routing<B>,
     /// Hidden states to sample `[R, hidden]`.
     sampled: B::Buffer,
     /// `[R, vocab]`
@@ -72,6 +77,7 @@ impl<B: Backend> Activations<B> {
             v: floats(sizes.kv)?,
             attn: floats(sizes.q)?,
             mlp: floats(sizes.mlp)?,
+            routing: Routing::new(backend, &sizes)?,
             sampled: floats(sizes.sampled)?,
             logits: floats(sizes.logits)?,
         })
@@ -193,32 +199,6 @@ impl<B: Backend> DecoderRunner<B> {
             input: &act.attn,
             weight: &weights.attn_output,
             post_norm: weights.post_attn_norm.as_ref(),
-            rows,
-            eps: self.spec.norm_eps,
-        };
-        sublayer.add_to(&self.backend, &mut self.stream, &mut act.x, &mut act.h)
-    }
-
-    /// The MLP sublayer: reads the residual stream and adds to it.
-    fn mlp(&mut self, i: usize) -> Result<(), KernelError> {
-        self.norm_into_h(|w| &w.ffn_norm, i)?;
-        let weights = &self.weights.layers[i];
-        let (act, rows) = (&mut self.act, self.batch.shape.tokens);
-        self.backend.gated_linear(
-            &mut self.stream,
-            &mut act.mlp,
-            &GatedLinear {
-                input: &act.h,
-                rows,
-                gate: &weights.gate,
-                up: &weights.up,
-                activation: self.spec.layers[i].mlp.activation,
-            },
-        )?;
-        let sublayer = Sublayer {
-            input: &act.mlp,
-            weight: &weights.down,
-            post_norm: weights.post_ffn_norm.as_ref(),
             rows,
             eps: self.spec.norm_eps,
         };

@@ -16,8 +16,12 @@ pub(super) struct ActivationSizes {
     pub q: usize,
     /// `[T, kv_heads · head_dim]`
     pub kv: usize,
-    /// `[T, mlp width]`
+    /// `[T, mlp width]`, of a mixture `[T, experts that work on a token, width]`
     pub mlp: usize,
+    /// Scores of the experts `[T, experts]`
+    pub scores: usize,
+    /// `[T, experts that work on a token]`
+    pub slots: usize,
     /// `[R, hidden]`
     pub sampled: usize,
     /// `[R, vocab]`
@@ -32,7 +36,9 @@ impl ActivationSizes {
             hidden: t * spec.hidden,
             q: t * widest(|l| l.heads * l.head_dim),
             kv: t * widest(|l| l.kv_heads * l.head_dim),
-            mlp: t * widest(|l| l.mlp.width),
+            mlp: t * widest(|l| l.mlp.width * l.mlp.experts().map_or(1, |e| e.used)),
+            scores: t * widest(|l| l.mlp.experts().map_or(0, |e| e.count)),
+            slots: t * widest(|l| l.mlp.experts().map_or(0, |e| e.used)),
             sampled: r * spec.hidden,
             logits: r * spec.vocab,
         }
@@ -41,7 +47,8 @@ impl ActivationSizes {
     /// Bytes of all of [`super::forward::Activations`] and the logits on the host.
     fn bytes(&self) -> usize {
         let elements = 2 * self.hidden + 2 * self.q + 2 * self.kv + self.mlp + self.sampled;
-        size_of::<f32>() * (elements + 2 * self.logits)
+        let routing = self.scores + 2 * self.slots;
+        size_of::<f32>() * (elements + routing + 2 * self.logits)
     }
 }
 
@@ -58,6 +65,10 @@ impl DecoderOptions {
             weights += match role.kind {
                 RoleKind::Matrix { rows, cols } => {
                     backend.packed_bytes(file.require(&role.name)?.format, rows, cols)
+                }
+                RoleKind::Stack { experts, rows, cols } => {
+                    let format = file.require(&role.name)?.format;
+                    backend.packed_bytes(format, rows, cols).saturating_mul(experts)
                 }
                 RoleKind::Vector(len) => size_of::<f32>() * len,
             };

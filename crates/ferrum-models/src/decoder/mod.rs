@@ -8,4 +8,6 @@ mod weights;
 
 pub use forward::{DecoderOptions, DecoderRunner};
 pub use rope_table::rope_table;
-pub use spec::{Activation, DecoderSpec, LayerSpec, MlpSpec, RopeSpec, RopeStyle};
+pub use spec::{
+    Activation, DecoderSpec, ExpertsSpec, LayerSpec, MlpKind, MlpSpec, RopeSpec, RopeStyle,
+};

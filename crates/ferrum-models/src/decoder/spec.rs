@@ -46,13 +46,47 @@ pub struct LayerSpec {
     pub mlp: MlpSpec,
 }
 
-/// A gated MLP: `down · (act(gate · x) ⊙ (up · x))`.
+/// A gated MLP, `down · (act(gate · x) ⊙ (up · x))`, or a mixture of several of one shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MlpSpec {
     /// Values between the two halves.
     pub width: usize,
     /// Applied to the gate.
     pub activation: Activation,
+    /// One or several.
+    pub kind: MlpKind,
+}
+
+/// Whether every token goes through the same MLP.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MlpKind {
+    /// There is one.
+    Dense,
+    /// A token goes through a few of many, and their results are added up.
+    Experts(ExpertsSpec),
+}
+
+/// A mixture of experts: a linear router scores them for each token; the best work on it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExpertsSpec {
+    /// Experts.
+    pub count: usize,
+    /// Experts that work on a token: 1 to `count`.
+    pub used: usize,
+    /// The weights of those that work on a token add up to `scale`; if not, those of all would.
+    pub normalize: bool,
+    /// Factor on the weights.
+    pub scale: f32,
+}
+
+impl MlpSpec {
+    /// The mixture, where it is one.
+    pub fn experts(&self) -> Option<&ExpertsSpec> {
+        match &self.kind {
+            MlpKind::Experts(experts) => Some(experts),
+            MlpKind::Dense => None,
+        }
+    }
 }
 
 /// Frequencies of a rotary position embedding: pair `i` of `n = rotary_dim / 2` turns by

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use ferrum_kernels::{Backend, DType, Need, WeightSource};
 
-use super::{DecoderSpec, LayerSpec};
+use super::{DecoderSpec, ExpertsSpec, LayerSpec, MlpSpec};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::load::ModelError;
 
@@ -32,10 +32,22 @@ pub(super) struct LayerWeights<B: Backend> {
     pub attn_output: B::Weight,
     pub post_attn_norm: Option<B::Buffer>,
     pub ffn_norm: B::Buffer,
+    pub mlp: MlpWeights<B>,
+    pub post_ffn_norm: Option<B::Buffer>,
+}
+
+/// Weights of an MLP.
+pub(super) enum MlpWeights<B: Backend> {
+    Dense { gate: B::Weight, up: B::Weight, down: B::Weight },
+    Experts(ExpertWeights<B>),
+}
+
+/// Weights of a mixture: the router `[experts, hidden]`, and stacks of the experts' matrices.
+pub(super) struct ExpertWeights<B: Backend> {
+    pub router: B::Weight,
     pub gate: B::Weight,
     pub up: B::Weight,
     pub down: B::Weight,
-    pub post_ffn_norm: Option<B::Buffer>,
 }
 
 /// What a tensor is for, with the shape that the spec gives it.
@@ -44,11 +56,13 @@ pub(crate) struct TensorRole {
     pub kind: RoleKind,
 }
 
-/// The two ways in which the decoder uses a tensor.
+/// The ways in which the decoder uses a tensor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RoleKind {
     /// A packed matrix of so many rows and columns.
     Matrix { rows: usize, cols: usize },
+    /// So many packed matrices, one for each expert.
+    Stack { experts: usize, rows: usize, cols: usize },
     /// A vector of norms, biases or factors, kept in `f32`.
     Vector(usize),
 }
@@ -87,13 +101,25 @@ fn layer_roles(roles: &mut Vec<TensorRole>, spec: &DecoderSpec, layer: &LayerSpe
     }
     roles.push(matrix(name("attn_output.weight"), spec.hidden, q_width));
     roles.push(vector(name("ffn_norm.weight"), spec.hidden));
-    roles.push(matrix(name("ffn_gate.weight"), layer.mlp.width, spec.hidden));
-    roles.push(matrix(name("ffn_up.weight"), layer.mlp.width, spec.hidden));
-    roles.push(matrix(name("ffn_down.weight"), spec.hidden, layer.mlp.width));
+    mlp_roles(roles, spec.hidden, &layer.mlp, i);
     if layer.post_norms {
         roles.push(vector(name("post_attention_norm.weight"), spec.hidden));
         roles.push(vector(name("post_ffw_norm.weight"), spec.hidden));
     }
+}
+
+fn mlp_roles(roles: &mut Vec<TensorRole>, hidden: usize, mlp: &MlpSpec, i: usize) {
+    let name = |what: &str| format!("blk.{i}.ffn_{what}.weight");
+    let parts =
+        [("gate", mlp.width, hidden), ("up", mlp.width, hidden), ("down", hidden, mlp.width)];
+    let Some(&ExpertsSpec { count: experts, .. }) = mlp.experts() else {
+        return roles.extend(parts.map(|(part, rows, cols)| matrix(name(part), rows, cols)));
+    };
+    roles.push(matrix(name("gate_inp"), experts, hidden));
+    roles.extend(parts.map(|(part, rows, cols)| TensorRole {
+        name: name(&format!("{part}_exps")),
+        kind: RoleKind::Stack { experts, rows, cols },
+    }));
 }
 
 fn matrix(name: impl Into<String>, rows: usize, cols: usize) -> TensorRole {
@@ -117,8 +143,11 @@ pub(super) fn check_tensors<B: Backend>(
     for role in &roles {
         let tensor = file.require(&role.name)?;
         check_shape(tensor, role.kind)?;
-        if let RoleKind::Matrix { cols, .. } = role.kind {
-            backend.check(&Need::Linear { format: tensor.format, cols })?;
+        let format = tensor.format;
+        match role.kind {
+            RoleKind::Matrix { cols, .. } => backend.check(&Need::Linear { format, cols })?,
+            RoleKind::Stack { cols, .. } => backend.check(&Need::ExpertLinear { format, cols })?,
+            RoleKind::Vector(_) => {}
         }
     }
     backend.check(&Need::Embed(file.require("token_embd.weight")?.format))?;
@@ -132,6 +161,7 @@ pub(super) fn check_tensors<B: Backend>(
 fn check_shape(tensor: &TensorInfo, kind: RoleKind) -> Result<(), ModelError> {
     let expected = match kind {
         RoleKind::Matrix { rows, cols } => vec![cols, rows],
+        RoleKind::Stack { experts, rows, cols } => vec![cols, rows, experts],
         RoleKind::Vector(len) => vec![len],
     };
     // Writers may keep trailing dimensions of one.
@@ -202,17 +232,41 @@ impl<B: Backend> Loader<'_, B> {
             attn_output: self.matrix(&name("attn_output.weight"))?,
             post_attn_norm,
             ffn_norm: self.vector(&name("ffn_norm.weight"))?,
-            gate: self.matrix(&name("ffn_gate.weight"))?,
-            up: self.matrix(&name("ffn_up.weight"))?,
-            down: self.matrix(&name("ffn_down.weight"))?,
+            mlp: self.mlp(&layer.mlp, &name)?,
             post_ffn_norm,
         })
     }
 
+    fn mlp(
+        &mut self,
+        mlp: &MlpSpec,
+        name: &dyn Fn(&str) -> String,
+    ) -> Result<MlpWeights<B>, ModelError> {
+        let Some(&ExpertsSpec { count, .. }) = mlp.experts() else {
+            return Ok(MlpWeights::Dense {
+                gate: self.matrix(&name("ffn_gate.weight"))?,
+                up: self.matrix(&name("ffn_up.weight"))?,
+                down: self.matrix(&name("ffn_down.weight"))?,
+            });
+        };
+        Ok(MlpWeights::Experts(ExpertWeights {
+            router: self.matrix(&name("ffn_gate_inp.weight"))?,
+            gate: self.stack(&name("ffn_gate_exps.weight"), count)?,
+            up: self.stack(&name("ffn_up_exps.weight"), count)?,
+            down: self.stack(&name("ffn_down_exps.weight"), count)?,
+        }))
+    }
+
     fn matrix(&mut self, name: &str) -> Result<B::Weight, ModelError> {
+        self.stack(name, 1)
+    }
+
+    /// The matrices of `experts` experts, or of one.
+    fn stack(&mut self, name: &str, experts: usize) -> Result<B::Weight, ModelError> {
         let tensor = self.file.require(name)?;
         let data = self.file.data(tensor);
         let source = WeightSource::new(tensor.format, tensor.rows(), tensor.cols(), data)?;
+        let source = source.stacked(experts)?;
         let weight = self.backend.pack(self.stream, &source)?;
         self.file.release(tensor);
         Ok(weight)

@@ -26,6 +26,7 @@ pub enum SynthArch {
     Llama,
     Qwen2,
     Qwen3,
+    Qwen3Moe,
     Gemma3,
 }
 
@@ -36,6 +37,7 @@ impl SynthArch {
             SynthArch::Llama => "llama",
             SynthArch::Qwen2 => "qwen2",
             SynthArch::Qwen3 => "qwen3",
+            SynthArch::Qwen3Moe => "qwen3moe",
             SynthArch::Gemma3 => "gemma3",
         }
     }
@@ -45,7 +47,7 @@ impl SynthArch {
     fn pre_tokenizer(self) -> &'static str {
         match self {
             SynthArch::Llama => "smollm",
-            SynthArch::Qwen2 | SynthArch::Qwen3 => "qwen2",
+            SynthArch::Qwen2 | SynthArch::Qwen3 | SynthArch::Qwen3Moe => "qwen2",
             SynthArch::Gemma3 => "gpt-2",
         }
     }
@@ -60,8 +62,11 @@ pub struct SynthSpec {
     pub layers: usize,
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Width of the feed-forward part.
+    /// Width of the feed-forward part, or of each expert's.
     pub ffn: usize,
+    /// Experts, and how many of them work on a token: needed by [`SynthArch::Qwen3Moe`], (0, 0)
+    /// otherwise.
+    pub experts: (usize, usize),
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; a divisor of `heads`.
@@ -97,8 +102,8 @@ pub enum SynthError {
 }
 
 /// Names that [`SynthSpec::preset`] knows.
-pub const PRESETS: [&str; 5] =
-    ["llama-tiny", "llama3-tiny", "qwen2-tiny", "qwen3-tiny", "gemma3-tiny"];
+pub const PRESETS: [&str; 6] =
+    ["llama-tiny", "llama3-tiny", "qwen2-tiny", "qwen3-tiny", "qwen3moe-tiny", "gemma3-tiny"];
 
 impl SynthSpec {
     /// A shape by name: one of [`PRESETS`].
@@ -108,6 +113,7 @@ impl SynthSpec {
             layers: 4,
             hidden: 256,
             ffn: 768,
+            experts: (0, 0),
             heads: 4,
             kv_heads: 2,
             head_dim: 64,
@@ -127,6 +133,17 @@ impl SynthSpec {
             // Heads that are together wider than the residual stream, as in Qwen3 0.6B and 4B.
             "qwen3-tiny" => SynthSpec {
                 arch: SynthArch::Qwen3,
+                heads: 8,
+                kv_heads: 4,
+                rope_theta: 1_000_000.0,
+                ..base
+            },
+            // Experts of a width that fills no panel evenly, and more of them than a step of few tokens
+            // uses.
+            "qwen3moe-tiny" => SynthSpec {
+                arch: SynthArch::Qwen3Moe,
+                ffn: 224,
+                experts: (16, 4),
                 heads: 8,
                 kv_heads: 4,
                 rope_theta: 1_000_000.0,
@@ -155,6 +172,12 @@ impl SynthSpec {
             match tensor.kind {
                 Kind::Matrix { rows, cols } => {
                     file.tensor(&tensor.name, Format::F16, &[cols, rows])?;
+                }
+                Kind::Stack { experts, rows, cols } => {
+                    file.tensor(&tensor.name, Format::F16, &[cols, rows, experts])?;
+                }
+                Kind::Router { experts, cols } => {
+                    file.tensor(&tensor.name, Format::F32, &[cols, experts])?;
                 }
                 Kind::Vector { len, .. } | Kind::RopeFactors { len } => {
                     file.tensor(&tensor.name, Format::F32, &[len])?;
@@ -187,6 +210,15 @@ impl SynthSpec {
             ("vocab_size", self.vocab),
         ] {
             file.set(&format!("{arch}.{key}"), narrow(key, value)?)?;
+        }
+        if self.experts != (0, 0) {
+            for (key, value) in [
+                ("expert_count", self.experts.0),
+                ("expert_used_count", self.experts.1),
+                ("expert_feed_forward_length", self.ffn),
+            ] {
+                file.set(&format!("{arch}.{key}"), narrow(key, value)?)?;
+            }
         }
         file.set(&format!("{arch}.rope.freq_base"), self.rope_theta)?;
         file.set(&format!("{arch}.attention.layer_norm_rms_epsilon"), 1e-6f32)?;
@@ -229,7 +261,7 @@ impl SynthSpec {
             tensors.push(bias(name("attn_k.bias"), kv));
             tensors.push(bias(name("attn_v.bias"), kv));
         }
-        if matches!(self.arch, SynthArch::Qwen3 | SynthArch::Gemma3) {
+        if matches!(self.arch, SynthArch::Qwen3 | SynthArch::Qwen3Moe | SynthArch::Gemma3) {
             tensors.push(norm(name("attn_q_norm.weight"), self.head_dim));
             tensors.push(norm(name("attn_k_norm.weight"), self.head_dim));
         }
@@ -238,6 +270,18 @@ impl SynthSpec {
             tensors.push(norm(name("post_ffw_norm.weight"), self.hidden));
         }
         tensors.push(norm(name("ffn_norm.weight"), self.hidden));
+        if self.arch == SynthArch::Qwen3Moe {
+            let (experts, hidden, ffn) = (self.experts.0, self.hidden, self.ffn);
+            let router = Kind::Router { experts, cols: hidden };
+            tensors.push(Tensor { name: name("ffn_gate_inp.weight"), kind: router });
+            for (part, rows, cols) in
+                [("gate", ffn, hidden), ("up", ffn, hidden), ("down", hidden, ffn)]
+            {
+                let kind = Kind::Stack { experts, rows, cols };
+                tensors.push(Tensor { name: name(&format!("ffn_{part}_exps.weight")), kind });
+            }
+            return;
+        }
         tensors.push(matrix(name("ffn_gate.weight"), self.ffn, self.hidden));
         tensors.push(matrix(name("ffn_up.weight"), self.ffn, self.hidden));
         tensors.push(matrix(name("ffn_down.weight"), self.hidden, self.ffn));
@@ -261,6 +305,11 @@ enum Kind {
     /// `[rows, cols]` of standard deviation 1/sqrt(cols): activations keep their scale through any
     /// number of layers.
     Matrix { rows: usize, cols: usize },
+    /// A matrix for each expert, one after the other.
+    Stack { experts: usize, rows: usize, cols: usize },
+    /// `[experts, cols]` of standard deviation 1/sqrt(cols) in single precision, in which files keep
+    /// routers: which experts are chosen must not hang on a rounding.
+    Router { experts: usize, cols: usize },
     /// `mean` plus noise of standard deviation 0.1.
     Vector { len: usize, mean: f32 },
     /// Divisors of RoPE's angles: 1 for the fast half of the frequencies, then rising to 8, as
@@ -285,18 +334,14 @@ impl Tensor {
     fn write<W: Write>(&self, out: &mut TensorWriter<W>, seed: u64) -> Result<(), WriteError> {
         let mut normals = Normals::new(seed, &self.name);
         match self.kind {
-            Kind::Matrix { rows, cols } => {
+            Kind::Matrix { rows, cols } => self.write_rows(out, normals, rows, cols),
+            Kind::Stack { experts, rows, cols } => {
+                self.write_rows(out, normals, experts * rows, cols)
+            }
+            Kind::Router { experts, cols } => {
                 let scale = 1.0 / (cols as f32).sqrt();
-                let mut row = Vec::with_capacity(2 * cols);
-                for _ in 0..rows {
-                    row.clear();
-                    for _ in 0..cols {
-                        let value = half::f16::from_f32(normals.next() * scale);
-                        row.extend_from_slice(&value.to_le_bytes());
-                    }
-                    out.write(&self.name, &row)?;
-                }
-                Ok(())
+                let values = (0..experts * cols).map(|_| normals.next() * scale);
+                out.write(&self.name, &values.flat_map(f32::to_le_bytes).collect::<Vec<_>>())
             }
             Kind::Vector { len, mean } => {
                 let values = (0..len).map(|_| mean + 0.1 * normals.next());
@@ -311,5 +356,26 @@ impl Tensor {
                 out.write(&self.name, &values.flat_map(f32::to_le_bytes).collect::<Vec<_>>())
             }
         }
+    }
+
+    /// Rows of standard deviation 1/sqrt(cols) in `f16`.
+    fn write_rows<W: Write>(
+        &self,
+        out: &mut TensorWriter<W>,
+        mut normals: Normals,
+        rows: usize,
+        cols: usize,
+    ) -> Result<(), WriteError> {
+        let scale = 1.0 / (cols as f32).sqrt();
+        let mut row = Vec::with_capacity(2 * cols);
+        for _ in 0..rows {
+            row.clear();
+            for _ in 0..cols {
+                let value = half::f16::from_f32(normals.next() * scale);
+                row.extend_from_slice(&value.to_le_bytes());
+            }
+            out.write(&self.name, &row)?;
+        }
+        Ok(())
     }
 }

@@ -29,6 +29,7 @@ fn presets_never_change() {
         ("llama3-tiny", 0x3a90_7dd5_c324_ad3a),
         ("qwen2-tiny", 0xe542_537c_4cd8_1b55),
         ("qwen3-tiny", 0x5a8b_164b_e222_5732),
+        ("qwen3moe-tiny", 0),
         ("gemma3-tiny", 0xf0e2_d571_d3a8_71d2),
     ];
     assert_eq!(found, expected, "found {found:#018x?}");
@@ -41,6 +42,7 @@ fn tensors_are_those_of_the_architecture() {
         ("llama3-tiny", 3 + 4 * 9),
         ("qwen2-tiny", 2 + 4 * 12),
         ("qwen3-tiny", 2 + 4 * 11),
+        ("qwen3moe-tiny", 2 + 4 * 12),
         ("gemma3-tiny", 2 + 7 * 13),
     ] {
         let spec = SynthSpec::preset(name).unwrap();
@@ -51,7 +53,18 @@ fn tensors_are_those_of_the_architecture() {
         assert_eq!(find("token_embd.weight").dims, [spec.hidden, spec.vocab]);
         let q = find("blk.3.attn_q.weight");
         assert_eq!((q.cols(), q.rows()), (spec.hidden, spec.heads * spec.head_dim));
-        assert_eq!(find("blk.3.ffn_down.weight").dims, [spec.ffn, spec.hidden]);
+        match spec.experts.0 {
+            0 => assert_eq!(find("blk.3.ffn_down.weight").dims, [spec.ffn, spec.hidden]),
+            experts => {
+                let router = find("blk.3.ffn_gate_inp.weight");
+                assert_eq!(
+                    (router.format, &*router.dims),
+                    (Format::F32, &[spec.hidden, experts][..])
+                );
+                let down = find("blk.3.ffn_down_exps.weight");
+                assert_eq!(down.dims, [spec.ffn, spec.hidden, experts]);
+            }
+        }
         assert_eq!(find("output_norm.weight").format, Format::F32);
     }
 }

@@ -1,8 +1,11 @@
 //! Drives a [`Runner`] without an engine: one place that lays out steps for the tests.
 
+use std::io::Write;
+
 use anyhow::{Context, Result};
 use ferrum_models::gguf::Gguf;
 use ferrum_models::runner::Runner;
+use ferrum_models::synth::SynthSpec;
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, StepInput};
 
 /// Loads a model of the catalogue, downloading it first where it is not in the store.
@@ -10,6 +13,15 @@ pub fn real_model(alias: &str, options: &LoadOptions) -> Result<Box<dyn Runner>>
     let path = ferrum_hub::testing::fetch_alias(alias)?;
     let file = Gguf::open(&path)?;
     ferrum_models::load(&file, options).context(path.display().to_string())
+}
+
+/// Loads a preset of [`ferrum_models::synth`].
+#[allow(dead_code, reason = "not every test that shares this module has one")]
+pub fn synthetic_model(preset: &str, options: &LoadOptions) -> Result<Box<dyn Runner>> {
+    let spec = SynthSpec::preset(preset).context("no such preset")?;
+    let file = tempfile::NamedTempFile::new()?;
+    spec.write(std::io::BufWriter::new(file.reopen()?))?.flush()?;
+    Ok(ferrum_models::load(&Gguf::open(file.path())?, options)?)
 }
 
 /// A sequence as the tests keep it: its tokens, and how many of them the cache holds.

@@ -13,6 +13,7 @@
 mod activations;
 mod dots;
 mod embed;
+mod experts;
 mod float;
 mod formats;
 mod gemv;
@@ -29,6 +30,7 @@ mod weight;
 mod tests;
 
 pub(super) use embed::embed;
+pub(super) use experts::{expert_combine, expert_gated_linear};
 pub(super) use peak::{dot_operations, dot_products};
 pub use weight::CpuWeight;
 pub(super) use weight::{pack, packed_bytes, supported};
@@ -42,7 +44,7 @@ use crate::params::{GatedLinear, Linear, LinearOutput};
 use crate::{PackedWeight, Result};
 use activations::Block;
 use kernels::Kernels;
-use multiply::{Input, PanelMemory, multiply, panels};
+use multiply::{Input, PanelMemory, multiply};
 use panel::PANEL_ROWS;
 use planes::STEP;
 
@@ -58,6 +60,7 @@ pub(crate) struct Workspace {
     blocks: Vec<Block>,
     /// One per thread.
     scratch: Vec<Scratch>,
+    experts: experts::Workspace,
 }
 
 /// Scratch of one thread.
@@ -118,7 +121,7 @@ pub(super) fn gated_linear(
     prepare(s, p.rows, floats, is_quantized(gate) || is_quantized(up))?;
     let job = Job { weight: gate, dst: SharedSlice::new(dst), bias: None, accumulate: false };
     let isa = s.isa;
-    region(s, p.rows, floats, panels(gate), &|panel, input, scratch| {
+    region(s, p.rows, floats, gate.panels(), &|panel, input, scratch| {
         let Scratch { panel: memory, results: [gates, ups] } = scratch;
         multiply(gate, panel, input, memory, gates);
         multiply(up, panel, input, memory, ups);
@@ -133,11 +136,11 @@ pub(super) fn gated_linear(
 /// Computes all outputs in one parallel region.
 fn run(s: &mut CpuStream, tokens: usize, floats: &[f32], jobs: &[Option<Job<'_>>]) {
     let jobs = || jobs.iter().flatten();
-    let total = jobs().map(|job| panels(job.weight)).sum();
+    let total = jobs().map(|job| job.weight.panels()).sum();
     region(s, tokens, floats, total, &|panel, input, scratch| {
         let mut panel = panel;
         for job in jobs() {
-            let own = panels(job.weight);
+            let own = job.weight.panels();
             if panel < own {
                 let Scratch { panel: memory, results: [results, _] } = scratch;
                 multiply(job.weight, panel, input, memory, results);

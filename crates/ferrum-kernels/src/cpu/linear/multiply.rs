@@ -58,11 +58,6 @@ impl PanelMemory {
     }
 }
 
-/// Panels in a weight.
-pub(super) fn panels(weight: &CpuWeight) -> usize {
-    weight.groups().div_ceil(GROUPS)
-}
-
 /// Panel `panel` of `weight` times the tokens of `input`, to `out[tokens][16]`. Where a weight ends
 /// within the panel, the results of rows that it does not have are meaningless.
 pub(super) fn multiply(
@@ -73,9 +68,7 @@ pub(super) fn multiply(
     out: &mut [f32],
 ) {
     let cols = weight.cols();
-    let first = panel * GROUPS;
-    let groups: [Option<&[u8]>; GROUPS] =
-        std::array::from_fn(|g| (first + g < weight.groups()).then(|| weight.group(first + g)));
+    let groups = weight.panel(panel);
     assert!(out.len() >= input.tokens * PANEL_ROWS, "room for the results");
     match weight.kernels {
         Kernels::Floats(kernels) => {

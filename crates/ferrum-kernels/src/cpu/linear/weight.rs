@@ -6,13 +6,15 @@ use super::super::{CpuStream, NAME};
 use super::dots::ROWS;
 use super::kernels::{Kernels, kernels};
 use super::packing;
+use super::panel::GROUPS;
 use crate::checks;
 use crate::{Format, KernelError, PackedWeight, Result, WeightSource};
 
 /// A weight matrix, eight rows interleaved, in the bytes of the file (rows rounded up to a multiple
-/// of eight).
+/// of eight); or several of one shape, one after the other.
 pub struct CpuWeight {
     format: Format,
+    experts: usize,
     rows: usize,
     cols: usize,
     data: AlignedVec<u8>,
@@ -31,6 +33,10 @@ impl PackedWeight for CpuWeight {
 
     fn cols(&self) -> usize {
         self.cols
+    }
+
+    fn experts(&self) -> usize {
+        self.experts
     }
 
     fn resident_bytes(&self) -> usize {
@@ -58,18 +64,21 @@ pub(in super::super) fn packed_bytes(format: Format, rows: usize, cols: usize) -
 /// [`crate::Backend::pack`]
 pub(in super::super) fn pack(s: &mut CpuStream, source: &WeightSource<'_>) -> Result<CpuWeight> {
     checks::pack(source)?;
-    let &WeightSource { format, rows, cols, .. } = source;
-    let bytes = packed_bytes(format, rows, cols);
+    let &WeightSource { format, cols, experts, .. } = source;
+    let rows = source.rows / experts;
+    let bytes = packed_bytes(format, rows, cols).saturating_mul(experts);
     let mut packed = AlignedVec::<u8>::zeroed(bytes, "a packed weight")?;
     let kernels = kernels(s.isa, format);
     let groups = rows.div_ceil(ROWS);
-    let group_bytes = bytes / groups;
+    let group_bytes = bytes / (experts * groups);
     let out = SharedSlice::new(&mut packed);
-    s.team.chunks(groups, &|_, group| {
-        let first = group * ROWS;
+    s.team.chunks(experts * groups, &|_, group| {
+        let (expert, first) = (group / groups, group % groups * ROWS);
+        let count = ROWS.min(rows - first);
+        let first = expert * rows + first;
         let rows: [&[u8]; ROWS] =
-            std::array::from_fn(|r| if first + r < rows { source.row(first + r) } else { &[] });
-        let rows = &rows[..ROWS.min(source.rows - first)];
+            std::array::from_fn(|r| if r < count { source.row(first + r) } else { &[] });
+        let rows = &rows[..count];
         // SAFETY: each group is packed once.
         let out = unsafe { out.range_mut(group * group_bytes..(group + 1) * group_bytes) };
         match kernels {
@@ -77,18 +86,31 @@ pub(in super::super) fn pack(s: &mut CpuStream, source: &WeightSource<'_>) -> Re
             Kernels::Floats(_) => packing::float_group(format.block_bytes(), rows, out),
         }
     });
-    Ok(CpuWeight { format, rows, cols, data: packed, kernels })
+    Ok(CpuWeight { format, experts, rows, cols, data: packed, kernels })
 }
 
 impl CpuWeight {
-    /// Groups of eight rows.
+    /// Groups of eight rows, in one matrix.
     pub(super) fn groups(&self) -> usize {
         self.rows.div_ceil(ROWS)
     }
 
-    /// The packed bytes of a group.
+    /// The packed bytes of a group; those of a stack's matrices follow one another.
     pub(super) fn group(&self, group: usize) -> &[u8] {
-        let bytes = self.data.len() / self.groups();
+        let bytes = self.data.len() / (self.experts * self.groups());
         &self.data[group * bytes..][..bytes]
+    }
+
+    /// Panels in one matrix.
+    pub(super) fn panels(&self) -> usize {
+        self.groups().div_ceil(GROUPS)
+    }
+
+    /// The groups of a panel, as many as there are: those of the last panel of a matrix may be
+    /// fewer. The panels of a stack's matrices follow one another.
+    pub(super) fn panel(&self, panel: usize) -> [Option<&[u8]>; GROUPS] {
+        let (expert, first) = (panel / self.panels(), panel % self.panels() * GROUPS);
+        let (at, left) = (expert * self.groups() + first, self.groups() - first);
+        std::array::from_fn(|g| (g < left).then(|| self.group(at + g)))
     }
 }
