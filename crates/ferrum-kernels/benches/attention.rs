@@ -53,7 +53,7 @@ const MAX_SECONDS: f64 = 0.5;
 
 fn main() {
     let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
-    let mut config = CpuConfig { threads: 2, isa: None };
+    let mut config = CpuConfig { threads: 2, ..CpuConfig::default() };
     let mut wanted = Vec::new();
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
@@ -83,7 +83,7 @@ struct Model<'a> {
     shape: Shape,
     stream: CpuStream,
     caches: Vec<CpuKvCache>,
-    batch: StepBatch<Cpu>,
+    batch: StepBatch<HostBuffer>,
     q: HostBuffer,
     dst: HostBuffer,
 }

@@ -11,6 +11,9 @@ pub struct LoadArgs {
     /// Threads; by default one per physical core
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Threads for reading prompts; by default as --threads
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads_batch: Option<u16>,
     /// Where the model runs
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceArg,
@@ -61,6 +64,7 @@ impl LoadArgs {
                 DeviceArg::Reference => Device::Reference,
             },
             threads: self.threads.map(usize::from),
+            threads_batch: self.threads_batch.map(usize::from),
             kv_dtype: match self.kv_dtype {
                 KvDTypeArg::F16 => KvDType::F16,
                 KvDTypeArg::F32 => KvDType::F32,

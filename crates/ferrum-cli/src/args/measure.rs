@@ -47,6 +47,10 @@ pub struct BenchArgs {
     /// Tokens of the largest prefill step
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub step_tokens: u32,
+    /// Show where the time goes: time, bytes and arithmetic of each operation, beside the limits of
+    /// this machine, measured before and after
+    #[arg(long)]
+    pub profile: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

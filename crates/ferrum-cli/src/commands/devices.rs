@@ -48,7 +48,7 @@ pub fn run(args: &DevicesArgs) -> Result<()> {
     let limits = if args.measure {
         let threads = args.threads.map_or(cores, usize::from);
         let counts = if threads == 1 { vec![1] } else { vec![1, threads] };
-        let cpu = Cpu::new(CpuConfig { threads, isa: args.cpu_isa })?;
+        let cpu = Cpu::new(CpuConfig { threads, isa: args.cpu_isa, ..CpuConfig::default() })?;
         Some(counts.into_iter().map(|n| measure(&cpu, n)).collect::<Result<Vec<_>>>()?)
     } else {
         None
@@ -109,7 +109,7 @@ fn print(out: &mut dyn Write, report: &Report) -> Result<()> {
 }
 
 /// A table of what was measured.
-fn print_limits(out: &mut dyn Write, limits: &[Measured]) -> Result<()> {
+pub fn print_limits(out: &mut dyn Write, limits: &[Measured]) -> Result<()> {
     let mut table = Table::new(&[
         ("THREADS", Align::Right),
         ("READ GB/S", Align::Right),

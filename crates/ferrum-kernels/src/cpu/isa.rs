@@ -88,10 +88,15 @@ impl FromStr for Isa {
     }
 }
 
+/// A processor feature by name, and whether this processor has it.
+type Feature = (&'static str, fn() -> bool);
+
 #[cfg(target_arch = "x86_64")]
 mod detect {
-    /// Features by name, and whether this processor has them.
-    pub(super) const FEATURES: &[(&str, fn() -> bool)] = &[
+    use super::Feature;
+
+    /// All that an instruction set needs.
+    pub(super) const FEATURES: &[Feature] = &[
         ("avx2", || is_x86_feature_detected!("avx2")),
         ("fma", || is_x86_feature_detected!("fma")),
         ("f16c", || is_x86_feature_detected!("f16c")),
@@ -102,8 +107,10 @@ mod detect {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod detect {
-    /// Features by name, and whether this processor has them.
-    pub(super) const FEATURES: &[(&str, fn() -> bool)] = &[
+    use super::Feature;
+
+    /// All that an instruction set needs.
+    pub(super) const FEATURES: &[Feature] = &[
         ("avx2", || false),
         ("fma", || false),
         ("f16c", || false),

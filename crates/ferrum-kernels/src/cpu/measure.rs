@@ -159,6 +159,7 @@ impl<const CHAINS: usize> Kernel for MultiplyAdds<CHAINS> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::CpuConfig;
     use super::*;
 
     #[test]
@@ -175,7 +176,8 @@ mod tests {
     #[test]
     fn limits_are_of_this_world() {
         for isa in Isa::available() {
-            let cpu = Cpu::new(super::super::CpuConfig { threads: 1, isa: Some(isa) }).unwrap();
+            let cpu =
+                Cpu::new(CpuConfig { threads: 1, isa: Some(isa), ..CpuConfig::default() }).unwrap();
             let limits = cpu.limits(1).unwrap();
             // From the slowest of boards to a whole server.
             assert!((1e8..1e13).contains(&limits.read), "{isa}: {limits:?}");
