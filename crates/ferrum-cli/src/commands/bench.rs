@@ -101,9 +101,9 @@ pub fn run(args: &BenchArgs, config: &Config) -> Result<()> {
     drop(bench);
     let limits = before.zip(limits()?).map(|(before, after)| Limits { before, after });
     let phases = [&prefill_phase, &decode_phase].map(Option::as_ref);
-    let [prefill_tps, decode_tps] = phases.map(|p| p.map(|p| p.speed.median));
+    let tps = phases.map(|p| p.map(|p| p.speed.median));
     let ranges = phases.map(|p| p.map(|p| [p.speed.min, p.speed.max]));
-    let [prefill_profile, decode_profile] = phases.map(|p| p?.profile.as_ref());
+    let profiles = phases.map(|p| p?.profile.as_ref());
     let threads = options.threads.unwrap_or_else(physical_cores);
     let report = Report {
         model: &args.model,
@@ -118,18 +118,16 @@ pub fn run(args: &BenchArgs, config: &Config) -> Result<()> {
         load_seconds,
         prefill_tps_range: ranges[0],
         decode_tps_range: ranges[1],
-        prefill_tps,
-        decode_tps,
-        profile: limits.map(|limits| ProfileReport {
-            limits,
-            prefill: prefill_profile,
-            decode: decode_profile,
+        prefill_tps: tps[0],
+        decode_tps: tps[1],
+        profile: limits.map(|limits| {
+            let [prefill, decode] = profiles;
+            ProfileReport { limits, prefill, decode }
         }),
     };
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
-        return Ok(());
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?);
     }
     print_table(&mut out, &report, phases.map(|p| p.map(|p| &p.speed)))?;
     print_profile(&mut out, &report)
