@@ -194,12 +194,14 @@ pub struct MemoryEstimate {
     pub kv_cache: usize,
     /// Activations, logits and position tables.
     pub buffers: usize,
+    /// The file's metadata as it is read, and the tokenizer made from it.
+    pub vocabulary: usize,
 }
 
 impl MemoryEstimate {
     /// All of it.
     pub fn total(&self) -> usize {
-        self.weights + self.kv_cache + self.buffers
+        self.weights + self.kv_cache + self.buffers + self.vocabulary
     }
 }
 
