@@ -1,14 +1,22 @@
 //! Repository chores: `cargo xtask <chore>`.
 
+mod peers;
 mod synth;
 mod tidy;
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
+
 const USAGE: &str = "\
 usage: cargo xtask tidy                checks the rules of ARCHITECTURE.md
        cargo xtask synth PRESET OUT    writes a synthetic GGUF model";
+
+/// The repository's root: the folder above this crate.
+fn root() -> anyhow::Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent")
+}
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -16,7 +24,8 @@ fn main() -> ExitCode {
     let outcome = match args.as_slice() {
         ["synth", preset, out] => synth::run(preset, Path::new(out)),
         ["tidy"] => tidy::run(),
-        _ => Err(anyhow::anyhow!("{USAGE}")),
+        ["bench-peers", args @ ..] => root().and_then(|root| peers::run(root, args)),
+        _ => Err(anyhow::anyhow!("{USAGE}\n{}", peers::USAGE)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,12 +5,14 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use ferrum_models::synth::{PRESETS, SynthSpec};
+use ferrum_models::synth::{LARGE_PRESETS, PRESETS, SynthSpec};
 
 /// Writes the preset `name` to `path`.
 pub(crate) fn run(name: &str, path: &Path) -> Result<()> {
-    let spec = SynthSpec::preset(name)
-        .with_context(|| format!("no preset {name:?}; there are: {}", PRESETS.join(", ")))?;
+    let spec = SynthSpec::preset(name).with_context(|| {
+        let names = [&PRESETS[..], &LARGE_PRESETS].concat().join(", ");
+        format!("no preset {name:?}; there are: {names}")
+    })?;
     let file = File::create(path).with_context(|| path.display().to_string())?;
     spec.write(BufWriter::new(file)).with_context(|| path.display().to_string())?;
     Ok(())

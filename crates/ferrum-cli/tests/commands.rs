@@ -170,4 +170,30 @@ fn a_reader_that_leaves_is_no_error() {
 fn devices_are_listed() {
     let out = Home::new().run(&["devices"]).ok();
     assert!(out.contains("cpu") && out.contains("reference"), "{out}");
+    for line in ["portable", "avx2", "avx512vnni"] {
+        assert!(out.lines().any(|l| l.starts_with(line)), "{line}: {out}");
+    }
+    assert_eq!(out.matches(" in use ").count(), 1, "{out}");
+    assert!(!out.contains("GB/S"), "not measured unless asked: {out}");
+}
+
+#[test]
+fn a_device_is_measured() {
+    let out = Home::new()
+        .run(&["devices", "--measure", "--json", "--threads", "1", "--cpu-isa", "portable"])
+        .ok();
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let [limits] = report["limits"].as_array().unwrap().as_slice() else { panic!("{out}") };
+    for figure in ["read_gb_per_s", "f32_gflop_per_s", "int8_gop_per_s"] {
+        assert!(limits[figure].as_f64().unwrap() > 0.0, "{figure}: {out}");
+    }
+    let used = report["instruction_sets"].as_array().unwrap();
+    assert!(used.iter().any(|isa| isa["name"] == "portable" && isa["status"] == "in use"), "{out}");
+}
+
+#[test]
+fn an_instruction_set_is_one_that_there_is() {
+    let run = Home::new().run(&["run", "smollm2", "hi", "--cpu-isa", "sse9"]);
+    assert_eq!(run.code, 2, "{run:?}");
+    assert!(run.err.contains("sse9") && run.err.contains("portable, avx2"), "{run:?}");
 }

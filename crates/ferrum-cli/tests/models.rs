@@ -49,6 +49,7 @@ fn devices_and_caches_agree() {
     for flags in [
         &["--device", "reference", "--kv-dtype", "f32"][..],
         &["--threads", "1"],
+        &["--cpu-isa", "portable"],
         &["--threads", "3", "--kv-dtype", "f32"],
         &["--context", "64"],
     ] {
@@ -110,6 +111,34 @@ fn tokens_are_printed() {
     let listed = home.run_with_input(&["tokenize", "--no-bos", arg(&model)], text.as_bytes()).ok();
     assert_eq!(listed.lines().count(), plain.len());
     assert!(home.run_with_input(&["tokenize", arg(&model)], b"\xff").failed(1).contains("UTF-8"));
+}
+
+#[test]
+fn bench_profiles() {
+    let home = Home::new();
+    let model = home.model();
+    let common = ["bench", arg(&model), "--prefill", "40", "--decode", "3", "--repetitions", "2"];
+    let flags = ["--profile", "--threads", "1", "--threads-batch", "2"];
+    let out = home.run(&[&common[..], &flags].concat()).ok();
+    for part in ["prefill:", "decode:", "attention", "linear head", "OF READ", "limits of this"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let out = home.run(&[&common[..], &flags, &["--json"]].concat()).ok();
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&report["threads"], &report["threads_batch"]), (&1.into(), &2.into()));
+    let decode = &report["profile"]["decode"];
+    let ops = decode["ops"].as_array().unwrap();
+    let calls = |name: &str| ops.iter().find(|op| op["op"] == name).map(|op| op["calls"].as_u64());
+    // Two layers, three steps, two repetitions; the warm-up does not count.
+    assert_eq!(calls("attention"), Some(Some(12)), "{out}");
+    assert_eq!(calls("linear q k v"), Some(Some(12)), "{out}");
+    assert_eq!(calls("linear head"), Some(Some(6)), "{out}");
+    assert_eq!(calls("linear"), None, "every linear has a part: {out}");
+    let share: f64 = ops.iter().map(|op| op["share"].as_f64().unwrap()).sum();
+    assert!((0.0..=1.0).contains(&share), "{share}");
+    let plain: serde_json::Value =
+        serde_json::from_str(&home.run(&[&common[..], &["--json"]].concat()).ok()).unwrap();
+    assert!(plain.get("profile").is_none());
 }
 
 #[test]

@@ -54,7 +54,7 @@ const MAX_SECONDS: f64 = 0.5;
 
 fn main() {
     let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
-    let mut config = CpuConfig { threads: 2, isa: None };
+    let mut config = CpuConfig { threads: 2, ..CpuConfig::default() };
     let (mut wanted, mut kv) = (Vec::new(), KvDType::F16);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
@@ -93,7 +93,7 @@ struct Model<'a> {
     kv: KvDType,
     stream: CpuStream,
     caches: Vec<CpuKvCache>,
-    batch: StepBatch<Cpu>,
+    batch: StepBatch<HostBuffer>,
     q: HostBuffer,
     dst: HostBuffer,
 }

@@ -35,7 +35,7 @@ const SHAPES: [(Format, usize, usize); 12] = [
 
 fn main() {
     let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
-    let mut config = CpuConfig { threads: 2, isa: None };
+    let mut config = CpuConfig { threads: 2, ..CpuConfig::default() };
     let (mut wanted, mut many) = (Vec::new(), 256);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));

@@ -12,7 +12,7 @@ use crate::params::{
     Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
     Linear, RmsNorm, Rope, RouteTopk,
 };
-use crate::{DType, Format, KvDType, Result, WeightSource};
+use crate::{DType, Format, KvDType, Result, StepInput, WeightSource};
 
 /// A device that can run a model.
 ///
@@ -40,6 +40,11 @@ pub trait Backend: Send + Sized + 'static {
 
     /// Allocates `len` zeroed elements.
     fn alloc(&self, dtype: DType, len: usize) -> Result<Self::Buffer>;
+
+    /// Tells the backend what the next step is, before its arrays are uploaded. A hint: a backend may
+    /// prepare for it, such as by taking another number of threads, but every value that an
+    /// operation computes with comes from the device arrays.
+    fn step_begins(&self, _s: &mut Self::Stream, _step: &StepInput) {}
 
     /// Copies `src` into the first `src.len()` elements of an `F32` buffer.
     fn upload_f32(&self, s: &mut Self::Stream, src: &[f32], dst: &mut Self::Buffer) -> Result<()>;

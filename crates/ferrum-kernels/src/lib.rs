@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod error;
 pub mod host;
 pub mod params;
+pub mod profiled;
 pub mod reference;
 pub mod step;
 pub mod weight;

@@ -186,7 +186,7 @@ pub struct KvWrite<'a, B: Backend> {
     /// `F32 [T, kv_heads · head_dim]`
     pub v: &'a B::Buffer,
     /// The step.
-    pub batch: &'a StepBatch<B>,
+    pub batch: &'a StepBatch<B::Buffer>,
 }
 
 /// [`Backend::attention`]: `softmax(softcap(scale · Q·Kᵀ)) · V`, causal, grouped-query.
@@ -200,7 +200,7 @@ pub struct Attention<'a, B: Backend> {
     /// The layer's cache.
     pub kv: &'a B::KvCache,
     /// The step.
-    pub batch: &'a StepBatch<B>,
+    pub batch: &'a StepBatch<B::Buffer>,
     /// Query heads; a multiple of the cache's heads.
     pub heads: usize,
     /// Factor on the scores.

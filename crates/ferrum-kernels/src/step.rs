@@ -152,29 +152,29 @@ impl StepInput {
 }
 
 /// A step on the device: the arrays of [`StepInput`] and the slots derived from them, in buffers
-/// that are allocated once.
-pub struct StepBatch<B: Backend> {
+/// of type `T` that are allocated once.
+pub struct StepBatch<T> {
     /// Token ids, `I32 [T]`.
-    pub tokens: B::Buffer,
+    pub tokens: T,
     /// Positions, `I32 [T]`.
-    pub positions: B::Buffer,
+    pub positions: T,
     /// `I32 [S + 1]`
-    pub query_starts: B::Buffer,
+    pub query_starts: T,
     /// `I32 [S]`
-    pub kv_lens: B::Buffer,
+    pub kv_lens: T,
     /// `I32 [S, blocks_per_seq]`
-    pub block_tables: B::Buffer,
+    pub block_tables: T,
     /// Cache slot of each token, `I32 [T]`.
-    pub slots: B::Buffer,
+    pub slots: T,
     /// `I32 [R]`
-    pub sample_rows: B::Buffer,
+    pub sample_rows: T,
     /// Sizes of the step that was uploaded last.
     pub shape: StepShape,
 }
 
-impl<B: Backend> StepBatch<B> {
+impl<T> StepBatch<T> {
     /// Allocates the arrays for steps of up to `cap`.
-    pub fn new(backend: &B, cap: &StepCapacity) -> Result<Self> {
+    pub fn new<B: Backend<Buffer = T>>(backend: &B, cap: &StepCapacity) -> Result<Self> {
         let ints = |len: usize| backend.alloc(DType::I32, len);
         Ok(StepBatch {
             tokens: ints(cap.tokens)?,
@@ -189,8 +189,14 @@ impl<B: Backend> StepBatch<B> {
     }
 
     /// Uploads a step that [`StepInput::validate`] accepted. After an error the batch is empty.
-    pub fn upload(&mut self, backend: &B, s: &mut B::Stream, step: &StepInput) -> Result<()> {
+    pub fn upload<B: Backend<Buffer = T>>(
+        &mut self,
+        backend: &B,
+        s: &mut B::Stream,
+        step: &StepInput,
+    ) -> Result<()> {
         self.shape = StepShape::default();
+        backend.step_begins(s, step);
         let slots = step.slots()?;
         backend.upload_i32(s, &step.tokens, &mut self.tokens)?;
         backend.upload_i32(s, &step.positions, &mut self.positions)?;

@@ -15,9 +15,16 @@ pub mod tokenizer;
 
 /// What the CPU backend can be told, and what it finds out about the machine.
 pub mod cpu {
-    pub use ferrum_kernels::cpu::{Isa, physical_cores};
+    pub use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa, Limits, physical_cores};
+}
+
+/// What [`load_profiled`] records.
+pub mod profile {
+    pub use ferrum_kernels::profiled::{Op, OpRecord, Profiler};
 }
 
 pub use ferrum_kernels::{KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity, StepInput};
-pub use load::{Device, LoadOptions, MemoryEstimate, ModelError, load, memory_estimate};
+pub use load::{
+    Device, LoadOptions, MemoryEstimate, ModelError, load, load_profiled, memory_estimate,
+};
 pub use runner::{Runner, RunnerLimits};

@@ -1,6 +1,7 @@
 //! A GGUF file to a [`Runner`] on a device.
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa, physical_cores};
+use ferrum_kernels::profiled::{Profiled, Profiler};
 use ferrum_kernels::reference::Reference;
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity};
 
@@ -26,6 +27,8 @@ pub struct LoadOptions {
     pub device: Device,
     /// Threads of the CPU backend; `None`: one per physical core.
     pub threads: Option<usize>,
+    /// Threads of the CPU backend for steps that read a prompt; `None`: as [`LoadOptions::threads`].
+    pub threads_batch: Option<usize>,
     /// Instruction set of the CPU backend; `None`: the best that the machine has.
     pub isa: Option<Isa>,
     /// Positions that a sequence may have; `None`: [`DEFAULT_CONTEXT`] or what the model was
@@ -51,6 +54,7 @@ impl Default for LoadOptions {
         LoadOptions {
             device: Device::Cpu,
             threads: None,
+            threads_batch: None,
             isa: None,
             context: None,
             kv_dtype: KvDType::F16,
@@ -117,9 +121,27 @@ pub fn load(file: &Gguf, options: &LoadOptions) -> Result<Box<dyn Runner>, Model
     }
 }
 
+/// Loads a model whose operations are measured, at a price of some tens of nanoseconds each.
+pub fn load_profiled(
+    file: &Gguf,
+    options: &LoadOptions,
+) -> Result<(Box<dyn Runner>, Profiler), ModelError> {
+    let spec = arch::spec(file)?;
+    Ok(match options.device {
+        Device::Cpu => {
+            let (backend, profiler) = Profiled::new(cpu(options)?);
+            (load_on(backend, file, spec, options)?, profiler)
+        }
+        Device::Reference => {
+            let (backend, profiler) = Profiled::new(Reference::new());
+            (load_on(backend, file, spec, options)?, profiler)
+        }
+    })
+}
+
 fn cpu(options: &LoadOptions) -> Result<Cpu, KernelError> {
     let threads = options.threads.unwrap_or_else(physical_cores);
-    Cpu::new(CpuConfig { threads, isa: options.isa })
+    Cpu::new(CpuConfig { threads, threads_batch: options.threads_batch, isa: options.isa })
 }
 
 fn load_on<B: Backend>(
@@ -172,12 +194,14 @@ pub struct MemoryEstimate {
     pub kv_cache: usize,
     /// Activations, logits and position tables.
     pub buffers: usize,
+    /// The file's metadata as it is read, and the tokenizer made from it.
+    pub vocabulary: usize,
 }
 
 impl MemoryEstimate {
     /// All of it.
     pub fn total(&self) -> usize {
-        self.weights + self.kv_cache + self.buffers
+        self.weights + self.kv_cache + self.buffers + self.vocabulary
     }
 }
 

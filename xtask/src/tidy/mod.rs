@@ -4,8 +4,6 @@ mod layers;
 mod source;
 mod tree;
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, Result, bail};
 
 /// One broken rule: where, and what.
@@ -17,10 +15,10 @@ pub(crate) struct Finding {
 
 /// Checks the whole repository and fails with every broken rule.
 pub(crate) fn run() -> Result<()> {
-    let root = root()?;
-    let files = tree::tracked_files(&root)?;
-    let mut findings = tree::check(&root, &files)?;
-    findings.extend(layers::check(&root)?);
+    let root = crate::root()?;
+    let files = tree::tracked_files(root)?;
+    let mut findings = tree::check(root, &files)?;
+    findings.extend(layers::check(root)?);
     for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "rs")) {
         let text =
             std::fs::read_to_string(root.join(file)).with_context(|| file.display().to_string())?;
@@ -34,10 +32,4 @@ pub(crate) fn run() -> Result<()> {
         println!("{}: {}", finding.place, finding.what);
     }
     bail!("tidy: {} rules broken", findings.len())
-}
-
-/// The repository's root: the folder above this crate.
-fn root() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent")?;
-    Ok(root.to_path_buf())
 }

@@ -1,6 +1,7 @@
 //! Flags on how a model is loaded.
 
 use clap::{Args, ValueEnum};
+use ferrum_models::cpu::Isa;
 use ferrum_models::{Device, KvDType, LoadOptions};
 
 /// How a model is loaded.
@@ -10,9 +11,16 @@ pub struct LoadArgs {
     /// Threads; by default one per physical core
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Threads for reading prompts; by default as --threads
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads_batch: Option<u16>,
     /// Where the model runs
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceArg,
+    /// Instruction set of the CPU device; by default the best that the processor has, see `ferrum
+    /// devices` [possible values: portable, avx2, avx512vnni]
+    #[arg(long, value_name = "NAME")]
+    pub cpu_isa: Option<Isa>,
     /// Element type of the KV cache
     #[arg(long, value_enum, default_value_t)]
     pub kv_dtype: KvDTypeArg,
@@ -53,11 +61,13 @@ impl LoadArgs {
     /// What the loader takes; the rest is its default.
     pub fn options(&self) -> LoadOptions {
         LoadOptions {
+            isa: self.cpu_isa,
             device: match self.device {
                 DeviceArg::Cpu => Device::Cpu,
                 DeviceArg::Reference => Device::Reference,
             },
             threads: self.threads.map(usize::from),
+            threads_batch: self.threads_batch.map(usize::from),
             kv_dtype: match self.kv_dtype {
                 KvDTypeArg::F16 => KvDType::F16,
                 KvDTypeArg::F32 => KvDType::F32,

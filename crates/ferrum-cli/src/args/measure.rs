@@ -3,8 +3,26 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ferrum_models::cpu::Isa;
 
 use super::LoadArgs;
+
+/// Flags of `devices`.
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// Measure what the processor can do at most: memory read, f32 and 8-bit arithmetic
+    #[arg(long)]
+    pub measure: bool,
+    /// Threads to measure with, besides one; by default one per physical core
+    #[arg(long, short, value_name = "N", requires = "measure", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Instruction set to measure
+    #[arg(long, value_name = "NAME", requires = "measure")]
+    pub cpu_isa: Option<Isa>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Flags of `bench`.
 #[derive(Debug, Args)]
@@ -29,6 +47,10 @@ pub struct BenchArgs {
     /// Tokens of the largest prefill step
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub step_tokens: u32,
+    /// Show where the time goes: time, bytes and arithmetic of each operation, beside the limits of
+    /// this machine, measured before and after
+    #[arg(long)]
+    pub profile: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -12,7 +12,7 @@ mod tests;
 use clap::{Args, Parser, Subcommand};
 
 pub use load::LoadArgs;
-pub use measure::{BenchArgs, PerplexityArgs};
+pub use measure::{BenchArgs, DevicesArgs, PerplexityArgs};
 pub use models::{InspectArgs, ListArgs, PullArgs, RmArgs, TokenizeArgs};
 pub use run::{Input, RunArgs};
 pub use sampling::SamplingArgs;
@@ -75,7 +75,7 @@ pub enum Command {
     Bench(BenchArgs),
     Perplexity(PerplexityArgs),
     /// List the devices that models can run on
-    Devices,
+    Devices(DevicesArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -3,14 +3,20 @@
 //! Drives the runner without engine and sampler, over random tokens, as llama.cpp's llama-bench
 //! does: only the model is measured. Speeds are sums over all sequences.
 
+mod profile;
+
 use std::io::{self, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use ferrum_models::cpu::physical_cores;
+use ferrum_models::cpu::{Cpu, CpuConfig, physical_cores};
+use ferrum_models::profile::Profiler;
 use ferrum_models::runner::Runner;
-use ferrum_models::{LoadOptions, load};
+use ferrum_models::{LoadOptions, load, load_profiled};
 use serde::Serialize;
+
+use self::profile::{Limits, Profile};
+use super::devices;
 
 use crate::args::BenchArgs;
 use crate::config::Config;
@@ -27,11 +33,19 @@ struct Speed {
     max: f64,
 }
 
+/// A phase, measured.
+#[derive(Debug)]
+struct Phase {
+    speed: Speed,
+    profile: Option<Profile>,
+}
+
 /// What is printed as JSON; speeds in tokens per second.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     model: &'a str,
     threads: usize,
+    threads_batch: usize,
     device: &'static str,
     prefill: usize,
     decode: usize,
@@ -44,6 +58,17 @@ struct Report<'a> {
     decode_tps: Option<f64>,
     prefill_tps_range: Option<[f64; 2]>,
     decode_tps_range: Option<[f64; 2]>,
+    /// With `--profile`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<ProfileReport<'a>>,
+}
+
+/// Where the time goes.
+#[derive(Debug, Serialize)]
+struct ProfileReport<'a> {
+    limits: Limits,
+    prefill: Option<&'a Profile>,
+    decode: Option<&'a Profile>,
 }
 
 /// Measures and prints.
@@ -60,18 +85,30 @@ pub fn run(args: &BenchArgs, config: &Config) -> Result<()> {
         step_tokens: (args.step_tokens as usize).max(batch),
         ..args.load.options()
     };
+    let limits = || args.profile.then(|| machine(&options)).transpose();
+    let before = limits()?;
     let start = Instant::now();
-    let runner = load(&file.gguf, &options)?;
+    let (runner, profiler) = match args.profile {
+        true => load_profiled(&file.gguf, &options).map(|(runner, p)| (runner, Some(p)))?,
+        false => (load(&file.gguf, &options)?, None),
+    };
     let load_seconds = start.elapsed().as_secs_f64();
-    let mut bench = Bench::new(runner, batch)?;
+    let mut bench = Bench::new(runner, profiler, batch)?;
     let repetitions = args.repetitions as usize;
     bench.read(depth)?;
-    let prefill_speed = bench.measure(prefill, depth, repetitions, Bench::read)?;
-    let decode_speed = bench.measure(decode, depth, repetitions, Bench::generate)?;
-    let range = |s: &Option<Speed>| s.as_ref().map(|s| [s.min, s.max]);
+    let prefill_phase = bench.measure(prefill, depth, repetitions, Bench::read)?;
+    let decode_phase = bench.measure(decode, depth, repetitions, Bench::generate)?;
+    drop(bench);
+    let limits = before.zip(limits()?).map(|(before, after)| Limits { before, after });
+    let phases = [&prefill_phase, &decode_phase].map(Option::as_ref);
+    let tps = phases.map(|p| p.map(|p| p.speed.median));
+    let ranges = phases.map(|p| p.map(|p| [p.speed.min, p.speed.max]));
+    let profiles = phases.map(|p| p?.profile.as_ref());
+    let threads = options.threads.unwrap_or_else(physical_cores);
     let report = Report {
         model: &args.model,
-        threads: options.threads.unwrap_or_else(physical_cores),
+        threads,
+        threads_batch: options.threads_batch.unwrap_or(threads),
         device: args.load.device_name(),
         prefill,
         decode,
@@ -79,23 +116,44 @@ pub fn run(args: &BenchArgs, config: &Config) -> Result<()> {
         batch,
         repetitions,
         load_seconds,
-        prefill_tps_range: range(&prefill_speed),
-        decode_tps_range: range(&decode_speed),
-        prefill_tps: prefill_speed.as_ref().map(|s| s.median),
-        decode_tps: decode_speed.as_ref().map(|s| s.median),
+        prefill_tps_range: ranges[0],
+        decode_tps_range: ranges[1],
+        prefill_tps: tps[0],
+        decode_tps: tps[1],
+        profile: limits.map(|limits| {
+            let [prefill, decode] = profiles;
+            ProfileReport { limits, prefill, decode }
+        }),
     };
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
-        return Ok(());
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?);
     }
-    print_table(&mut out, &report, [&prefill_speed, &decode_speed])
+    print_table(&mut out, &report, phases.map(|p| p.map(|p| &p.speed)))?;
+    print_profile(&mut out, &report)
+}
+
+/// What the machine can do with the threads that decode.
+fn machine(options: &LoadOptions) -> Result<devices::Measured> {
+    let threads = options.threads.unwrap_or_else(physical_cores);
+    let config = CpuConfig { threads, isa: options.isa, ..CpuConfig::default() };
+    devices::measure(&Cpu::new(config)?, threads)
+}
+
+fn print_profile(out: &mut dyn Write, report: &Report<'_>) -> Result<()> {
+    let Some(ProfileReport { limits, prefill, decode }) = &report.profile else { return Ok(()) };
+    for (phase, profile) in [("prefill", prefill), ("decode", decode)] {
+        if let Some(profile) = profile {
+            profile.print(out, phase, limits)?;
+        }
+    }
+    limits.print(out)
 }
 
 fn print_table(
     out: &mut dyn Write,
     report: &Report<'_>,
-    [prefill, decode]: [&Option<Speed>; 2],
+    [prefill, decode]: [Option<&Speed>; 2],
 ) -> Result<()> {
     writeln!(out, "{}, loaded in {:.2} s", report.model, report.load_seconds)?;
     let mut table = Table::new(&[
@@ -121,16 +179,17 @@ fn print_table(
 /// A runner with its sequences and a source of tokens.
 struct Bench {
     runner: Box<dyn Runner>,
+    profiler: Option<Profiler>,
     cache: Lockstep,
     batch: usize,
     random: u64,
 }
 
 impl Bench {
-    fn new(runner: Box<dyn Runner>, batch: usize) -> Result<Self> {
+    fn new(runner: Box<dyn Runner>, profiler: Option<Profiler>, batch: usize) -> Result<Self> {
         let cache = Lockstep::new(runner.limits(), batch)
             .ok_or_else(|| anyhow!("the KV cache has no room for {batch} sequences"))?;
-        Ok(Bench { runner, cache, batch, random: 1 })
+        Ok(Bench { runner, profiler, cache, batch, random: 1 })
     }
 
     /// Runs `what` over `tokens` of each sequence behind `depth` others, once to warm up and then
@@ -141,22 +200,28 @@ impl Bench {
         depth: usize,
         repetitions: usize,
         what: fn(&mut Self, usize) -> Result<()>,
-    ) -> Result<Option<Speed>> {
+    ) -> Result<Option<Phase>> {
         if tokens == 0 {
             return Ok(None);
         }
         let mut speeds = Vec::with_capacity(repetitions);
+        let mut total = Duration::ZERO;
         for repetition in 0..=repetitions {
             self.cache.truncate(depth);
             let start = Instant::now();
             what(self, tokens)?;
-            let seconds = start.elapsed().as_secs_f64();
+            let time = start.elapsed();
             if repetition > 0 {
-                speeds.push((tokens * self.batch) as f64 / seconds);
+                total += time;
+                speeds.push((tokens * self.batch) as f64 / time.as_secs_f64());
+            } else if let Some(profiler) = &self.profiler {
+                // What went before was to warm up.
+                profiler.take();
             }
         }
         self.cache.truncate(depth);
-        Ok(Some(Speed::of(speeds)))
+        let profile = self.profiler.as_ref().map(|p| Profile::new(&p.take(), total));
+        Ok(Some(Phase { speed: Speed::of(speeds), profile }))
     }
 
     /// Appends `n` tokens to each sequence in steps as large as the runner takes. Only the last

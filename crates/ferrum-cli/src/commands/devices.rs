@@ -1,21 +1,125 @@
-//! `ferrum devices`: what models can run on.
+//! `ferrum devices`: what models can run on, and what this machine can do at most.
 
-use std::io;
+use std::io::{self, Write};
 
 use anyhow::Result;
-use ferrum_models::cpu::{Isa, physical_cores};
+use ferrum_models::cpu::{Cpu, CpuConfig, Isa, Limits, physical_cores};
+use serde::Serialize;
 
+use crate::args::DevicesArgs;
 use crate::ui::table::{Align, Table};
 
-/// Prints each device with its name for `--device`.
-pub fn run() -> Result<()> {
+/// What is printed as JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    cores: usize,
+    instruction_sets: Vec<InstructionSet>,
+    /// Absent where nothing was measured.
+    limits: Option<Vec<Measured>>,
+}
+
+/// An instruction set as the table and the JSON show it.
+#[derive(Debug, Serialize)]
+struct InstructionSet {
+    name: String,
+    description: &'static str,
+    status: &'static str,
+    /// Processor features that it lacks here.
+    missing: Vec<&'static str>,
+}
+
+/// What some threads can do at most.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Measured {
+    threads: usize,
+    /// Gigabytes of memory read a second.
+    pub read_gb_per_s: f64,
+    /// Billions of `f32` operations a second, a multiply-add counted as two.
+    pub f32_gflop_per_s: f64,
+    /// Billions of operations of 8-bit dot products a second, a multiply-add counted as two.
+    pub int8_gop_per_s: f64,
+}
+
+/// Prints each device with its name for `--device`, the instruction sets with theirs for
+/// `--cpu-isa`, and what was measured.
+pub fn run(args: &DevicesArgs) -> Result<()> {
+    let cores = physical_cores();
+    let used = args.cpu_isa.unwrap_or_else(Isa::best);
+    let limits = if args.measure {
+        let threads = args.threads.map_or(cores, usize::from);
+        let counts = if threads == 1 { vec![1] } else { vec![1, threads] };
+        let cpu = Cpu::new(CpuConfig { threads, isa: args.cpu_isa, ..CpuConfig::default() })?;
+        Some(counts.into_iter().map(|n| measure(&cpu, n)).collect::<Result<Vec<_>>>()?)
+    } else {
+        None
+    };
+    let instruction_sets = Isa::ALL.into_iter().map(|isa| instruction_set(isa, used)).collect();
+    let report = Report { cores, instruction_sets, limits };
+    let mut out = io::stdout().lock();
+    if args.json {
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?);
+    }
+    print(&mut out, &report)
+}
+
+/// Measures the limits of `threads` threads.
+pub fn measure(cpu: &Cpu, threads: usize) -> Result<Measured> {
+    let Limits { read, f32_ops, int8_ops, .. } = cpu.limits(threads)?;
+    Ok(Measured {
+        threads,
+        read_gb_per_s: read / 1e9,
+        f32_gflop_per_s: f32_ops / 1e9,
+        int8_gop_per_s: int8_ops / 1e9,
+    })
+}
+
+fn instruction_set(isa: Isa, used: Isa) -> InstructionSet {
+    let missing = isa.missing();
+    let status = match (missing.is_empty(), isa == used) {
+        (true, true) => "in use",
+        (true, false) => "available",
+        (false, _) => "not on this processor",
+    };
+    InstructionSet { name: isa.to_string(), description: isa.description(), status, missing }
+}
+
+fn print(out: &mut dyn Write, report: &Report) -> Result<()> {
     let columns =
         [("DEVICE", Align::Left), ("THREADS", Align::Right), ("DESCRIPTION", Align::Left)];
     let mut table = Table::new(&columns);
-    let isas: Vec<String> = Isa::available().iter().map(Isa::to_string).collect();
-    let cpu = format!("processor, {} (has: {})", Isa::best(), isas.join(", "));
-    table.row(["cpu".to_string(), physical_cores().to_string(), cpu]);
+    table.row(["cpu".to_string(), report.cores.to_string(), "the processor".to_string()]);
     table.row(["reference", "1", "plain f32 arithmetic, slow, for comparisons"]);
-    table.print(&mut io::stdout().lock())?;
-    Ok(())
+    table.print(out)?;
+
+    writeln!(out)?;
+    let columns = [("CPU ISA", Align::Left), ("STATUS", Align::Left), ("DESCRIPTION", Align::Left)];
+    let mut table = Table::new(&columns);
+    for isa in &report.instruction_sets {
+        let status = match isa.missing.as_slice() {
+            [] => isa.status.to_string(),
+            missing => format!("{} ({})", isa.status, missing.join(", ")),
+        };
+        table.row([isa.name.clone(), status, isa.description.to_string()]);
+    }
+    table.print(out)?;
+
+    let Some(limits) = &report.limits else { return Ok(()) };
+    writeln!(out)?;
+    print_limits(out, limits)
+}
+
+/// A table of what was measured.
+pub fn print_limits(out: &mut dyn Write, limits: &[Measured]) -> Result<()> {
+    let mut table = Table::new(&[
+        ("THREADS", Align::Right),
+        ("READ GB/S", Align::Right),
+        ("F32 GFLOP/S", Align::Right),
+        ("INT8 GOP/S", Align::Right),
+    ]);
+    for m in limits {
+        let cells =
+            [m.read_gb_per_s, m.f32_gflop_per_s, m.int8_gop_per_s].map(|v| format!("{v:.1}"));
+        table.row([vec![m.threads.to_string()], cells.to_vec()].concat());
+    }
+    Ok(table.print(out)?)
 }

@@ -18,6 +18,10 @@ use crate::ui::text;
 const SHORT_TEXT: usize = 100;
 const SHORT_ARRAY: usize = 8;
 
+/// Memory of a process that runs a model, without the model: the program's own pages, stacks and
+/// tables. `ferrum --version` takes as much.
+const PROGRAM_BYTES: u64 = 14_000_000;
+
 /// Prints metadata, tensors, sums by type, and the memory that the model would need.
 pub fn run(args: &InspectArgs, config: &Config) -> Result<()> {
     let reference = ModelRef::parse(&args.file)?;
@@ -139,7 +143,9 @@ fn memory(out: &mut dyn Write, path: &Path, options: &LoadOptions) -> Result<()>
         ("weights", memory.weights as u64),
         ("KV cache", memory.kv_cache as u64),
         ("buffers", memory.buffers as u64),
-        ("in all", memory.total() as u64),
+        ("vocabulary", memory.vocabulary as u64),
+        ("program", PROGRAM_BYTES),
+        ("in all", memory.total() as u64 + PROGRAM_BYTES),
     ] {
         table.row([part.to_string(), text::bytes(size)]);
     }

@@ -31,7 +31,7 @@ pub fn run(command: Command, config: Config) -> Result<Outcome> {
         Command::Tokenize(args) => tokenize::run(&args, &config)?,
         Command::Bench(args) => bench::run(&args, &config)?,
         Command::Perplexity(args) => perplexity::run(&args, &config)?,
-        Command::Devices => devices::run()?,
+        Command::Devices(args) => devices::run(&args)?,
         Command::Completions { shell } => completions(shell)?,
         Command::Man => man()?,
     }

@@ -30,10 +30,33 @@ impl Isa {
 
     /// Whether this processor has it.
     pub fn is_available(self) -> bool {
+        self.missing().is_empty()
+    }
+
+    /// The processor features that it needs and that this processor lacks.
+    pub fn missing(self) -> Vec<&'static str> {
+        let features = detect::FEATURES.iter().filter(|f| self.needs().contains(&f.0));
+        let lacking = features.filter(|(_, has)| !has());
+        lacking.map(|&(name, _)| name).collect()
+    }
+
+    /// The processor features that it needs.
+    fn needs(self) -> &'static [&'static str] {
         match self {
-            Isa::Portable => true,
-            Isa::Avx2 => detect::avx2(),
-            Isa::Avx512Vnni => detect::avx2() && detect::avx512_vnni(),
+            Isa::Portable => &[],
+            Isa::Avx2 => &["avx2", "fma", "f16c"],
+            Isa::Avx512Vnni => {
+                &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni"]
+            }
+        }
+    }
+
+    /// What it is, in a few words.
+    pub fn description(self) -> &'static str {
+        match self {
+            Isa::Portable => "plain Rust",
+            Isa::Avx2 => "AVX2, FMA and F16C",
+            Isa::Avx512Vnni => "AVX2 with the 8-bit dot products of AVX-512 VNNI",
         }
     }
 }
@@ -50,8 +73,13 @@ impl fmt::Display for Isa {
 
 /// A name that is no instruction set of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown instruction set `{0}`; known are portable, avx2 and avx512vnni")]
+#[error("unknown instruction set `{0}`; known are {known}", known = known())]
 pub struct UnknownIsa(String);
+
+/// Every name, for the error.
+fn known() -> String {
+    Isa::ALL.map(|isa| isa.to_string()).join(", ")
+}
 
 impl FromStr for Isa {
     type Err = UnknownIsa;
@@ -62,31 +90,39 @@ impl FromStr for Isa {
     }
 }
 
+/// A processor feature by name, and whether this processor has it.
+type Feature = (&'static str, fn() -> bool);
+
 #[cfg(target_arch = "x86_64")]
 mod detect {
-    pub(super) fn avx2() -> bool {
-        is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
-    }
+    use super::Feature;
 
-    pub(super) fn avx512_vnni() -> bool {
-        is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni")
-    }
+    /// All that an instruction set needs.
+    pub(super) const FEATURES: &[Feature] = &[
+        ("avx2", || is_x86_feature_detected!("avx2")),
+        ("fma", || is_x86_feature_detected!("fma")),
+        ("f16c", || is_x86_feature_detected!("f16c")),
+        ("avx512f", || is_x86_feature_detected!("avx512f")),
+        ("avx512bw", || is_x86_feature_detected!("avx512bw")),
+        ("avx512vl", || is_x86_feature_detected!("avx512vl")),
+        ("avx512vnni", || is_x86_feature_detected!("avx512vnni")),
+    ];
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 mod detect {
-    pub(super) fn avx2() -> bool {
-        false
-    }
+    use super::Feature;
 
-    pub(super) fn avx512_vnni() -> bool {
-        false
-    }
+    /// All that an instruction set needs.
+    pub(super) const FEATURES: &[Feature] = &[
+        ("avx2", || false),
+        ("fma", || false),
+        ("f16c", || false),
+        ("avx512vl", || false),
+        ("avx512f", || false),
+        ("avx512bw", || false),
+        ("avx512vnni", || false),
+    ];
 }
 
 #[cfg(test)]
@@ -99,6 +135,17 @@ mod tests {
             assert_eq!(isa.to_string().parse(), Ok(isa));
         }
         assert!("sse9".parse::<Isa>().is_err());
+    }
+
+    #[test]
+    fn what_is_missing_is_a_feature_that_can_be_looked_for() {
+        for isa in Isa::ALL {
+            for need in isa.needs() {
+                assert!(detect::FEATURES.iter().any(|(name, _)| name == need), "{isa}: {need}");
+            }
+            assert!(isa.missing().iter().all(|name| isa.needs().contains(name)), "{isa}");
+        }
+        assert!(Isa::Portable.missing().is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod kv_quantize;
 mod kv_write;
 mod linear;
 mod math;
+mod measure;
 mod rms_norm;
 mod rope;
 mod route_topk;
@@ -22,6 +23,7 @@ mod threads;
 pub use isa::{Isa, UnknownIsa};
 pub use kv_cache::CpuKvCache;
 pub use linear::CpuWeight;
+pub use measure::Limits;
 pub use stream::CpuStream;
 pub use threads::physical_cores;
 
@@ -34,7 +36,7 @@ use crate::params::{
     Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
     Linear, RmsNorm, Rope, RouteTopk,
 };
-use crate::{Backend, DType, Format, KernelError, Need, Result, WeightSource};
+use crate::{Backend, DType, Format, KernelError, Need, Result, StepInput, WeightSource};
 
 /// [`Backend::name`] of [`Cpu`], for errors.
 pub(crate) const NAME: &str = "cpu";
@@ -44,6 +46,9 @@ pub(crate) const NAME: &str = "cpu";
 pub struct CpuConfig {
     /// Threads of a stream's team, the calling thread among them; at least 1.
     pub threads: usize,
+    /// Threads for steps that read a prompt; `None`: as many. Generating is held up by memory and
+    /// reading by arithmetic, so that the best number may differ.
+    pub threads_batch: Option<usize>,
     /// Instruction set; `None` takes the best that the processor has.
     pub isa: Option<Isa>,
 }
@@ -51,7 +56,7 @@ pub struct CpuConfig {
 impl Default for CpuConfig {
     /// One thread per physical core that this process may use, and the best instruction set.
     fn default() -> Self {
-        CpuConfig { threads: physical_cores(), isa: None }
+        CpuConfig { threads: physical_cores(), threads_batch: None, isa: None }
     }
 }
 
@@ -59,6 +64,7 @@ impl Default for CpuConfig {
 #[derive(Debug, Clone, Copy)]
 pub struct Cpu {
     threads: usize,
+    threads_batch: usize,
     isa: Isa,
 }
 
@@ -69,12 +75,16 @@ impl Cpu {
         let unsupported = |what: String| Err(KernelError::Unsupported { backend: NAME, what });
         let isa = config.isa.unwrap_or_else(Isa::best);
         if !isa.is_available() {
-            return unsupported(format!("the instruction set {isa} on this processor"));
+            let missing = isa.missing().join(", ");
+            let what = format!("{isa} on this processor, which lacks {missing}");
+            return unsupported(what);
         }
-        if config.threads == 0 {
+        let CpuConfig { threads, threads_batch, .. } = config;
+        let threads_batch = threads_batch.unwrap_or(threads);
+        if threads == 0 || threads_batch == 0 {
             return unsupported("a team of 0 threads".into());
         }
-        Ok(Cpu { threads: config.threads, isa })
+        Ok(Cpu { threads, threads_batch, isa })
     }
 
     /// Threads of a stream's team.
@@ -125,7 +135,11 @@ impl Backend for Cpu {
     }
 
     fn stream(&self) -> Result<CpuStream> {
-        CpuStream::new(self.threads, self.isa)
+        CpuStream::new(self.threads, self.threads_batch, self.isa)
+    }
+
+    fn step_begins(&self, s: &mut CpuStream, step: &StepInput) {
+        s.step_begins(step);
     }
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<HostBuffer> {

@@ -4,11 +4,15 @@
 //! some of them only a few microseconds long. Here the workers watch one cache line, and a region
 //! costs some hundred nanoseconds. A worker that has waited for about a millisecond parks, so
 //! that an idle process uses no processor time.
+//!
+//! Where other processes want the processors too, a worker may be off its processor for
+//! milliseconds, which is many regions. So a region does not wait for workers that have not begun
+//! it: the chunks are done by those that are there, and who comes too late is left out.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -23,7 +27,7 @@ const SPINS: u32 = 4_000;
 /// which must not happen inside a step.
 const YIELD_TIME: Duration = Duration::from_millis(1);
 
-/// What a region runs: called once on every thread, with the thread's number.
+/// What a region runs: called once on every thread that takes part, with the thread's number.
 type Job = *const (dyn Fn(usize) + Sync);
 
 /// A value on cache lines of its own (two: processors fetch lines in pairs).
@@ -42,8 +46,9 @@ struct Front {
 
 struct Shared {
     front: Padded<Front>,
-    /// Per worker: the last region it has finished.
-    done: Vec<Padded<AtomicU32>>,
+    /// Per worker: the last region that it has finished or been left out of, as [`finished`], or the
+    /// one that it is in, as [`running`]. Between regions, all have finished the latest.
+    places: Vec<Padded<AtomicU64>>,
     /// Next chunk of [`Team::chunks`] to be taken.
     next: Padded<AtomicUsize>,
     stop: AtomicBool,
@@ -53,10 +58,20 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
+/// A worker's place when region `epoch` is behind it.
+fn finished(epoch: u32) -> u64 {
+    u64::from(epoch) << 1
+}
+
+/// A worker's place while it runs region `epoch`.
+fn running(epoch: u32) -> u64 {
+    finished(epoch) | 1
+}
+
 // SAFETY: all fields but `job` are Sync. `job` is written by the owner of the team while no region
-// runs (`run` takes `&mut self` and returns after every worker has reported the region as done) and
-// read by workers only after the release store of the epoch that publishes it. What it points to is
-// `Sync` and outlives the region.
+// runs (`run` takes `&mut self` and returns after every worker has finished the region or been left
+// out of it) and read by workers only inside of a region, which they enter after the release store
+// of the epoch that publishes it. What it points to is `Sync` and outlives the region.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer is the only field that is not Send.
 unsafe impl Send for Shared {}
@@ -78,7 +93,7 @@ impl Team {
                 parked: AtomicU32::new(0),
                 job: UnsafeCell::new(idle),
             }),
-            done: (0..workers).map(|_| Padded(AtomicU32::new(0))).collect(),
+            places: (0..workers).map(|_| Padded(AtomicU64::new(finished(0)))).collect(),
             next: Padded(AtomicUsize::new(0)),
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
@@ -111,32 +126,29 @@ impl Team {
         if threads == 1 || chunks <= 1 {
             return (0..chunks).for_each(|chunk| f(0, chunk));
         }
-        // A thread's first chunk is its own number, so that short regions need no shared counter.
         let shared = Arc::clone(&self.shared);
-        if chunks > threads {
-            shared.next.0.store(threads, Ordering::Relaxed);
-        }
+        shared.next.0.store(0, Ordering::Relaxed);
         self.run(&|thread| {
-            let mut chunk = thread;
-            while chunk < chunks {
-                f(thread, chunk);
-                if chunks <= threads {
+            loop {
+                let chunk = shared.next.0.fetch_add(1, Ordering::Relaxed);
+                if chunk >= chunks {
                     break;
                 }
-                chunk = shared.next.0.fetch_add(1, Ordering::Relaxed);
+                f(thread, chunk);
             }
         });
     }
 
-    /// Runs `f(thread)` once on every thread. `&mut self` makes nested and concurrent regions of one
-    /// team impossible to write.
+    /// Runs `f(thread)` once on the caller's thread and on every worker that comes before the caller
+    /// is through; so `f` must see to all of the work on whichever threads run it. `&mut self` makes
+    /// nested and concurrent regions of one team impossible to write.
     fn run(&mut self, f: &(dyn Fn(usize) + Sync)) {
         if self.workers.is_empty() {
             return f(0);
         }
-        // SAFETY: only the lifetime is changed. The pointer is used by workers between the epoch's
-        // increment and their report in `done`, and this function does not return (nor unwind)
-        // before all have reported, while `f` is borrowed.
+        // SAFETY: only the lifetime is changed. The pointer is used by workers between their entry
+        // and their end of the region, and this function does not return (nor unwind) before each
+        // has ended it or can no longer enter, while `f` is borrowed.
         let job = unsafe {
             std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(std::ptr::from_ref(f))
         };
@@ -144,8 +156,8 @@ impl Team {
         unsafe { *self.shared.front.0.job.get() = job };
         let epoch = self.publish();
         let mine = catch_unwind(AssertUnwindSafe(|| f(0)));
-        for done in &self.shared.done {
-            wait_until(|| done.0.load(Ordering::Acquire) == epoch, None);
+        for place in &self.shared.places {
+            close(&place.0, epoch);
         }
         if mine.is_err() || self.shared.panicked.load(Ordering::Relaxed) {
             self.pass_on(mine.err());
@@ -188,27 +200,48 @@ impl Drop for Team {
     }
 }
 
-/// A worker's life: wait for a region, run it, report.
+/// A worker's life: wait for a region, enter it if it is not too late, run it, report.
 fn work(shared: &Shared, worker: usize) {
-    let front = &shared.front.0;
-    let mut seen = 0u32;
+    let (front, place) = (&shared.front.0, &shared.places[worker].0);
     loop {
-        if !wait_until(|| front.epoch.load(Ordering::Acquire) != seen, Some(YIELD_TIME)) {
-            sleep(front, seen);
+        // The caller moves it on where it leaves this worker out.
+        let before = place.load(Ordering::Acquire);
+        let last = (before >> 1) as u32;
+        if !wait_until(|| front.epoch.load(Ordering::Acquire) != last, Some(YIELD_TIME)) {
+            sleep(front, last);
         }
-        seen = seen.wrapping_add(1);
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        // SAFETY: the epoch has moved on, so the job is published and stays valid until this
-        // worker reports (see `run`).
+        let epoch = last.wrapping_add(1);
+        let entered =
+            place.compare_exchange(before, running(epoch), Ordering::AcqRel, Ordering::Relaxed);
+        if entered.is_err() {
+            continue;
+        }
+        // SAFETY: the epoch has moved on, so the job is published, and it stays valid while this
+        // worker's place says that it runs the region (see `run`).
         let job = unsafe { &**front.job.get() };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(worker + 1))) {
             shared.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
             shared.panicked.store(true, Ordering::Relaxed);
         }
-        shared.done[worker].0.store(seen, Ordering::Release);
+        place.store(finished(epoch), Ordering::Release);
     }
+}
+
+/// Leaves the worker out of region `epoch` if it has not begun it, or else waits for its end.
+fn close(place: &AtomicU64, epoch: u32) {
+    let before = finished(epoch.wrapping_sub(1));
+    // Looked at first: where a worker has finished, as most have, its cache line stays shared.
+    if place.load(Ordering::Acquire) == before
+        && place
+            .compare_exchange(before, finished(epoch), Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    {
+        return;
+    }
+    wait_until(|| place.load(Ordering::Acquire) == finished(epoch), None);
 }
 
 /// Parks until the epoch is no longer `seen`.

@@ -1,16 +1,53 @@
 //! Tests of the team: every chunk once, panics, parking, many regions.
 
 use super::*;
-use std::sync::atomic::AtomicU64;
+use std::sync::Barrier;
 
 #[test]
-fn every_thread_runs_once() {
+fn every_thread_that_comes_runs_once() {
+    for threads in 1..=4 {
+        let mut team = Team::new(threads).unwrap();
+        let hits: Vec<AtomicU32> = (0..threads).map(|_| AtomicU32::new(0)).collect();
+        for round in 1..=100 {
+            team.run(&|thread| {
+                hits[thread].fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(hits[0].load(Ordering::Relaxed), round, "the caller always");
+        }
+        assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) <= 100), "{threads} threads");
+    }
+}
+
+#[test]
+fn who_comes_too_late_is_left_out_and_who_is_there_is_waited_for() {
+    for epoch in [1, 7, u32::MAX, 0] {
+        let late = AtomicU64::new(finished(epoch.wrapping_sub(1)));
+        close(&late, epoch);
+        assert_eq!(late.load(Ordering::Relaxed), finished(epoch));
+        let inside = AtomicU64::new(running(epoch));
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(5));
+                ended.store(true, Ordering::Relaxed);
+                inside.store(finished(epoch), Ordering::Release);
+            });
+            close(&inside, epoch);
+            assert!(ended.load(Ordering::Relaxed));
+        });
+    }
+}
+
+#[test]
+fn all_threads_take_part_where_the_caller_waits_for_them() {
     for threads in 1..=4 {
         let mut team = Team::new(threads).unwrap();
         assert_eq!(team.threads(), threads);
         let hits: Vec<AtomicU32> = (0..threads).map(|_| AtomicU32::new(0)).collect();
+        let all = Barrier::new(threads);
         for _ in 0..100 {
             team.run(&|thread| {
+                all.wait();
                 hits[thread].fetch_add(1, Ordering::Relaxed);
             });
         }
@@ -39,17 +76,17 @@ fn every_chunk_runs_once() {
 #[test]
 fn many_regions_see_each_others_writes() {
     let mut team = Team::new(3).unwrap();
-    let mut values = vec![0u64; 3];
+    let mut values = vec![0u64; 7];
     for round in 0..5_000u64 {
         let cells: Vec<AtomicU64> = values.iter().map(|&v| AtomicU64::new(v)).collect();
-        team.run(&|thread| {
-            let value = cells[thread].load(Ordering::Relaxed);
+        team.chunks(7, &|_, chunk| {
+            let value = cells[chunk].load(Ordering::Relaxed);
             assert_eq!(value, round);
-            cells[thread].store(value + 1, Ordering::Relaxed);
+            cells[chunk].store(value + 1, Ordering::Relaxed);
         });
         values = cells.into_iter().map(AtomicU64::into_inner).collect();
     }
-    assert_eq!(values, [5_000; 3]);
+    assert_eq!(values, [5_000; 7]);
 }
 
 #[test]
@@ -57,8 +94,10 @@ fn a_panic_reaches_the_caller_and_the_team_goes_on() {
     let mut team = Team::new(4).unwrap();
     for culprit in 0..4 {
         let finished = AtomicU32::new(0);
+        let all = Barrier::new(4);
         let result = catch_unwind(AssertUnwindSafe(|| {
             team.run(&|thread| {
+                all.wait();
                 if thread == culprit {
                     resume_unwind(Box::new(format!("thread {thread}")));
                 }
@@ -69,8 +108,9 @@ fn a_panic_reaches_the_caller_and_the_team_goes_on() {
         assert_eq!(payload.downcast_ref::<String>(), Some(&format!("thread {culprit}")));
         assert_eq!(finished.load(Ordering::Relaxed), 3, "the others finish first");
     }
-    let calls = AtomicU32::new(0);
+    let (calls, all) = (AtomicU32::new(0), Barrier::new(4));
     team.run(&|_| {
+        all.wait();
         calls.fetch_add(1, Ordering::Relaxed);
     });
     assert_eq!(calls.load(Ordering::Relaxed), 4);
@@ -79,9 +119,13 @@ fn a_panic_reaches_the_caller_and_the_team_goes_on() {
 #[test]
 fn all_threads_may_panic_at_once() {
     let mut team = Team::new(4).unwrap();
+    let all = Barrier::new(4);
     for _ in 0..20 {
         let result = catch_unwind(AssertUnwindSafe(|| {
-            team.run(&|thread| resume_unwind(Box::new(thread)));
+            team.run(&|thread| {
+                all.wait();
+                resume_unwind(Box::new(thread))
+            });
         }));
         assert!(result.is_err());
     }
@@ -96,8 +140,9 @@ fn idle_workers_park_and_wake() {
             assert!(Instant::now() < deadline, "the workers never parked");
             thread::sleep(Duration::from_millis(1));
         }
-        let calls = AtomicU32::new(0);
+        let (calls, all) = (AtomicU32::new(0), Barrier::new(4));
         team.run(&|_| {
+            all.wait();
             calls.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(calls.load(Ordering::Relaxed), 4);
@@ -108,9 +153,9 @@ fn idle_workers_park_and_wake() {
 fn teams_nest_where_they_differ() {
     let mut outer = Team::new(2).unwrap();
     let calls = AtomicU32::new(0);
-    outer.run(&|_| {
+    outer.chunks(2, &|_, _| {
         let mut inner = Team::new(2).unwrap();
-        inner.run(&|_| {
+        inner.chunks(2, &|_, _| {
             calls.fetch_add(1, Ordering::Relaxed);
         });
     });

@@ -34,6 +34,21 @@ fn count_cores(folder: &Path) -> Option<usize> {
     (!cores.is_empty()).then_some(cores.len())
 }
 
+/// Bytes of the largest cache of this machine's first processor; `None` where that is not known.
+pub(super) fn last_level_cache() -> Option<usize> {
+    largest_cache(Path::new("/sys/devices/system/cpu/cpu0/cache"))
+}
+
+/// The largest `size` below a Linux `cache` folder, such as `32768K`.
+/// <https://docs.kernel.org/admin-guide/abi-stable.html>
+fn largest_cache(folder: &Path) -> Option<usize> {
+    let size = |path: &Path| {
+        let text = fs::read_to_string(path.join("size")).ok()?;
+        text.trim().strip_suffix('K')?.parse::<usize>().ok()?.checked_mul(1024)
+    };
+    fs::read_dir(folder).ok()?.flatten().filter_map(|entry| size(&entry.path())).max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +64,18 @@ mod tests {
         }
         fs::create_dir_all(root.join("cpufreq"))?;
         assert_eq!(count_cores(&root), Some(2));
+        fs::remove_dir_all(&root)
+    }
+
+    #[test]
+    fn the_largest_cache_counts() -> std::io::Result<()> {
+        let root = std::env::temp_dir().join(format!("ferrum-caches-{}", std::process::id()));
+        for (index, size) in [("index0", "32K"), ("index3", "32768K"), ("index2", "lots")] {
+            fs::create_dir_all(root.join(index))?;
+            fs::write(root.join(index).join("size"), format!("{size}\n"))?;
+        }
+        assert_eq!(largest_cache(&root), Some(32 << 20));
+        assert_eq!(largest_cache(&root.join("index2")), None);
         fs::remove_dir_all(&root)
     }
 

@@ -126,7 +126,7 @@ fn batch<B: Backend>(
     s: &mut Subject<B>,
     w: &World,
     spans: &[(usize, usize)],
-) -> ferrum_kernels::StepBatch<B> {
+) -> ferrum_kernels::StepBatch<B::Buffer> {
     let step = step(w, spans);
     let cap = StepCapacity {
         tokens: step.tokens.len() + 5,

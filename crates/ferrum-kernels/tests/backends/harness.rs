@@ -86,7 +86,12 @@ impl<B: Backend> Subject<B> {
     }
 
     /// A step on the device, checked as an engine would.
-    pub fn batch(&mut self, step: &StepInput, cap: &StepCapacity, blocks: usize) -> StepBatch<B> {
+    pub fn batch(
+        &mut self,
+        step: &StepInput,
+        cap: &StepCapacity,
+        blocks: usize,
+    ) -> StepBatch<B::Buffer> {
         step.validate(cap, blocks, usize::MAX).expect("a good step");
         let mut batch = StepBatch::new(&self.backend, cap).expect("memory");
         batch.upload(&self.backend, &mut self.stream, step).expect("fits");

@@ -21,6 +21,7 @@ mod rope;
 mod small_cases;
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
+use ferrum_kernels::profiled::Profiled;
 use ferrum_kernels::reference::Reference;
 use harness::Subject;
 
@@ -29,11 +30,18 @@ fn cpus() -> Vec<Subject<Cpu>> {
     let mut subjects = Vec::new();
     for isa in Isa::available() {
         for threads in [1, 2] {
-            let cpu = Cpu::new(CpuConfig { threads, isa: Some(isa) }).expect("available");
+            let cpu = Cpu::new(CpuConfig { threads, isa: Some(isa), ..CpuConfig::default() })
+                .expect("available");
             subjects.push(Subject::new(format!("cpu {isa} x{threads}"), cpu));
         }
     }
     subjects
+}
+
+/// The processor behind the decorator that measures it.
+fn profiled() -> Vec<Subject<Profiled<Cpu>>> {
+    let cpu = Cpu::new(CpuConfig { threads: 2, ..CpuConfig::default() }).expect("a processor");
+    vec![Subject::new("profiled cpu".into(), Profiled::new(cpu).0)]
 }
 
 /// The oracle itself, as a backend among others.
@@ -80,6 +88,21 @@ on! { cpu, super::cpus:
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
     refusals::wrong_weights_and_caches_are_refused,
+}
+
+on! { profiled, super::profiled:
+    linear::linear_with_outputs_of_several_formats,
+    gated_linear::gated_linear_of_extremes,
+    embed::embed_of_every_format,
+    experts::routes_of_every_shape,
+    experts::experts_worked_by_hand,
+    rms_norm::rms_norm_of_every_shape,
+    rope::rope_of_every_shape,
+    gather_rows::gather_rows_of_every_shape,
+    attention::attention_of_every_shape,
+    small_cases::worked_by_hand,
+    refusals::wrong_operands_are_refused,
+    refusals::wrong_batches_are_refused,
 }
 
 // The oracle cannot be held against itself: against values worked out by hand.

@@ -35,7 +35,7 @@ pub struct DecoderRunner<B: Backend> {
     ropes: Vec<B::Buffer>,
     /// One cache per layer.
     kv: Vec<B::KvCache>,
-    batch: StepBatch<B>,
+    batch: StepBatch<B::Buffer>,
     act: Activations<B>,
     limits: RunnerLimits,
     /// Logits of the last step on the host, `[R, vocab]`.

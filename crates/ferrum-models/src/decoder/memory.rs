@@ -4,7 +4,7 @@ use ferrum_kernels::Backend;
 
 use super::weights::{RoleKind, tensor_roles};
 use super::{DecoderOptions, DecoderSpec, LayerSpec};
-use crate::gguf::Gguf;
+use crate::gguf::{Array, Gguf, Metadata, Value};
 use crate::load::{MemoryEstimate, ModelError};
 use crate::runner::RunnerLimits;
 
@@ -81,6 +81,28 @@ impl DecoderOptions {
             weights,
             kv_cache: self.kv_dtype.bytes(positions * per_position),
             buffers: ActivationSizes::new(spec, &self.limits).bytes() + tables,
+            vocabulary: vocabulary_bytes(file.metadata()),
         })
+    }
+}
+
+/// Memory of the metadata, of which the vocabulary is nearly all, and of a tokenizer: the bytes of
+/// the tokens once more, with their index.
+fn vocabulary_bytes(metadata: &Metadata) -> usize {
+    /// What a tokenizer keeps beside the bytes of a token: its place, its score, its index.
+    const TOKEN: usize = 24;
+    let tokens = metadata.str_array("tokenizer.ggml.tokens").ok().flatten();
+    let index: usize = tokens.map_or(0, |all| all.iter().map(|text| text.len() + TOKEN).sum());
+    metadata.iter().map(|(_, value)| value_bytes(value)).sum::<usize>() + index
+}
+
+/// Memory of a value on the heap.
+fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(s) => s.len(),
+        Value::Array(Array::String(all)) => all.heap_bytes(),
+        Value::Array(Array::F32(all)) => size_of_val(&all[..]),
+        Value::Array(Array::I32(all)) => size_of_val(&all[..]),
+        _ => 0,
     }
 }

@@ -105,8 +105,11 @@ pub enum SynthError {
 pub const PRESETS: [&str; 6] =
     ["llama-tiny", "llama3-tiny", "qwen2-tiny", "qwen3-tiny", "qwen3moe-tiny", "gemma3-tiny"];
 
+/// Further ones, of real sizes: files of gigabytes, for measurements.
+pub const LARGE_PRESETS: [&str; 2] = ["llama-1b", "qwen3moe-3b"];
+
 impl SynthSpec {
-    /// A shape by name: one of [`PRESETS`].
+    /// A shape by name: one of [`PRESETS`] or [`LARGE_PRESETS`].
     pub fn preset(name: &str) -> Option<SynthSpec> {
         let base = SynthSpec {
             arch: SynthArch::Llama,
@@ -158,6 +161,37 @@ impl SynthSpec {
                 window: Some(64),
                 rope_theta: 1_000_000.0,
                 ..base
+            },
+            _ => return base.large(name),
+        })
+    }
+
+    /// One of [`LARGE_PRESETS`], with what it has in common with the others.
+    fn large(self, name: &str) -> Option<SynthSpec> {
+        Some(match name {
+            // Llama 3.2 1B.
+            "llama-1b" => SynthSpec {
+                layers: 16,
+                hidden: 2048,
+                ffn: 8192,
+                heads: 32,
+                kv_heads: 8,
+                vocab: 128_256,
+                ..self
+            },
+            // The routing of Qwen3-30B-A3B at a tenth of its size.
+            "qwen3moe-3b" => SynthSpec {
+                arch: SynthArch::Qwen3Moe,
+                layers: 24,
+                hidden: 1024,
+                ffn: 512,
+                experts: (64, 8),
+                heads: 16,
+                kv_heads: 4,
+                head_dim: 128,
+                vocab: 151_936,
+                rope_theta: 1_000_000.0,
+                ..self
             },
             _ => return None,
         })

@@ -110,7 +110,7 @@ fn run<B: Backend<Buffer = crate::host::HostBuffer>>(
 }
 
 fn cpu(isa: Isa, threads: usize) -> Cpu {
-    Cpu::new(CpuConfig { threads, isa: Some(isa) }).unwrap()
+    Cpu::new(CpuConfig { threads, isa: Some(isa), ..CpuConfig::default() }).unwrap()
 }
 
 fn case(heads: usize, kv_heads: usize, head_dim: usize) -> Case {

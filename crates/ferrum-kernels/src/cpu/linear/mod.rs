@@ -21,6 +21,7 @@ mod kernels;
 mod multiply;
 mod packing;
 mod panel;
+mod peak;
 mod planes;
 mod products;
 mod weight;
@@ -32,6 +33,7 @@ mod tests;
 
 pub(super) use embed::embed;
 pub(super) use experts::{expert_combine, expert_gated_linear};
+pub(super) use peak::{dot_operations, dot_products};
 pub use weight::CpuWeight;
 pub(super) use weight::{pack, packed_bytes, supported};
 

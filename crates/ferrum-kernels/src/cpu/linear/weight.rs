@@ -12,7 +12,7 @@ use crate::{Format, KernelError, PackedWeight, Result, WeightSource};
 
 /// Bytes packed before those of the file are given back: little beside a model, and enough for the
 /// whole team.
-const SLAB_BYTES: usize = 4 << 20;
+const SLAB_BYTES: usize = 1 << 20;
 
 /// A weight matrix, eight rows interleaved, in the bytes of the file (rows rounded up to a multiple
 /// of eight); or several of one shape, one after the other.

@@ -118,7 +118,7 @@ struct Bench {
 
 impl Bench {
     fn new(isa: Isa, threads: usize) -> Self {
-        let cpu = Cpu::new(CpuConfig { threads, isa: Some(isa) }).unwrap();
+        let cpu = Cpu::new(CpuConfig { threads, isa: Some(isa), ..CpuConfig::default() }).unwrap();
         let stream = cpu.stream().unwrap();
         Bench { cpu, stream }
     }

@@ -1,0 +1,122 @@
+//! Bytes and arithmetic of each operation: what any implementation has to move and compute at
+//! least. A weight or a cached position counts once for a call, however often it is read.
+
+use super::record::Cost;
+use crate::params::{
+    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvWrite, Linear, RmsNorm, Rope,
+};
+use crate::{Backend, KV_BLOCK_SIZE, KvStorage, PackedWeight, StepInput};
+
+/// Bytes of `values` activations.
+fn floats(values: usize) -> u64 {
+    (values * size_of::<f32>()) as u64
+}
+
+fn cost(bytes: u64, ops: usize) -> Cost {
+    Cost { bytes, ops: ops as u64 }
+}
+
+pub(super) fn embed<B: Backend>(p: &Embed<'_, B>) -> Cost {
+    let (row, width) = (p.table.resident_bytes() / p.table.rows().max(1), p.table.cols());
+    cost((p.rows * row) as u64 + floats(p.rows * width), p.rows * width)
+}
+
+pub(super) fn linear<B: Backend>(p: &Linear<'_, '_, B>) -> Cost {
+    let mut sum = Cost::default();
+    for output in p.outputs.iter() {
+        let (n, cols) = (output.weight.rows(), output.weight.cols());
+        let written = if output.accumulate { 2 } else { 1 };
+        sum.bytes += output.weight.resident_bytes() as u64 + floats(p.rows * n * written);
+        sum.ops += (2 * p.rows * n * cols) as u64;
+    }
+    sum.bytes += p.outputs.first().map_or(0, |o| floats(p.rows * o.weight.cols()));
+    sum
+}
+
+pub(super) fn gated_linear<B: Backend>(p: &GatedLinear<'_, B>) -> Cost {
+    let (n, cols) = (p.gate.rows(), p.gate.cols());
+    let weights = p.gate.resident_bytes() + p.up.resident_bytes();
+    cost(weights as u64 + floats(p.rows * (n + cols)), 4 * p.rows * n * cols)
+}
+
+pub(super) fn rms_norm<B: Backend>(p: &RmsNorm<'_, B>) -> Cost {
+    let values = p.groups * p.width;
+    let passes = if p.accumulate { 3 } else { 2 };
+    cost(floats(passes * values + p.width), 4 * values)
+}
+
+pub(super) fn rope<B: Backend>(p: &Rope<'_, B>) -> Cost {
+    let values = p.rows * p.heads * p.rotary_dim;
+    cost(floats(2 * values + p.rows * p.rotary_dim), 3 * values)
+}
+
+/// Bytes of one position of a cache, keys and values.
+fn position_bytes(kv: &impl KvStorage) -> usize {
+    kv.resident_bytes() / (kv.spec().blocks * KV_BLOCK_SIZE).max(1)
+}
+
+pub(super) fn kv_write<B: Backend>(kv: &B::KvCache, p: &KvWrite<'_, B>) -> Cost {
+    let tokens = p.batch.shape.tokens;
+    let values = tokens * 2 * kv.spec().kv_heads * kv.spec().head_dim;
+    cost(floats(values) + (tokens * position_bytes(kv)) as u64, values)
+}
+
+/// Each sequence's visible positions are read once for all its tokens and heads. Two multiply-adds
+/// a value of a head, for each position that a token sees.
+pub(super) fn attention<B: Backend>(p: &Attention<'_, B>, step: &StepInput) -> Cost {
+    let window = p.window.unwrap_or(usize::MAX);
+    let (mut positions, mut pairs) = (0, 0);
+    for (len, bounds) in step.kv_lens.iter().zip(step.query_starts.windows(2)) {
+        let (len, queries) = (*len as usize, (bounds[1] - bounds[0]) as usize);
+        positions += len.min(window.saturating_add(queries - 1));
+        pairs += (len - queries..len).map(|at| (at + 1).min(window)).sum::<usize>();
+    }
+    let width = p.heads * p.kv.spec().head_dim;
+    let activations = floats(2 * p.batch.shape.tokens * width);
+    cost((positions * position_bytes(p.kv)) as u64 + activations, 4 * pairs * width)
+}
+
+/// Experts that `rows` tokens are expected to need between them, if each chose at random.
+fn experts_touched(rows: usize, used: usize, experts: usize) -> f64 {
+    let left = 1.0 - used as f64 / experts.max(1) as f64;
+    experts as f64 * (1.0 - left.powi(i32::try_from(rows).unwrap_or(i32::MAX)))
+}
+
+/// The share of a stack's bytes that the expected experts have.
+fn expert_bytes(weight: &impl PackedWeight, rows: usize, used: usize) -> u64 {
+    let experts = weight.experts();
+    let touched = experts_touched(rows, used, experts) / experts.max(1) as f64;
+    (weight.resident_bytes() as f64 * touched) as u64
+}
+
+pub(super) fn expert_gated_linear<B: Backend>(p: &ExpertGatedLinear<'_, B>) -> Cost {
+    let (n, cols) = (p.gate.rows(), p.gate.cols());
+    let weights = [p.gate, p.up].map(|w| expert_bytes(w, p.rows, p.used));
+    let activations = floats(p.rows * (cols + p.used * n));
+    cost(weights[0] + weights[1] + activations, 4 * p.rows * p.used * n * cols)
+}
+
+pub(super) fn expert_combine<B: Backend>(p: &ExpertCombine<'_, B>) -> Cost {
+    let (n, cols) = (p.weight.rows(), p.weight.cols());
+    let activations = floats(p.rows * (p.used * cols + 2 * n));
+    let bytes = expert_bytes(p.weight, p.rows, p.used) + activations;
+    cost(bytes, 2 * p.rows * p.used * n * (cols + 1))
+}
+
+/// Copies: every value is read and written.
+pub(super) fn copy(values: usize) -> Cost {
+    cost(floats(2 * values), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_tokens_touch_few_experts() {
+        assert_eq!(experts_touched(1, 8, 64).round(), 8.0);
+        assert!((8.0..16.0).contains(&experts_touched(2, 8, 64)));
+        assert!(experts_touched(512, 8, 64) > 63.9);
+        assert_eq!(experts_touched(3, 4, 4), 4.0);
+    }
+}

@@ -1,0 +1,252 @@
+//! A backend that measures another: every operation is passed on, and its time, its bytes and its
+//! arithmetic are recorded. The inner backend and the model above know nothing of it, so a program
+//! that does not profile pays nothing.
+//!
+//! The time is that of the call. It is the operation's own where a backend computes at once, as the
+//! host backends do; one that queues work has to be measured by its own means.
+
+mod cost;
+mod record;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Instant;
+
+pub use record::{Op, OpRecord, Profiler};
+
+use crate::params::{
+    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
+    Linear, LinearOutput, RmsNorm, Rope, RouteTopk,
+};
+use crate::{Backend, DType, Format, Need, PackedWeight, Result, StepInput, WeightSource};
+use record::{Cost, Formats};
+
+/// `B`, measured.
+pub struct Profiled<B> {
+    inner: B,
+    profiler: Profiler,
+}
+
+impl<B: Backend> Profiled<B> {
+    /// Wraps a backend; the [`Profiler`] gives what is recorded.
+    pub fn new(inner: B) -> (Self, Profiler) {
+        let profiler = Profiler::default();
+        (Profiled { inner, profiler: profiler.clone() }, profiler)
+    }
+
+    /// Runs and records an operation.
+    fn record<T>(
+        &self,
+        s: &mut Stream<B>,
+        (op, formats, cost): (Op, Formats, Cost),
+        run: impl FnOnce(&B, &mut B::Stream) -> Result<T>,
+    ) -> Result<T> {
+        let start = Instant::now();
+        let result = run(&self.inner, &mut s.inner);
+        self.profiler.add(op, formats, start.elapsed(), cost);
+        s.last = match op {
+            // What stands between two linears says nothing of their parts.
+            Op::Norm | Op::Upload => s.last,
+            _ => Some(op),
+        };
+        result
+    }
+}
+
+/// The stream of the inner backend, and what came last on it.
+pub struct Stream<B: Backend> {
+    inner: B::Stream,
+    last: Option<Op>,
+    step: StepInput,
+}
+
+/// What a linear is for, by what came before it.
+fn role(last: Option<Op>, outputs: usize) -> Op {
+    match last {
+        _ if outputs > 1 => Op::Qkv,
+        Some(Op::Attention) => Op::AttentionOutput,
+        Some(Op::GateUp) => Op::Down,
+        Some(Op::GatherRows) => Op::Head,
+        Some(Op::AttentionOutput) => Op::Router,
+        _ => Op::OtherLinear,
+    }
+}
+
+impl<B: Backend> Backend for Profiled<B> {
+    type Stream = Stream<B>;
+    type Buffer = B::Buffer;
+    type Weight = B::Weight;
+    type KvCache = B::KvCache;
+
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn check(&self, need: &Need) -> Result<()> {
+        self.inner.check(need)
+    }
+
+    fn stream(&self) -> Result<Stream<B>> {
+        Ok(Stream { inner: self.inner.stream()?, last: None, step: StepInput::default() })
+    }
+
+    fn alloc(&self, dtype: DType, len: usize) -> Result<B::Buffer> {
+        self.inner.alloc(dtype, len)
+    }
+
+    fn step_begins(&self, s: &mut Stream<B>, step: &StepInput) {
+        s.step.clone_from(step);
+        self.inner.step_begins(&mut s.inner, step);
+    }
+
+    fn upload_f32(&self, s: &mut Stream<B>, src: &[f32], dst: &mut B::Buffer) -> Result<()> {
+        self.inner.upload_f32(&mut s.inner, src, dst)
+    }
+
+    fn upload_i32(&self, s: &mut Stream<B>, src: &[i32], dst: &mut B::Buffer) -> Result<()> {
+        let what = (Op::Upload, Formats::default(), cost::copy(src.len()));
+        self.record(s, what, |b, s| b.upload_i32(s, src, dst))
+    }
+
+    fn download_f32(&self, s: &mut Stream<B>, src: &B::Buffer, dst: &mut [f32]) -> Result<()> {
+        let what = (Op::Download, Formats::default(), cost::copy(dst.len()));
+        self.record(s, what, |b, s| b.download_f32(s, src, dst))
+    }
+
+    fn pack(&self, s: &mut Stream<B>, source: &WeightSource<'_>) -> Result<B::Weight> {
+        self.inner.pack(&mut s.inner, source)
+    }
+
+    fn packed_bytes(&self, format: Format, rows: usize, cols: usize) -> usize {
+        self.inner.packed_bytes(format, rows, cols)
+    }
+
+    fn kv_cache(&self, spec: &KvSpec) -> Result<B::KvCache> {
+        self.inner.kv_cache(spec)
+    }
+
+    fn embed(&self, s: &mut Stream<B>, dst: &mut B::Buffer, p: &Embed<'_, Self>) -> Result<()> {
+        let what = (Op::Embed, Formats::of([p.table.format()]), cost::embed(p));
+        let &Embed { table, tokens, rows, scale } = p;
+        self.record(s, what, |b, s| b.embed(s, dst, &Embed { table, tokens, rows, scale }))
+    }
+
+    fn linear(&self, s: &mut Stream<B>, p: Linear<'_, '_, Self>) -> Result<()> {
+        let op = role(s.last, p.outputs.len());
+        let formats = Formats::of(p.outputs.iter().map(|o| o.weight.format()));
+        let what = (op, formats, cost::linear(&p));
+        let Linear { input, rows, outputs } = p;
+        let mut outputs: Vec<LinearOutput<'_, B>> = outputs
+            .iter_mut()
+            .map(|LinearOutput { weight, bias, dst, accumulate }| LinearOutput {
+                weight: *weight,
+                bias: *bias,
+                dst: &mut **dst,
+                accumulate: *accumulate,
+            })
+            .collect();
+        let outputs = outputs.as_mut_slice();
+        self.record(s, what, |b, s| b.linear(s, Linear { input, rows, outputs }))
+    }
+
+    fn gated_linear(
+        &self,
+        s: &mut Stream<B>,
+        dst: &mut B::Buffer,
+        p: &GatedLinear<'_, Self>,
+    ) -> Result<()> {
+        let formats = Formats::of([p.gate.format(), p.up.format()]);
+        let what = (Op::GateUp, formats, cost::gated_linear(p));
+        let &GatedLinear { input, rows, gate, up, activation } = p;
+        let p = GatedLinear { input, rows, gate, up, activation };
+        self.record(s, what, |b, s| b.gated_linear(s, dst, &p))
+    }
+
+    fn rms_norm(
+        &self,
+        s: &mut Stream<B>,
+        dst: &mut B::Buffer,
+        p: &RmsNorm<'_, Self>,
+    ) -> Result<()> {
+        let what = (Op::Norm, Formats::default(), cost::rms_norm(p));
+        let &RmsNorm { src, weight, groups, width, eps, accumulate } = p;
+        let p = RmsNorm { src, weight, groups, width, eps, accumulate };
+        self.record(s, what, |b, s| b.rms_norm(s, dst, &p))
+    }
+
+    fn rope(&self, s: &mut Stream<B>, x: &mut B::Buffer, p: &Rope<'_, Self>) -> Result<()> {
+        let what = (Op::Rope, Formats::default(), cost::rope(p));
+        let &Rope { positions, table, rows, heads, head_dim, rotary_dim, style } = p;
+        let p = Rope { positions, table, rows, heads, head_dim, rotary_dim, style };
+        self.record(s, what, |b, s| b.rope(s, x, &p))
+    }
+
+    fn kv_write(
+        &self,
+        s: &mut Stream<B>,
+        kv: &mut B::KvCache,
+        p: &KvWrite<'_, Self>,
+    ) -> Result<()> {
+        let what = (Op::KvWrite, Formats::default(), cost::kv_write(kv, p));
+        let &KvWrite { k, v, batch } = p;
+        self.record(s, what, |b, s| b.kv_write(s, kv, &KvWrite { k, v, batch }))
+    }
+
+    fn attention(
+        &self,
+        s: &mut Stream<B>,
+        dst: &mut B::Buffer,
+        p: &Attention<'_, Self>,
+    ) -> Result<()> {
+        let what = (Op::Attention, Formats::default(), cost::attention(p, &s.step));
+        let &Attention { q, kv, batch, heads, scale, window, softcap } = p;
+        let p = Attention { q, kv, batch, heads, scale, window, softcap };
+        self.record(s, what, |b, s| b.attention(s, dst, &p))
+    }
+
+    fn gather_rows(
+        &self,
+        s: &mut Stream<B>,
+        dst: &mut B::Buffer,
+        p: &GatherRows<'_, Self>,
+    ) -> Result<()> {
+        let what = (Op::GatherRows, Formats::default(), cost::copy(p.count * p.width));
+        let &GatherRows { src, rows, count, width } = p;
+        let p = GatherRows { src, rows, count, width };
+        self.record(s, what, |b, s| b.gather_rows(s, dst, &p))
+    }
+
+    fn route_topk(&self, s: &mut Stream<B>, p: RouteTopk<'_, Self>) -> Result<()> {
+        let what = (Op::RouteTopk, Formats::default(), cost::copy(p.rows * p.experts));
+        let RouteTopk { scores, rows, experts, used, normalize, scale, ids, weights } = p;
+        let p = RouteTopk { scores, rows, experts, used, normalize, scale, ids, weights };
+        self.record(s, what, |b, s| b.route_topk(s, p))
+    }
+
+    fn expert_gated_linear(
+        &self,
+        s: &mut Stream<B>,
+        dst: &mut B::Buffer,
+        p: &ExpertGatedLinear<'_, Self>,
+    ) -> Result<()> {
+        let formats = Formats::of([p.gate.format(), p.up.format()]);
+        let what = (Op::ExpertGateUp, formats, cost::expert_gated_linear(p));
+        let &ExpertGatedLinear { input, rows, ids, used, gate, up, activation } = p;
+        let p = ExpertGatedLinear { input, rows, ids, used, gate, up, activation };
+        self.record(s, what, |b, s| b.expert_gated_linear(s, dst, &p))
+    }
+
+    fn expert_combine(
+        &self,
+        s: &mut Stream<B>,
+        dst: &mut B::Buffer,
+        p: &ExpertCombine<'_, Self>,
+    ) -> Result<()> {
+        let formats = Formats::of([p.weight.format()]);
+        let what = (Op::ExpertDown, formats, cost::expert_combine(p));
+        let &ExpertCombine { input, rows, ids, weights, used, weight, accumulate } = p;
+        let p = ExpertCombine { input, rows, ids, weights, used, weight, accumulate };
+        self.record(s, what, |b, s| b.expert_combine(s, dst, &p))
+    }
+}

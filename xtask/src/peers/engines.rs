@@ -1,0 +1,223 @@
+//! The engines that are measured, each in a process of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::options::{Cell, Options};
+
+/// The peer, by the name and version of its package.
+const LLAMA: (&str, &str) = ("llama-cpp-python", "0.3.36");
+
+/// How the engines are started.
+pub(super) struct Engines {
+    /// Ours.
+    pub(super) ferrum: PathBuf,
+    /// The interpreter that has the peer.
+    pub(super) python: PathBuf,
+    /// Folder of the Python scripts.
+    pub(super) scripts: PathBuf,
+    /// Folder for what is made on the way.
+    pub(super) made: PathBuf,
+}
+
+impl Engines {
+    /// Builds and installs what is missing.
+    pub(super) fn new(root: &Path, options: &Options) -> Result<Self> {
+        let target = root.join("target");
+        let ferrum = match &options.ferrum {
+            Some(path) => path.clone(),
+            None => {
+                let mut cargo = Command::new(env!("CARGO"));
+                cargo.args(["build", "--release", "--package", "ferrum-cli"]).current_dir(root);
+                output(&mut cargo)?;
+                target.join("release/ferrum")
+            }
+        };
+        let python = match &options.python {
+            Some(path) => path.clone(),
+            None => environment(&target.join("peers/venv"))?,
+        };
+        let engines = Engines {
+            ferrum,
+            python,
+            scripts: root.join("tools/bench"),
+            made: target.join("peers"),
+        };
+        let version = engines.llama_version()?;
+        ensure!(version == LLAMA.1, "{} {version}, not {}", LLAMA.0, LLAMA.1);
+        Ok(engines)
+    }
+
+    /// Tokens a second of Ferrum.
+    pub(super) fn ferrum(&self, model: &Path, cell: Cell, threads: usize) -> Result<f64> {
+        let (tokens, none) = (cell.tokens().to_string(), "0".to_string());
+        let (prefill, decode) =
+            if cell == Cell::Prefill { (&tokens, &none) } else { (&none, &tokens) };
+        let mut command = Command::new(&self.ferrum);
+        command.arg("bench").arg(model).args(["--json", "--prefill", prefill, "--decode", decode]);
+        command.args(["--depth", &cell.depth().to_string(), "--batch", &cell.batch().to_string()]);
+        command.args(["--repetitions", &cell.repetitions().to_string()]);
+        let report = json(command.args(["--threads", &threads.to_string()]))?;
+        let key = if cell == Cell::Prefill { "prefill_tps" } else { "decode_tps" };
+        report[key].as_f64().with_context(|| format!("no {key} in {report}"))
+    }
+
+    /// Tokens a second of llama.cpp.
+    pub(super) fn llama(&self, model: &Path, cell: Cell, threads: usize) -> Result<f64> {
+        let test = if cell == Cell::Prefill { "prefill" } else { "decode" };
+        let mut command = Command::new(&self.python);
+        command.arg(self.scripts.join("llama.py")).arg(model).arg(test);
+        for (flag, value) in [
+            ("--tokens", cell.tokens()),
+            ("--depth", cell.depth()),
+            ("--batch", cell.batch()),
+            ("--threads", threads),
+            ("--repetitions", cell.repetitions()),
+        ] {
+            command.args([flag, &value.to_string()]);
+        }
+        let report = json(&mut command)?;
+        let speeds = report["tps"].as_array().context("no tps")?;
+        let speeds: Vec<f64> = speeds.iter().filter_map(Value::as_f64).collect();
+        ensure!(!speeds.is_empty(), "llama.cpp measured nothing: {report}");
+        Ok(median(&speeds))
+    }
+
+    /// Gigabytes of memory that so many threads read a second now.
+    pub(super) fn read_bandwidth(&self, threads: usize) -> Result<f64> {
+        let mut command = Command::new(&self.ferrum);
+        command.args(["devices", "--measure", "--json", "--threads", &threads.to_string()]);
+        let report = json(&mut command)?;
+        let limits = report["limits"].as_array().context("no limits")?;
+        limits.last().and_then(|l| l["read_gb_per_s"].as_f64()).context("no read bandwidth")
+    }
+
+    fn llama_version(&self) -> Result<String> {
+        let mut command = Command::new(&self.python);
+        Ok(output(command.args(["-c", "import llama_cpp; print(llama_cpp.__version__)"]))?
+            .trim()
+            .to_string())
+    }
+}
+
+/// A virtual environment with the peer, built for this machine's processor.
+fn environment(folder: &Path) -> Result<PathBuf> {
+    let python = folder.join("bin/python");
+    if !python.exists() {
+        output(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+    }
+    let (name, version) = LLAMA;
+    let probe = format!(
+        "from importlib.metadata import version; raise SystemExit(version('{name}') != '{version}')"
+    );
+    if output(Command::new(&python).args(["-c", &probe])).is_err() {
+        println!("building {name} {version}; this takes some minutes");
+        let mut pip = Command::new(&python);
+        pip.env("CMAKE_ARGS", "-DGGML_NATIVE=ON").env("FORCE_CMAKE", "1");
+        output(pip.args(["-m", "pip", "install", "--quiet", &format!("{name}=={version}")]))?;
+    }
+    Ok(python)
+}
+
+/// What the table is about.
+pub(super) struct Machine {
+    pub(super) cpu: String,
+    pub(super) cores: usize,
+    pub(super) isa: String,
+    pub(super) date: jiff::civil::Date,
+    pub(super) commit: String,
+}
+
+impl Machine {
+    pub(super) fn describe(root: &Path, engines: &Engines) -> Result<Self> {
+        let report = json(Command::new(&engines.ferrum).args(["devices", "--json"]))?;
+        let sets = report["instruction_sets"].as_array().context("no instruction sets")?;
+        let used = sets.iter().find(|set| set["status"] == "in use");
+        let mut git = Command::new("git");
+        git.args(["describe", "--always", "--dirty"]).current_dir(root);
+        Ok(Machine {
+            cpu: cpu_name(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+            cores: report["cores"].as_u64().context("no cores")? as usize,
+            isa: used.and_then(|set| set["name"].as_str()).unwrap_or("?").to_string(),
+            date: jiff::Zoned::now().date(),
+            commit: output(&mut git)?.trim().to_string(),
+        })
+    }
+
+    /// `<date>-<cpu>.md`
+    pub(super) fn file_name(&self) -> String {
+        let words: Vec<String> = self
+            .cpu
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|word| !word.is_empty())
+            .map(str::to_lowercase)
+            .collect();
+        format!("{}-{}.md", self.date, words.join("-"))
+    }
+
+    /// The peer's package.
+    pub(super) fn peer(&self) -> String {
+        format!("{} {}", LLAMA.0, LLAMA.1)
+    }
+}
+
+/// The first `model name` of a Linux `cpuinfo`.
+fn cpu_name(cpuinfo: &str) -> String {
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"));
+    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim());
+    name.filter(|name| !name.is_empty()).unwrap_or(std::env::consts::ARCH).to_string()
+}
+
+/// The middle value, or the mean of the two.
+pub(super) fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        0 => (values[middle - 1] + values[middle]) / 2.0,
+        _ => values[middle],
+    }
+}
+
+/// Standard output of a command that must work.
+pub(super) fn output(command: &mut Command) -> Result<String> {
+    let program = command.get_program().display().to_string();
+    let done = command.output().with_context(|| program.clone())?;
+    let errors = String::from_utf8_lossy(&done.stderr);
+    let last: Vec<&str> = errors.lines().rev().take(5).collect();
+    ensure!(
+        done.status.success(),
+        "{program} failed: {}",
+        last.into_iter().rev().collect::<Vec<_>>().join("\n")
+    );
+    Ok(String::from_utf8(done.stdout)?)
+}
+
+fn json(command: &mut Command) -> Result<Value> {
+    Ok(serde_json::from_str(&output(command)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_processors_and_files() {
+        let cpuinfo = "processor\t: 0\nmodel name\t: AMD EPYC 7B13 64-Core\nflags : x\n";
+        assert_eq!(cpu_name(cpuinfo), "AMD EPYC 7B13 64-Core");
+        assert_eq!(cpu_name(""), std::env::consts::ARCH);
+        let date = jiff::civil::date(2026, 1, 2);
+        let cpu = "Intel(R) Xeon(R) @ 2.20GHz".to_string();
+        let machine = Machine { cpu, cores: 2, isa: "avx2".into(), date, commit: "x".into() };
+        assert_eq!(machine.file_name(), "2026-01-02-intel-r-xeon-r-2-20ghz.md");
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0]), 2.5);
+    }
+}
