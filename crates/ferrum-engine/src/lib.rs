@@ -9,6 +9,7 @@ pub mod blocks;
 pub mod engine;
 pub mod error;
 mod generation;
+pub mod pacer;
 pub mod request;
 pub mod sampler;
 pub mod scheduler;
