@@ -33,6 +33,11 @@ pub struct EngineConfig {
     pub itl_target: Option<Duration>,
     /// Whether prefixes that are in the KV cache are shared by all requests that begin with them.
     pub prefix_cache: bool,
+    /// Tokens that prompt lookup may propose for a request in a step; 0: no speculation. The text
+    /// is the same with any value. It needs rows of logits beyond one for each running request
+    /// ([`ferrum_models::LoadOptions::max_samples`]), and is used only where it makes answers
+    /// faster by what was measured.
+    pub max_draft: usize,
 }
 
 /// Short enough that text flows faster than it is read, and long enough that a prompt beside it
@@ -47,6 +52,7 @@ impl Default for EngineConfig {
             seed: 0,
             itl_target: Some(ITL_TARGET),
             prefix_cache: true,
+            max_draft: 8,
         }
     }
 }
@@ -123,6 +129,7 @@ impl Engine {
             step_tokens: config.step_tokens,
             prefix_cache: config.prefix_cache,
             step_target: config.itl_target.map(|target| target.as_secs_f64()),
+            max_draft: config.max_draft,
         };
         Ok(Engine {
             scheduler: Scheduler::new(&limits, &scheduling)?,
@@ -220,9 +227,10 @@ impl Engine {
             if rows > 0 {
                 let (own, others) = logits.split_at(rows * vocab);
                 logits = others;
-                let rows = Rows { logits: own, vocab, start: chunk.first_row(), tokens, cached };
+                let (start, draft) = (chunk.first_row(), plan.draft(chunk));
+                let rows = Rows { logits: own, vocab, start, tokens, draft: &draft, cached };
                 let outcome = generation.advance(&rows, &mut self.workspace, &mut self.events);
-                self.stats.count_answer(&before, &generation.progress());
+                self.stats.count_answer(chunk, &before, &generation.progress());
                 if outcome == Next::End {
                     self.generations.remove(&id);
                 }

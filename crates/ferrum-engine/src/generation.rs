@@ -1,5 +1,7 @@
 //! The answer to one request as it grows: sampler, text, and what ends it.
 
+use std::borrow::Cow;
+
 use crate::{
     engine::Event,
     request::{FinishReason, Request, RequestId, TokenLogprobs, Usage},
@@ -50,6 +52,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) start: usize,
     /// Prompt and answer so far.
     pub(crate) tokens: &'a [u32],
+    /// Proposed tokens that follow these in the step.
+    pub(crate) draft: &'a [u32],
     /// Tokens of the prompt that were found in the cache.
     pub(crate) cached: usize,
 }
@@ -87,40 +91,43 @@ impl Generation {
         Progress { prompt_read: self.prompt.done, usage: self.usage }
     }
 
-    /// Scores the tokens of the prompt that `rows` predict, samples the token after the last row,
-    /// if that is one that is not known, and reports it.
+    /// Scores the tokens of the prompt that `rows` predict, samples the tokens after the last known
+    /// one and after each proposed one that was sampled indeed, and reports them.
     pub(crate) fn advance(
         &mut self,
         rows: &Rows<'_>,
         workspace: &mut Workspace,
         events: &mut Vec<Event>,
     ) -> Next {
+        let mut history = Cow::Borrowed(rows.tokens);
         let mut sampled = Vec::new();
-        for (row, logits) in rows.logits.chunks_exact(rows.vocab).enumerate() {
-            let result = match (rows.tokens.get(rows.start + row + 1), self.prompt.top) {
-                (Some(&known), Some(top)) => logprobs(logits, known, top).map(|scored| {
-                    self.prompt.logprobs.push(Some(scored));
-                    None
-                }),
-                (Some(_), None) => Ok(None),
+        for (position, logits) in (rows.start..).zip(rows.logits.chunks_exact(rows.vocab)) {
+            let result = match (rows.tokens.get(position + 1), self.prompt.top) {
+                (Some(&known), Some(top)) => self.score(logits, known, top),
+                (Some(_), None) => Ok(()),
                 (None, _) => {
-                    self.report_prompt(rows.cached, events);
-                    if self.max_tokens == 0 {
-                        self.finish(FinishReason::Length, None, String::new(), events);
-                        return Next::End;
+                    // Behind a proposed token that did not come, logits are of another text.
+                    if sampled[..] != rows.draft[..sampled.len()] {
+                        break;
                     }
-                    self.sample(logits, rows.tokens, workspace, events)
+                    if !sampled.is_empty() {
+                        history = Cow::Owned([rows.tokens, &sampled].concat());
+                    }
+                    self.report_prompt(rows.cached, events);
+                    match self.sample(logits, &history, workspace, events) {
+                        Ok(Some(token)) => {
+                            sampled.push(token);
+                            Ok(())
+                        }
+                        Ok(None) => return Next::End,
+                        Err(error) => Err(error),
+                    }
                 }
             };
-            match result {
-                Ok(None) => {}
-                Ok(Some(Next::Tokens(tokens))) => sampled.extend(tokens),
-                Ok(Some(Next::End)) => return Next::End,
-                Err(error) => {
-                    let reason = FinishReason::Error(error.to_string());
-                    self.finish(reason, None, String::new(), events);
-                    return Next::End;
-                }
+            if let Err(error) = result {
+                let reason = FinishReason::Error(error.to_string());
+                self.finish(reason, None, String::new(), events);
+                return Next::End;
             }
         }
         Next::Tokens(sampled)
@@ -140,14 +147,24 @@ impl Generation {
         }
     }
 
-    /// Samples the token after `history` and reports it.
+    /// Keeps the log-probability of a token of the prompt.
+    fn score(&mut self, logits: &[f32], token: u32, top: usize) -> Result<(), SampleError> {
+        self.prompt.logprobs.push(Some(logprobs(logits, token, top)?));
+        Ok(())
+    }
+
+    /// Samples the token after `history` and reports it; `None` if the answer ends there.
     fn sample(
         &mut self,
         logits: &[f32],
         history: &[u32],
         workspace: &mut Workspace,
         events: &mut Vec<Event>,
-    ) -> Result<Option<Next>, SampleError> {
+    ) -> Result<Option<u32>, SampleError> {
+        if self.max_tokens == 0 {
+            self.finish(FinishReason::Length, None, String::new(), events);
+            return Ok(None);
+        }
         let token = self.sampler.sample(logits, history, workspace)?;
         let logprobs = match self.logprobs {
             Some(top) => Some(logprobs(logits, token, top)?),
@@ -155,16 +172,12 @@ impl Generation {
         };
         self.usage.completion_tokens += 1;
         let (text, reason) = self.judge(token);
-        Ok(Some(match reason {
-            Some(reason) => {
-                self.finish(reason, Some((token, logprobs)), text, events);
-                Next::End
-            }
-            None => {
-                events.push(Event::Text { id: self.id, token: Some(token), text, logprobs });
-                Next::Tokens(vec![token])
-            }
-        }))
+        if let Some(reason) = reason {
+            self.finish(reason, Some((token, logprobs)), text, events);
+            return Ok(None);
+        }
+        events.push(Event::Text { id: self.id, token: Some(token), text, logprobs });
+        Ok(Some(token))
     }
 
     /// The text that `token` releases, and why the answer ends with it, if it does.

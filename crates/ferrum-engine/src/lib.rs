@@ -14,6 +14,7 @@ pub mod request;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
+mod speculation;
 pub mod stats;
 pub mod stop;
 pub mod vocabulary;

@@ -5,6 +5,7 @@ use ferrum_models::KV_BLOCK_SIZE;
 use crate::{
     blocks::{BlockId, BlockPool, Parent},
     request::RequestId,
+    speculation::{Acceptance, propose},
 };
 
 /// What a request asks of the scheduler.
@@ -25,7 +26,7 @@ pub struct SequenceSpec {
 /// `tokens` is the prompt followed by what was sampled. The first `computed` of them have keys and
 /// values in `blocks`; the last one never has while the sequence lives, since its logits are still
 /// to come.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sequence {
     pub(crate) id: RequestId,
     pub(crate) tokens: Vec<u32>,
@@ -39,14 +40,30 @@ pub struct Sequence {
     /// The largest value that `computed` had.
     reached: usize,
     salt: u64,
+    /// Tokens that it has at most.
+    max_len: usize,
+    /// Tokens proposed for after the last one, from the last plan.
+    pub(crate) proposed: Vec<u32>,
+    pub(crate) acceptance: Acceptance,
 }
 
 impl Sequence {
     pub(crate) fn new(id: RequestId, spec: SequenceSpec) -> Self {
-        let SequenceSpec { prompt: tokens, score_prompt, salt, .. } = spec;
+        let SequenceSpec { prompt: tokens, max_tokens, score_prompt, salt } = spec;
         let rows_from = if score_prompt { 0 } else { tokens.len() - 1 };
-        let (computed, cached, reached) = (0, 0, 0);
-        Sequence { id, tokens, computed, blocks: Vec::new(), rows_from, cached, reached, salt }
+        Sequence {
+            id,
+            max_len: tokens.len() + max_tokens,
+            tokens,
+            computed: 0,
+            blocks: Vec::new(),
+            rows_from,
+            cached: 0,
+            reached: 0,
+            salt,
+            proposed: Vec::new(),
+            acceptance: Acceptance::default(),
+        }
     }
 
     /// Tokens that are known but not in the cache. One while decoding, more before.
@@ -61,13 +78,27 @@ impl Sequence {
 
     /// Books the logits of all that is computed, and the tokens that were sampled from them.
     pub(crate) fn push(&mut self, sampled: &[u32]) {
+        self.acceptance.judge(&self.proposed, sampled);
+        self.proposed.clear();
         self.tokens.extend_from_slice(sampled);
         self.rows_from = self.rows_from.max(self.computed);
     }
 
     /// Blocks that all known tokens take beyond those that the sequence has.
     pub(crate) fn blocks_missing(&self) -> usize {
-        self.tokens.len().div_ceil(KV_BLOCK_SIZE) - self.blocks.len()
+        self.tokens.len().div_ceil(KV_BLOCK_SIZE).saturating_sub(self.blocks.len())
+    }
+
+    /// Looks up what may follow: up to `most` tokens, and no more than it may still have besides
+    /// the one that is sampled after them.
+    pub(crate) fn propose(&mut self, most: usize) {
+        let room = (self.max_len - self.tokens.len()).saturating_sub(1);
+        self.proposed = propose(&self.tokens, most.min(room));
+    }
+
+    /// Tokens that could follow in the blocks that it has.
+    pub(crate) fn room(&self) -> usize {
+        (self.blocks.len() * KV_BLOCK_SIZE).saturating_sub(self.tokens.len())
     }
 
     /// Books that `len` more tokens are computed.

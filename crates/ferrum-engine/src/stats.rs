@@ -46,9 +46,11 @@ impl EngineStats {
     }
 
     /// Counts what a step did for a request that had logits in it.
-    pub(crate) fn count_answer(&mut self, before: &Progress, after: &Progress) {
+    pub(crate) fn count_answer(&mut self, chunk: &Chunk, before: &Progress, after: &Progress) {
         let sampled = after.usage.completion_tokens - before.usage.completion_tokens;
         self.generated_tokens += sampled as u64;
+        self.drafted_tokens += chunk.draft as u64;
+        self.accepted_tokens += sampled.saturating_sub(1) as u64;
         if after.prompt_read && !before.prompt_read {
             self.prefix_query_tokens += after.usage.prompt_tokens as u64;
             self.prefix_hit_tokens += after.usage.cached_tokens as u64;

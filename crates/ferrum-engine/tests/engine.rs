@@ -191,6 +191,44 @@ fn a_prefix_is_computed_once_for_all() {
     }
 }
 
+/// Answers that repeat themselves, with proposals that are right, that are wrong and that stop
+/// being right: the same tokens and ends, in fewer steps.
+#[test]
+fn speculation_changes_nothing_but_the_steps() {
+    let mut rng = Rng(11);
+    let mut requests: Vec<Request> = (0..24)
+        .map(|n| {
+            let mut request = random_request(&mut rng);
+            request.prompt.truncate(100);
+            request.prompt.push(LOOP);
+            request.max_tokens = Some(60);
+            request.logprobs = [None, Some(2)][n % 2];
+            request
+        })
+        .collect();
+    // Plain loops, so that proposals are right.
+    requests[..12].iter_mut().for_each(|request| {
+        request.sampling = SamplingParams::greedy();
+        request.stop = StopConditions { ignore_eos: true, ..Default::default() };
+    });
+    let mut steps = Vec::new();
+    for max_draft in [0, 1, 3, 8] {
+        for kv_blocks in [8, 64] {
+            let config = EngineConfig { max_draft, max_running: Some(2), ..Default::default() };
+            let mut engine = engine(kv_blocks, config);
+            computed_and_cached(&mut engine, &requests);
+            let stats = engine.stats();
+            assert_eq!(stats.drafted_tokens > 0, max_draft > 0);
+            assert_eq!(stats.accepted_tokens > 0, max_draft > 0);
+            assert!(stats.accepted_tokens <= stats.drafted_tokens);
+            let tokens: usize = requests.iter().map(|r| expected(r, 60).tokens.len()).sum();
+            assert_eq!(stats.generated_tokens, tokens as u64);
+            steps.push(stats.steps);
+        }
+    }
+    assert!(steps[6..].iter().all(|&with| with < steps[0]), "{steps:?}");
+}
+
 #[test]
 fn without_a_prefix_cache_all_is_computed() {
     let config = EngineConfig { prefix_cache: false, ..Default::default() };

@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeMap, fs, io::BufWriter, path::PathBuf, sync::Arc};
 
-use ferrum_engine::{Engine, EngineConfig, Event, Request, SamplingParams, StopConditions};
+use ferrum_engine::{
+    Engine, EngineConfig, EngineStats, Event, Request, SamplingParams, StopConditions,
+};
 use ferrum_models::{
     LoadOptions, Runner,
     gguf::Gguf,
@@ -39,8 +41,17 @@ fn requests() -> Vec<Request> {
 
 /// The tokens of each request, all added at once.
 fn run(runner: Box<dyn Runner>, file: &Gguf, requests: &[Request]) -> Vec<Vec<u32>> {
+    run_with(EngineConfig::default(), runner, file, requests).0
+}
+
+/// The same with a configuration, and the counters.
+fn run_with(
+    config: EngineConfig,
+    runner: Box<dyn Runner>,
+    file: &Gguf,
+    requests: &[Request],
+) -> (Vec<Vec<u32>>, EngineStats) {
     let tokenizer = Tokenizer::from_metadata(file.metadata()).expect("a tokenizer");
-    let config = EngineConfig::default();
     let mut engine = Engine::new(runner, Arc::new(tokenizer), config).expect("an engine");
     let mut answers = BTreeMap::new();
     for request in requests {
@@ -53,7 +64,30 @@ fn run(runner: Box<dyn Runner>, file: &Gguf, requests: &[Request]) -> Vec<Vec<u3
             }
         }
     }
-    answers.into_values().collect()
+    (answers.into_values().collect(), engine.stats())
+}
+
+/// Tiny models with random weights repeat themselves, so that many proposals are right, until they
+/// are not.
+#[test]
+fn greedy_tokens_do_not_depend_on_speculation() {
+    let requests = alike();
+    let mut accepted = 0;
+    for preset in PRESETS {
+        let file = model(preset, "speculation");
+        let run = |max_draft| {
+            let (context, threads, max_samples) = (Some(256), Some(1), Some(30));
+            let options =
+                LoadOptions { context, threads, max_seqs: 3, max_samples, ..Default::default() };
+            let runner = load(&file, &options).expect("a runner");
+            run_with(EngineConfig { max_draft, ..Default::default() }, runner, &file, &requests)
+        };
+        let (plain, with) = (run(0), run(8));
+        assert_eq!(plain.0, with.0, "{preset}");
+        assert_eq!(plain.1.drafted_tokens, 0);
+        accepted += with.1.accepted_tokens;
+    }
+    assert!(accepted > 0, "no proposal was right");
 }
 
 /// Requests that share prefixes of many lengths with each other.

@@ -45,13 +45,15 @@ impl StepLoad {
             self.prefill_tokens as f64 / TOKENS,
             self.prefill_pairs as f64 / PAIRS,
             self.decode_pairs as f64 / 4096.0,
-            self.rows as f64 / 8.0,
+            self.rows as f64 / ROWS,
         ]
     }
 }
 
 /// Prefill tokens in a unit of their cost.
 const TOKENS: f64 = 64.0;
+/// Rows in a unit of their cost.
+const ROWS: f64 = 8.0;
 /// Pairs in a unit of their cost.
 const PAIRS: f64 = 65536.0;
 /// Where no answer waits for its next token, a step may take this many times the target: it is
@@ -106,6 +108,13 @@ impl Pacer {
     /// Seconds that a step is expected to take.
     pub fn predict(&self, load: &StepLoad) -> f64 {
         self.cost.predict(&load.features())
+    }
+
+    /// Seconds that a row of logits adds to a step, with the token that it is of where that is one
+    /// that was proposed.
+    pub fn row_seconds(&self) -> f64 {
+        let [.., rows] = self.cost.weights();
+        rows / ROWS
     }
 
     /// What a step with these `decodes` may spend on reading prompts.

@@ -15,6 +15,9 @@ pub struct SchedulerConfig {
     pub prefix_cache: bool,
     /// Seconds that a step should take while answers run; `None`: as long as it is when full.
     pub step_target: Option<f64>,
+    /// Tokens that may be proposed for a sequence in a step; 0: no speculation. It also needs rows
+    /// of logits beyond one for each running sequence.
+    pub max_draft: usize,
 }
 
 impl Default for SchedulerConfig {
@@ -24,6 +27,7 @@ impl Default for SchedulerConfig {
             step_tokens: None,
             prefix_cache: true,
             step_target: None,
+            max_draft: 0,
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Scheduler {
     step_rows: usize,
     /// Sequences that run at once.
     max_running: usize,
+    /// Tokens that may be proposed for a sequence in a step.
+    max_draft: usize,
     pool: BlockPool,
     pacer: Pacer,
     waiting: VecDeque<Sequence>,
@@ -54,7 +56,7 @@ pub struct Scheduler {
     preemptions: u64,
 }
 
-/// What becomes of a sequence after its logits.
+/// What becomes of a sequence after its logits. Tokens but the last are the proposed ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     /// It goes on with these tokens: none if its prompt is not yet read, else at least one.
@@ -74,6 +76,7 @@ impl Scheduler {
             step_tokens: sizes.step_tokens,
             step_rows: limits.capacity.samples,
             max_running: sizes.max_running,
+            max_draft: config.max_draft,
             pool: BlockPool::new(limits.kv_blocks, config.prefix_cache),
             pacer: Pacer::new(config.step_target),
             waiting: VecDeque::new(),
@@ -165,15 +168,17 @@ impl Scheduler {
             let index = self.running_index(chunk.id).expect("a planned sequence runs");
             let sequence = &mut self.running[index];
             assert_eq!(sequence.computed, chunk.start, "{}: not the last plan", chunk.id);
-            sequence.advance(chunk.len);
+            sequence.advance(chunk.len - chunk.draft);
+            let outcome = if chunk.rows > 0 { next.next() } else { Some(Next::Tokens(vec![])) };
+            if let Some(Next::Tokens(tokens)) = &outcome {
+                // Of the proposed tokens, those that were sampled indeed; what was written for the
+                // others will be written over.
+                sequence.advance(tokens.len().saturating_sub(1));
+                sequence.push(tokens);
+            }
             sequence.publish(chunk.start, &mut self.pool);
-            if chunk.rows > 0 {
-                match next.next() {
-                    Some(Next::Tokens(tokens)) => sequence.push(&tokens),
-                    _ => {
-                        self.remove(chunk.id);
-                    }
-                }
+            if outcome.is_none_or(|outcome| outcome == Next::End) {
+                self.remove(chunk.id);
             }
         }
         if cfg!(debug_assertions) {

@@ -7,11 +7,12 @@
 
 use ferrum_models::KV_BLOCK_SIZE;
 
-use super::{Plan, Scheduler};
+use super::{Plan, Scheduler, plan::Part};
 use crate::{
     blocks::BlockId,
     pacer::{PrefillBudget, StepLoad},
     sequence::Sequence,
+    speculation::Speculation,
 };
 
 /// The part of a step that reads prompts, as it is given out.
@@ -109,25 +110,58 @@ impl Scheduler {
         true
     }
 
-    /// Index and number of tokens of each sequence in the next step: those that decode, then those
-    /// that read their prompts, each in order of arrival.
-    fn share_out(&self) -> Vec<(usize, usize)> {
+    /// What each sequence gets of the next step: those that decode, then those that read their
+    /// prompts, each in order of arrival.
+    fn share_out(&mut self) -> Vec<Part> {
+        let decodes = |sequence: &Sequence| sequence.remaining() == 1;
+        let indices = (0..self.running.len()).filter(|&index| decodes(&self.running[index]));
+        let mut parts: Vec<Part> = indices.map(|index| Part { index, len: 1, draft: 0 }).collect();
+        let drafted = self.draft(&mut parts);
         let mut load = StepLoad::default();
-        let mut parts = Vec::new();
-        for (index, sequence) in self.running.iter().enumerate() {
-            if sequence.remaining() == 1 {
-                load.add(sequence.computed, 1, 1, false);
-                parts.push((index, 1));
-            }
+        for part in &parts {
+            load.add(self.running[part.index].computed, 1 + part.draft, 1 + part.draft, false);
         }
-        let lens = self.share_prefill(&load, self.step_tokens - parts.len());
-        parts.extend(lens.into_iter().enumerate().filter(|&(_, len)| len > 0));
+        let tokens = self.step_tokens - parts.len() - drafted;
+        let spare_rows = self.step_rows - self.max_running - drafted;
+        let lens = self.share_prefill(&load, tokens, spare_rows);
+        let reads = lens.into_iter().enumerate().filter(|&(_, len)| len > 0);
+        parts.extend(reads.map(|(index, len)| Part { index, len, draft: 0 }));
         parts
     }
 
-    /// Tokens of each running sequence's prompt in the next step, of at most `tokens`.
-    fn share_prefill(&self, decodes: &StepLoad, tokens: usize) -> Vec<usize> {
-        let spare_rows = self.step_rows - self.max_running;
+    /// Adds proposed tokens to sequences that decode, where that makes tokens come faster. Returns
+    /// how many.
+    fn draft(&mut self, decodes: &mut [Part]) -> usize {
+        // Half of what is spare, so that neither prompts nor scores of prompts wait for guesses.
+        let spare = (self.step_tokens - decodes.len()).min(self.step_rows - self.max_running);
+        let mut spare = spare.div_ceil(2);
+        if spare == 0 || self.max_draft == 0 || decodes.is_empty() {
+            return 0;
+        }
+        let mut load = StepLoad::default();
+        let at = |part: &Part| self.running[part.index].computed;
+        decodes.iter().for_each(|part| load.add(at(part), 1, 1, false));
+        let (tokens, seconds) = (decodes.len() as f64, self.pacer.predict(&load));
+        let mut speculation = Speculation { tokens, seconds, per_token: self.pacer.row_seconds() };
+        let mut drafted = 0;
+        for part in decodes {
+            let sequence = &mut self.running[part.index];
+            sequence.propose(self.max_draft);
+            let most = sequence.proposed.len().min(spare);
+            let wanted = { speculation }.add(sequence.acceptance, most);
+            if wanted > sequence.room() && self.pool.free() > self.max_running {
+                sequence.blocks.extend(self.pool.allocate(1).unwrap_or_default());
+            }
+            part.draft = speculation.add(sequence.acceptance, wanted.min(sequence.room()));
+            spare -= part.draft;
+            drafted += part.draft;
+        }
+        drafted
+    }
+
+    /// Tokens of each running sequence's prompt in the next step, of at most `tokens`, with
+    /// `spare_rows` rows of logits beyond one for each.
+    fn share_prefill(&self, decodes: &StepLoad, tokens: usize, spare_rows: usize) -> Vec<usize> {
         let mut shares = Shares { lens: vec![0; self.running.len()], tokens, spare_rows };
         let mut order = self.readers();
         let Some(&(_, oldest)) = order.first() else { return shares.lens };

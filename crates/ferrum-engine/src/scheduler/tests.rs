@@ -246,3 +246,75 @@ fn committing_twice_is_a_bug() {
     s.commit(&plan, vec![]);
     s.commit(&plan, vec![]);
 }
+
+/// At most 2 sequences of a scheduler that proposes up to 4 tokens.
+fn proposing(kv_blocks: usize) -> Scheduler {
+    let capacity = StepCapacity { tokens: 100, seqs: 2, blocks_per_seq: 10, samples: 12 };
+    let limits = RunnerLimits { vocab: 1000, context: 320, kv_blocks, capacity };
+    let config = SchedulerConfig { max_draft: 4, ..Default::default() };
+    Scheduler::new(&limits, &config).expect("usable limits")
+}
+
+fn add_prompt(scheduler: &mut Scheduler, id: u64, prompt: &[u32], max_tokens: usize) {
+    let spec = SequenceSpec { prompt: prompt.to_vec(), max_tokens, ..Default::default() };
+    scheduler.add(RequestId(id), spec).expect("it fits");
+}
+
+#[test]
+fn proposed_tokens_count_as_far_as_they_are_right() {
+    let mut s = proposing(12);
+    add_prompt(&mut s, 0, &[1, 2, 3, 4, 5, 6, 1, 2], 50);
+    let plan = s.schedule().expect("work");
+    s.commit(&plan, vec![Next::Tokens(vec![3])]);
+    let plan = s.schedule().expect("work");
+    assert_eq!(plan.step.tokens, [3, 4, 5, 6, 1]);
+    assert_eq!(plan.step.positions, [8, 9, 10, 11, 12]);
+    assert_eq!(plan.step.sample_rows, [0, 1, 2, 3, 4]);
+    assert_eq!(plan.draft(&plan.chunks[0]), [4, 5, 6, 1]);
+    assert_eq!(s.schedule(), Some(plan.clone()), "a plan that is not committed comes again");
+    // The third is wrong: the step goes on after the second, in the place of the third.
+    s.commit(&plan, vec![Next::Tokens(vec![4, 5, 70])]);
+    s.check_integrity();
+    assert_eq!(s.tokens(RequestId(0)), Some(&[1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 70][..]));
+    let plan = s.schedule().expect("work");
+    assert_eq!((&plan.step.tokens[..], &plan.step.positions[..]), (&[70][..], &[11][..]));
+    s.commit(&plan, vec![Next::End]);
+    assert_eq!(s.pool().free(), 12);
+}
+
+#[test]
+fn nothing_is_proposed_beyond_the_end_or_without_room() {
+    let mut s = proposing(2);
+    let prompt = [7; 20];
+    add_prompt(&mut s, 0, &prompt, 3);
+    let plan = s.schedule().expect("work");
+    s.commit(&plan, vec![Next::Tokens(vec![7])]);
+    // Two tokens may still come: one that is proposed, and the one sampled after it.
+    let plan = s.schedule().expect("work");
+    assert_eq!(plan.chunks[0].draft, 1);
+    s.commit(&plan, vec![Next::End]);
+    // The pool has no block to spare for guesses.
+    add_prompt(&mut s, 1, &[8; 30], 30);
+    let plan = s.schedule().expect("work");
+    s.commit(&plan, vec![Next::Tokens(vec![8])]);
+    let plan = s.schedule().expect("work");
+    assert_eq!((plan.chunks[0].draft, s.pool().free()), (1, 1));
+}
+
+/// Blocks of accepted tokens are published, those of others are not.
+#[test]
+fn only_tokens_that_came_are_shared() {
+    let mut s = proposing(12);
+    let prompt = [5; 30];
+    add_prompt(&mut s, 0, &prompt, 40);
+    let plan = s.schedule().expect("work");
+    s.commit(&plan, vec![Next::Tokens(vec![5])]);
+    let plan = s.schedule().expect("work");
+    assert_eq!(plan.draft(&plan.chunks[0]), [5; 4]);
+    // 30 and 31 are computed, which fills the block; 32 is not: 6 came in its place.
+    s.commit(&plan, vec![Next::Tokens(vec![5, 6])]);
+    s.check_integrity();
+    add_prompt(&mut s, 1, &[vec![5; 32], vec![6; 3]].concat(), 2);
+    s.schedule().expect("work");
+    assert_eq!(s.cached_tokens(RequestId(1)), Some(32));
+}
