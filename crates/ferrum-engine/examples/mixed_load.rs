@@ -121,19 +121,41 @@ fn prefix(load: &mut Load, shared: u32) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The speed of one answer that repeats itself, as after a prompt that it copies.
+fn copying(load: &mut Load, what: &str) -> Result<(), Box<dyn Error>> {
+    let before = load.engine.stats();
+    let id = load.add(64, 0, 400)?;
+    load.drain()?;
+    let tokens = &load.lines[&id].tokens;
+    let seconds = (tokens[tokens.len() - 1] - tokens[0]).as_secs_f64();
+    let stats = load.engine.stats();
+    println!(
+        "an answer of {} tokens {what}: {:.1} tokens/s; {} proposed, {} right",
+        tokens.len(),
+        (tokens.len() - 1) as f64 / seconds,
+        stats.drafted_tokens - before.drafted_tokens,
+        stats.accepted_tokens - before.accepted_tokens,
+    );
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let path = args.next().ok_or("usage: mixed_load MODEL.gguf [SECONDS]")?;
     let target = args.next().map(|text| text.parse()).transpose()?.map(Duration::from_secs_f64);
     let file = Gguf::open(path.as_ref())?;
     let tokenizer = Arc::new(Tokenizer::from_metadata(file.metadata())?);
-    let options = LoadOptions { context: Some(6144), max_seqs: 8, ..Default::default() };
-    let runner = load(&file, &options)?;
+    let (context, max_seqs, max_samples) = (Some(6144), 8, Some(24));
+    let options = LoadOptions { context, max_seqs, max_samples, ..Default::default() };
     let vocab = u32::try_from(tokenizer.vocab_size())?;
+    let new = |config| -> Result<Load, Box<dyn Error>> {
+        let engine = Engine::new(load(&file, &options)?, tokenizer.clone(), config)?;
+        Ok(Load { engine, vocab, counter: 0, lines: HashMap::new() })
+    };
     let defaults = EngineConfig::default();
-    let config = EngineConfig { itl_target: target.or(defaults.itl_target), ..defaults };
-    let engine = Engine::new(runner, tokenizer, config)?;
-    let mut load = Load { engine, vocab, counter: 0, lines: HashMap::new() };
+    copying(&mut new(EngineConfig { max_draft: 0, ..defaults })?, "without speculation")?;
+    copying(&mut new(defaults)?, "with speculation")?;
+    let mut load = new(EngineConfig { itl_target: target.or(defaults.itl_target), ..defaults })?;
     intruder(&mut load, 4400)?;
     intruder(&mut load, 4400)?;
     prefix(&mut load, 650)

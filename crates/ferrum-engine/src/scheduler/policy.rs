@@ -122,7 +122,7 @@ impl Scheduler {
             load.add(self.running[part.index].computed, 1 + part.draft, 1 + part.draft, false);
         }
         let tokens = self.step_tokens - parts.len() - drafted;
-        let spare_rows = self.step_rows - self.max_running - drafted;
+        let spare_rows = self.step_rows - self.running.len() - drafted;
         let lens = self.share_prefill(&load, tokens, spare_rows);
         let reads = lens.into_iter().enumerate().filter(|&(_, len)| len > 0);
         parts.extend(reads.map(|(index, len)| Part { index, len, draft: 0 }));
@@ -133,7 +133,7 @@ impl Scheduler {
     /// how many.
     fn draft(&mut self, decodes: &mut [Part]) -> usize {
         // Half of what is spare, so that neither prompts nor scores of prompts wait for guesses.
-        let spare = (self.step_tokens - decodes.len()).min(self.step_rows - self.max_running);
+        let spare = (self.step_tokens - decodes.len()).min(self.step_rows - self.running.len());
         let mut spare = spare.div_ceil(2);
         if spare == 0 || self.max_draft == 0 || decodes.is_empty() {
             return 0;
