@@ -1,9 +1,11 @@
 //! The answer to one request as it grows: sampler, text, and what ends it.
 
+use std::borrow::Cow;
+
 use crate::{
     engine::Event,
-    request::{FinishReason, Request, RequestId, Usage},
-    sampler::{ParamError, Sampler, Workspace},
+    request::{FinishReason, Request, RequestId, TokenLogprobs, Usage},
+    sampler::{ParamError, SampleError, Sampler, Workspace, logprobs},
     scheduler::Next,
     stop::StopMatcher,
     vocabulary::{Detokenizer, Vocabulary},
@@ -17,7 +19,43 @@ pub(crate) struct Generation {
     stop_tokens: Vec<u32>,
     eos_tokens: Vec<u32>,
     max_tokens: usize,
+    /// Alternatives to report with each token, if log-probabilities are wanted.
+    logprobs: Option<usize>,
+    prompt: PromptReport,
     usage: Usage,
+}
+
+/// What is told of the prompt once it is read.
+struct PromptReport {
+    done: bool,
+    /// Alternatives to report with each token, if log-probabilities are wanted.
+    top: Option<usize>,
+    logprobs: Vec<Option<TokenLogprobs>>,
+}
+
+/// How far an answer is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Progress {
+    /// Whether the prompt is read.
+    pub(crate) prompt_read: bool,
+    /// Tokens so far.
+    pub(crate) usage: Usage,
+}
+
+/// The logits of consecutive tokens of a request.
+pub(crate) struct Rows<'a> {
+    /// `[rows, vocab]`
+    pub(crate) logits: &'a [f32],
+    /// Values of a row.
+    pub(crate) vocab: usize,
+    /// Position of the first of the tokens.
+    pub(crate) start: usize,
+    /// Prompt and answer so far.
+    pub(crate) tokens: &'a [u32],
+    /// Proposed tokens that follow these in the step.
+    pub(crate) draft: &'a [u32],
+    /// Tokens of the prompt that were found in the cache.
+    pub(crate) cached: usize,
 }
 
 impl Generation {
@@ -32,6 +70,8 @@ impl Generation {
     ) -> Result<Self, ParamError> {
         let Request { prompt, sampling, stop, .. } = request;
         let eos = if stop.ignore_eos { &[] } else { vocabulary.end_of_generation() };
+        // Nothing predicts the first token.
+        let scores = if request.prompt_logprobs.is_some() { vec![None] } else { Vec::new() };
         Ok(Generation {
             id,
             sampler: Sampler::new(sampling.clone(), vocab, default_seed)?,
@@ -40,42 +80,104 @@ impl Generation {
             stop_tokens: stop.tokens.clone(),
             eos_tokens: eos.to_vec(),
             max_tokens,
-            usage: Usage { prompt_tokens: prompt.len(), completion_tokens: 0 },
+            logprobs: request.logprobs,
+            prompt: PromptReport { done: false, top: request.prompt_logprobs, logprobs: scores },
+            usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
         })
     }
 
-    /// Samples the token after `history` and reports it.
+    /// How far it is.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress { prompt_read: self.prompt.done, usage: self.usage }
+    }
+
+    /// Scores the tokens of the prompt that `rows` predict, samples the tokens after the last known
+    /// one and after each proposed one that was sampled indeed, and reports them.
     pub(crate) fn advance(
         &mut self,
-        logits: &[f32],
-        history: &[u32],
+        rows: &Rows<'_>,
         workspace: &mut Workspace,
         events: &mut Vec<Event>,
     ) -> Next {
-        let token = match self.sampler.sample(logits, history, workspace) {
-            Ok(token) => token,
-            Err(error) => {
-                self.finish(FinishReason::Error(error.to_string()), None, String::new(), events);
+        let mut history = Cow::Borrowed(rows.tokens);
+        let mut sampled = Vec::new();
+        for (position, logits) in (rows.start..).zip(rows.logits.chunks_exact(rows.vocab)) {
+            let result = match (rows.tokens.get(position + 1), self.prompt.top) {
+                (Some(&known), Some(top)) => self.score(logits, known, top),
+                (Some(_), None) => Ok(()),
+                (None, _) => {
+                    // Behind a proposed token that did not come, logits are of another text.
+                    if sampled[..] != rows.draft[..sampled.len()] {
+                        break;
+                    }
+                    if !sampled.is_empty() {
+                        history = Cow::Owned([rows.tokens, &sampled].concat());
+                    }
+                    self.report_prompt(rows.cached, events);
+                    match self.sample(logits, &history, workspace, events) {
+                        Ok(Some(token)) => {
+                            sampled.push(token);
+                            Ok(())
+                        }
+                        Ok(None) => return Next::End,
+                        Err(error) => Err(error),
+                    }
+                }
+            };
+            if let Err(error) = result {
+                let reason = FinishReason::Error(error.to_string());
+                self.finish(reason, None, String::new(), events);
                 return Next::End;
             }
-        };
-        self.usage.completion_tokens += 1;
-        let (text, reason) = self.judge(token);
-        match reason {
-            Some(reason) => {
-                self.finish(reason, Some(token), text, events);
-                Next::End
-            }
-            None => {
-                events.push(Event::Text { id: self.id, token: Some(token), text });
-                Next::Token(token)
-            }
         }
+        Next::Tokens(sampled)
     }
 
     /// Ends the answer from outside.
     pub(crate) fn end(mut self, reason: FinishReason, events: &mut Vec<Event>) {
         self.finish(reason, None, String::new(), events);
+    }
+
+    /// Reports, the first time, that the prompt is read.
+    fn report_prompt(&mut self, cached_tokens: usize, events: &mut Vec<Event>) {
+        if !std::mem::replace(&mut self.prompt.done, true) {
+            self.usage.cached_tokens = cached_tokens;
+            let logprobs = std::mem::take(&mut self.prompt.logprobs);
+            events.push(Event::Prompt { id: self.id, cached_tokens, logprobs });
+        }
+    }
+
+    /// Keeps the log-probability of a token of the prompt.
+    fn score(&mut self, logits: &[f32], token: u32, top: usize) -> Result<(), SampleError> {
+        self.prompt.logprobs.push(Some(logprobs(logits, token, top)?));
+        Ok(())
+    }
+
+    /// Samples the token after `history` and reports it; `None` if the answer ends there.
+    fn sample(
+        &mut self,
+        logits: &[f32],
+        history: &[u32],
+        workspace: &mut Workspace,
+        events: &mut Vec<Event>,
+    ) -> Result<Option<u32>, SampleError> {
+        if self.max_tokens == 0 {
+            self.finish(FinishReason::Length, None, String::new(), events);
+            return Ok(None);
+        }
+        let token = self.sampler.sample(logits, history, workspace)?;
+        let logprobs = match self.logprobs {
+            Some(top) => Some(logprobs(logits, token, top)?),
+            None => None,
+        };
+        self.usage.completion_tokens += 1;
+        let (text, reason) = self.judge(token);
+        if let Some(reason) = reason {
+            self.finish(reason, Some((token, logprobs)), text, events);
+            return Ok(None);
+        }
+        events.push(Event::Text { id: self.id, token: Some(token), text, logprobs });
+        Ok(Some(token))
     }
 
     /// The text that `token` releases, and why the answer ends with it, if it does.
@@ -96,7 +198,7 @@ impl Generation {
     fn finish(
         &mut self,
         mut reason: FinishReason,
-        token: Option<u32>,
+        sampled: Option<(u32, Option<TokenLogprobs>)>,
         mut text: String,
         events: &mut Vec<Event>,
     ) {
@@ -106,8 +208,12 @@ impl Generation {
             Some(index) => reason = self.stop_string(index),
             None => text.push_str(&self.stop.finish()),
         }
+        let (token, logprobs) = match sampled {
+            Some((token, logprobs)) => (Some(token), logprobs),
+            None => (None, None),
+        };
         if token.is_some() || !text.is_empty() {
-            events.push(Event::Text { id: self.id, token, text });
+            events.push(Event::Text { id: self.id, token, text, logprobs });
         }
         events.push(Event::Finished { id: self.id, reason, usage: self.usage });
     }

@@ -25,9 +25,13 @@ pub const EOS: u32 = 0;
 /// A prefix with this token has NaN among its logits.
 pub const POISON: u32 = 39;
 
-/// Sizes for tests that want preemptions: `kv_blocks` blocks for up to 6 sequences.
+/// After this token, only the last two tokens count: such answers repeat themselves.
+pub const LOOP: u32 = 38;
+
+/// Sizes for tests that want preemptions: `kv_blocks` blocks for up to 6 sequences, and rows of
+/// logits for proposed tokens and for scores.
 pub fn limits(kv_blocks: usize) -> RunnerLimits {
-    let capacity = StepCapacity { tokens: 64, seqs: 6, blocks_per_seq: 8, samples: 6 };
+    let capacity = StepCapacity { tokens: 64, seqs: 6, blocks_per_seq: 8, samples: 20 };
     RunnerLimits { vocab: VOCAB, context: 200, kv_blocks, capacity }
 }
 
@@ -100,8 +104,10 @@ fn hash(mut x: u64) -> u64 {
 
 /// Logits of the token after `prefix`.
 pub fn logits(prefix: &[u32]) -> Vec<f32> {
-    let state =
-        prefix.iter().fold(1, |state, &token| hash(state ^ u64::from(token)).rotate_left(7));
+    let seen = if prefix.contains(&LOOP) { prefix.len().saturating_sub(2) } else { 0 };
+    let state = prefix[seen..]
+        .iter()
+        .fold(1, |state, &token| hash(state ^ u64::from(token)).rotate_left(7));
     let mut logits: Vec<f32> = (0..VOCAB as u64)
         .map(|token| (hash(state.wrapping_add(token)) >> 40) as f32 / (1 << 21) as f32 - 4.0)
         .collect();
@@ -262,6 +268,12 @@ pub fn random_prompt(rng: &mut Rng, longest: usize) -> Vec<u32> {
     (0..=rng.below(longest)).map(|_| rng.below(POISON as usize) as u32).collect()
 }
 
+/// The first `len` tokens of a text that has a number.
+pub fn common_prompt(number: usize, len: usize) -> Vec<u32> {
+    let mut rng = Rng(1000 + number as u64);
+    (0..len).map(|_| rng.below(POISON as usize) as u32).collect()
+}
+
 /// A request that always fits a pool of six blocks.
 pub fn random_request(rng: &mut Rng) -> Request {
     let sampling = SamplingParams {
@@ -282,6 +294,17 @@ pub fn random_request(rng: &mut Rng) -> Request {
         tokens: rng.pick(&[vec![], vec![9, 22]]),
         ignore_eos: rng.one_in(2),
     };
-    let prompt = random_prompt(rng, 120);
-    Request { prompt, sampling, stop, max_tokens: Some(1 + rng.below(60)) }
+    let mut prompt = random_prompt(rng, 120);
+    if rng.one_in(2) {
+        // One of three conversations: from somewhere in it on, another one.
+        let common = common_prompt(rng.below(3), rng.below(110));
+        prompt.splice(..common.len().min(prompt.len() - 1), common.iter().copied());
+        prompt.truncate(120);
+    }
+    if rng.one_in(3) {
+        prompt.push(LOOP);
+    }
+    let max_tokens = Some(1 + rng.below(60));
+    let cache_salt = rng.below(2) as u64;
+    Request { prompt, sampling, stop, max_tokens, cache_salt, ..Default::default() }
 }
