@@ -1,0 +1,1 @@
+//! What a model's text means beyond text: tool calls and reasoning.
