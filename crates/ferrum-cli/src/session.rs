@@ -141,6 +141,7 @@ impl Session {
             sampling: options.sampling.clone(),
             stop: StopConditions { strings: options.stop.clone(), ..StopConditions::default() },
             max_tokens: options.max_tokens,
+            ..Request::default()
         };
         let start = Instant::now();
         let id = self.engine.add(request).map_err(admission_error)?;
@@ -177,6 +178,7 @@ impl Session {
             }
             for event in self.engine.step()? {
                 match event {
+                    Event::Prompt { .. } => {}
                     Event::Text { text, token, .. } => on_text(&text, token.is_some())?,
                     Event::Finished { reason: FinishReason::Error(why), .. } => {
                         bail!("the answer broke off: {why}")
@@ -210,7 +212,7 @@ fn with_bos(tokenizer: &Tokenizer, mut tokens: Vec<u32>) -> Vec<u32> {
 impl Answer {
     /// Counts and speeds in one line.
     pub fn stats(&self) -> String {
-        let Usage { prompt_tokens, completion_tokens } = self.usage;
+        let Usage { prompt_tokens, completion_tokens, .. } = self.usage;
         let speed = |tokens: usize, time: Duration| match time.as_secs_f64() {
             seconds if seconds > 0.0 => format!("{:.1} tokens/s", tokens as f64 / seconds),
             _ => "-".to_string(),

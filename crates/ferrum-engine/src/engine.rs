@@ -1,15 +1,17 @@
 //! The step loop: plan, run the model, sample, report.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use ferrum_models::runner::{Runner, RunnerLimits};
 
 use crate::{
     error::{AdmissionError, EngineError},
-    generation::Generation,
-    request::{FinishReason, Request, RequestId, Usage},
+    generation::{Generation, Rows},
+    request::{FinishReason, MAX_LOGPROBS, Request, RequestId, TokenLogprobs, Usage},
     sampler::{Workspace, derive_seed},
-    scheduler::{Next, Scheduler},
+    scheduler::{Chunk, Next, Plan, Scheduler},
+    sequence::SequenceSpec,
+    stats::EngineStats,
     vocabulary::Vocabulary,
 };
 
@@ -26,8 +28,18 @@ pub struct EngineConfig {
 }
 
 /// What happened to a request. Each ends with exactly one [`Event::Finished`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// The prompt is read: once, before the first text, unless the request ends before.
+    Prompt {
+        /// Whose.
+        id: RequestId,
+        /// Tokens of the prompt that were not computed for it.
+        cached_tokens: usize,
+        /// With [`Request::prompt_logprobs`] an entry for each token of the prompt, `None` for the
+        /// first, which nothing predicts; otherwise empty.
+        logprobs: Vec<Option<TokenLogprobs>>,
+    },
     /// The answer goes on. The texts of a request, put together, are its answer.
     Text {
         /// Whose.
@@ -37,6 +49,8 @@ pub enum Event {
         /// What is certain of the text now; empty while it could belong to a stop string or to an
         /// unfinished character.
         text: String,
+        /// Of the token, where [`Request::logprobs`] asks for it.
+        logprobs: Option<TokenLogprobs>,
     },
     /// The answer is complete.
     Finished {
@@ -68,6 +82,8 @@ pub struct Engine {
     events: Vec<Event>,
     next_id: u64,
     seed: u64,
+    /// Counters; what the scheduler knows is filled in when they are asked for.
+    stats: EngineStats,
 }
 
 impl Engine {
@@ -88,6 +104,7 @@ impl Engine {
             events: Vec::new(),
             next_id: 0,
             seed: config.seed,
+            stats: EngineStats::default(),
         })
     }
 
@@ -100,9 +117,14 @@ impl Engine {
         if request.stop.strings.iter().any(String::is_empty) {
             return Err(AdmissionError::EmptyStopString);
         }
+        let logprobs = request.logprobs.max(request.prompt_logprobs).unwrap_or(0);
+        if logprobs > MAX_LOGPROBS {
+            return Err(AdmissionError::Logprobs { asked: logprobs, most: MAX_LOGPROBS });
+        }
+        let score_prompt = request.prompt_logprobs.is_some();
         let room = self.scheduler.max_len().saturating_sub(request.prompt.len());
         let max_tokens = match request.max_tokens {
-            Some(0) => return Err(AdmissionError::NoTokens),
+            Some(0) if !score_prompt => return Err(AdmissionError::NoTokens),
             Some(max_tokens) => max_tokens,
             // At least one, so that a prompt that leaves no room is refused for its length.
             None => room.max(1),
@@ -111,7 +133,8 @@ impl Engine {
         let seed = derive_seed(self.seed, id.0);
         let vocabulary = self.vocabulary.as_ref();
         let generation = Generation::new(id, &request, max_tokens, vocab, vocabulary, seed)?;
-        self.scheduler.add(id, request.prompt, max_tokens)?;
+        let spec = SequenceSpec { prompt: request.prompt, max_tokens, score_prompt };
+        self.scheduler.add(id, spec)?;
         self.generations.insert(id, generation);
         self.next_id += 1;
         Ok(id)
@@ -129,29 +152,48 @@ impl Engine {
     /// Runs one step and returns what happened, in order. After an error the requests are as they
     /// were before the step.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
+        let start = Instant::now();
         if let Some(plan) = self.scheduler.schedule() {
-            let (rows, vocab) = (plan.step.sample_rows.len(), self.limits.vocab);
-            let logits = self.runner.step(&plan.step)?;
-            if logits.len() != rows * vocab {
-                return Err(EngineError::Logits { rows, vocab, got: logits.len() });
-            }
-            let mut next = Vec::with_capacity(rows);
-            for (id, logits) in plan.sampled().zip(logits.chunks_exact(vocab)) {
-                let (Some(generation), Some(history)) =
-                    (self.generations.get_mut(&id), self.scheduler.tokens(id))
-                else {
-                    unreachable!("{id} is scheduled but has no generation");
-                };
-                let workspace = &mut self.workspace;
-                let outcome = generation.advance(logits, history, workspace, &mut self.events);
+            let next = self.run(&plan)?;
+            self.scheduler.commit(&plan, next);
+            self.stats.steps += 1;
+            self.stats.last_step = start.elapsed();
+        }
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    /// Runs the model and tells each request of its logits.
+    fn run(&mut self, plan: &Plan) -> Result<Vec<Next>, EngineError> {
+        let (rows, vocab) = (plan.step.sample_rows.len(), self.limits.vocab);
+        let mut logits = self.runner.step(&plan.step)?;
+        if logits.len() != rows * vocab {
+            return Err(EngineError::Logits { rows, vocab, got: logits.len() });
+        }
+        let mut next = Vec::new();
+        for chunk in &plan.chunks {
+            let &Chunk { id, rows, .. } = chunk;
+            let (Some(generation), Some(tokens), Some(cached)) = (
+                self.generations.get_mut(&id),
+                self.scheduler.tokens(id),
+                self.scheduler.cached_tokens(id),
+            ) else {
+                unreachable!("{id} is scheduled but has no generation");
+            };
+            let before = generation.progress();
+            self.stats.count_prompt(chunk, &before);
+            if rows > 0 {
+                let (own, others) = logits.split_at(rows * vocab);
+                logits = others;
+                let rows = Rows { logits: own, vocab, start: chunk.first_row(), tokens, cached };
+                let outcome = generation.advance(&rows, &mut self.workspace, &mut self.events);
+                self.stats.count_answer(&before, &generation.progress());
                 if outcome == Next::End {
                     self.generations.remove(&id);
                 }
                 next.push(outcome);
             }
-            self.scheduler.commit(&plan, &next);
         }
-        Ok(std::mem::take(&mut self.events))
+        Ok(next)
     }
 
     /// Whether a step would do nothing: no request is left, and no end to report.
@@ -162,6 +204,20 @@ impl Engine {
     /// Tokens that a request may have, prompt and answer together.
     pub fn max_len(&self) -> usize {
         self.scheduler.max_len()
+    }
+
+    /// Counters, and the state of queue and cache.
+    pub fn stats(&self) -> EngineStats {
+        let (waiting, running) = self.scheduler.queue();
+        let pool = self.scheduler.pool();
+        EngineStats {
+            waiting,
+            running,
+            kv_blocks: pool.capacity(),
+            kv_blocks_free: pool.free(),
+            preemptions: self.scheduler.preemptions(),
+            ..self.stats
+        }
     }
 
     /// The state of the queue and of the KV cache.

@@ -50,6 +50,14 @@ pub enum AdmissionError {
     /// A sampling parameter is out of its range.
     #[error(transparent)]
     Sampling(#[from] ParamError),
+    /// More alternatives are asked for with each token than are given.
+    #[error("logprobs may be at most {most}, not {asked}")]
+    Logprobs {
+        /// Alternatives asked for.
+        asked: usize,
+        /// [`crate::request::MAX_LOGPROBS`]
+        most: usize,
+    },
     /// A stop string has no characters.
     #[error("a stop string is empty")]
     EmptyStopString,

@@ -2,8 +2,8 @@
 
 use crate::{
     engine::Event,
-    request::{FinishReason, Request, RequestId, Usage},
-    sampler::{ParamError, Sampler, Workspace},
+    request::{FinishReason, Request, RequestId, TokenLogprobs, Usage},
+    sampler::{ParamError, SampleError, Sampler, Workspace, logprobs},
     scheduler::Next,
     stop::StopMatcher,
     vocabulary::{Detokenizer, Vocabulary},
@@ -17,7 +17,41 @@ pub(crate) struct Generation {
     stop_tokens: Vec<u32>,
     eos_tokens: Vec<u32>,
     max_tokens: usize,
+    /// Alternatives to report with each token, if log-probabilities are wanted.
+    logprobs: Option<usize>,
+    prompt: PromptReport,
     usage: Usage,
+}
+
+/// What is told of the prompt once it is read.
+struct PromptReport {
+    done: bool,
+    /// Alternatives to report with each token, if log-probabilities are wanted.
+    top: Option<usize>,
+    logprobs: Vec<Option<TokenLogprobs>>,
+}
+
+/// How far an answer is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Progress {
+    /// Whether the prompt is read.
+    pub(crate) prompt_read: bool,
+    /// Tokens so far.
+    pub(crate) usage: Usage,
+}
+
+/// The logits of consecutive tokens of a request.
+pub(crate) struct Rows<'a> {
+    /// `[rows, vocab]`
+    pub(crate) logits: &'a [f32],
+    /// Values of a row.
+    pub(crate) vocab: usize,
+    /// Position of the first of the tokens.
+    pub(crate) start: usize,
+    /// Prompt and answer so far.
+    pub(crate) tokens: &'a [u32],
+    /// Tokens of the prompt that were found in the cache.
+    pub(crate) cached: usize,
 }
 
 impl Generation {
@@ -32,6 +66,8 @@ impl Generation {
     ) -> Result<Self, ParamError> {
         let Request { prompt, sampling, stop, .. } = request;
         let eos = if stop.ignore_eos { &[] } else { vocabulary.end_of_generation() };
+        // Nothing predicts the first token.
+        let scores = if request.prompt_logprobs.is_some() { vec![None] } else { Vec::new() };
         Ok(Generation {
             id,
             sampler: Sampler::new(sampling.clone(), vocab, default_seed)?,
@@ -40,42 +76,95 @@ impl Generation {
             stop_tokens: stop.tokens.clone(),
             eos_tokens: eos.to_vec(),
             max_tokens,
-            usage: Usage { prompt_tokens: prompt.len(), completion_tokens: 0 },
+            logprobs: request.logprobs,
+            prompt: PromptReport { done: false, top: request.prompt_logprobs, logprobs: scores },
+            usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
         })
     }
 
-    /// Samples the token after `history` and reports it.
+    /// How far it is.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress { prompt_read: self.prompt.done, usage: self.usage }
+    }
+
+    /// Scores the tokens of the prompt that `rows` predict, samples the token after the last row,
+    /// if that is one that is not known, and reports it.
     pub(crate) fn advance(
         &mut self,
-        logits: &[f32],
-        history: &[u32],
+        rows: &Rows<'_>,
         workspace: &mut Workspace,
         events: &mut Vec<Event>,
     ) -> Next {
-        let token = match self.sampler.sample(logits, history, workspace) {
-            Ok(token) => token,
-            Err(error) => {
-                self.finish(FinishReason::Error(error.to_string()), None, String::new(), events);
-                return Next::End;
-            }
-        };
-        self.usage.completion_tokens += 1;
-        let (text, reason) = self.judge(token);
-        match reason {
-            Some(reason) => {
-                self.finish(reason, Some(token), text, events);
-                Next::End
-            }
-            None => {
-                events.push(Event::Text { id: self.id, token: Some(token), text });
-                Next::Token(token)
+        let mut sampled = Vec::new();
+        for (row, logits) in rows.logits.chunks_exact(rows.vocab).enumerate() {
+            let result = match (rows.tokens.get(rows.start + row + 1), self.prompt.top) {
+                (Some(&known), Some(top)) => logprobs(logits, known, top).map(|scored| {
+                    self.prompt.logprobs.push(Some(scored));
+                    None
+                }),
+                (Some(_), None) => Ok(None),
+                (None, _) => {
+                    self.report_prompt(rows.cached, events);
+                    if self.max_tokens == 0 {
+                        self.finish(FinishReason::Length, None, String::new(), events);
+                        return Next::End;
+                    }
+                    self.sample(logits, rows.tokens, workspace, events)
+                }
+            };
+            match result {
+                Ok(None) => {}
+                Ok(Some(Next::Tokens(tokens))) => sampled.extend(tokens),
+                Ok(Some(Next::End)) => return Next::End,
+                Err(error) => {
+                    let reason = FinishReason::Error(error.to_string());
+                    self.finish(reason, None, String::new(), events);
+                    return Next::End;
+                }
             }
         }
+        Next::Tokens(sampled)
     }
 
     /// Ends the answer from outside.
     pub(crate) fn end(mut self, reason: FinishReason, events: &mut Vec<Event>) {
         self.finish(reason, None, String::new(), events);
+    }
+
+    /// Reports, the first time, that the prompt is read.
+    fn report_prompt(&mut self, cached_tokens: usize, events: &mut Vec<Event>) {
+        if !std::mem::replace(&mut self.prompt.done, true) {
+            self.usage.cached_tokens = cached_tokens;
+            let logprobs = std::mem::take(&mut self.prompt.logprobs);
+            events.push(Event::Prompt { id: self.id, cached_tokens, logprobs });
+        }
+    }
+
+    /// Samples the token after `history` and reports it.
+    fn sample(
+        &mut self,
+        logits: &[f32],
+        history: &[u32],
+        workspace: &mut Workspace,
+        events: &mut Vec<Event>,
+    ) -> Result<Option<Next>, SampleError> {
+        let token = self.sampler.sample(logits, history, workspace)?;
+        let logprobs = match self.logprobs {
+            Some(top) => Some(logprobs(logits, token, top)?),
+            None => None,
+        };
+        self.usage.completion_tokens += 1;
+        let (text, reason) = self.judge(token);
+        Ok(Some(match reason {
+            Some(reason) => {
+                self.finish(reason, Some((token, logprobs)), text, events);
+                Next::End
+            }
+            None => {
+                events.push(Event::Text { id: self.id, token: Some(token), text, logprobs });
+                Next::Tokens(vec![token])
+            }
+        }))
     }
 
     /// The text that `token` releases, and why the answer ends with it, if it does.
@@ -96,7 +185,7 @@ impl Generation {
     fn finish(
         &mut self,
         mut reason: FinishReason,
-        token: Option<u32>,
+        sampled: Option<(u32, Option<TokenLogprobs>)>,
         mut text: String,
         events: &mut Vec<Event>,
     ) {
@@ -106,8 +195,12 @@ impl Generation {
             Some(index) => reason = self.stop_string(index),
             None => text.push_str(&self.stop.finish()),
         }
+        let (token, logprobs) = match sampled {
+            Some((token, logprobs)) => (Some(token), logprobs),
+            None => (None, None),
+        };
         if token.is_some() || !text.is_empty() {
-            events.push(Event::Text { id: self.id, token, text });
+            events.push(Event::Text { id: self.id, token, text, logprobs });
         }
         events.push(Event::Finished { id: self.id, reason, usage: self.usage });
     }

@@ -14,11 +14,15 @@ pub mod request;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
+pub mod stats;
 pub mod stop;
 pub mod vocabulary;
 
 pub use engine::{Engine, EngineConfig, Event};
 pub use error::{AdmissionError, EngineError};
-pub use request::{FinishReason, Request, RequestId, StopConditions, Usage};
+pub use request::{
+    FinishReason, MAX_LOGPROBS, Request, RequestId, StopConditions, TokenLogprobs, Usage,
+};
 pub use sampler::{ParamError, SamplingParams};
+pub use stats::EngineStats;
 pub use vocabulary::{Detokenizer, Vocabulary};

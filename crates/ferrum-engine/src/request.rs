@@ -23,8 +23,33 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// What ends the answer, besides its length.
     pub stop: StopConditions,
-    /// Most tokens of the answer; `None`: as many as context and KV cache hold.
+    /// Most tokens of the answer; `None`: as many as context and KV cache hold. 0 is for
+    /// [`Request::prompt_logprobs`] alone: the prompt is scored and nothing is sampled.
     pub max_tokens: Option<usize>,
+    /// Reports the log-probability of each token of the answer, and those of this many likeliest
+    /// tokens in its place; at most [`MAX_LOGPROBS`].
+    pub logprobs: Option<usize>,
+    /// The same for the tokens of the prompt, in [`crate::Event::Prompt`]. Such a prompt is read
+    /// in full, whatever is cached, in chunks of as many tokens as a step can return logits for.
+    pub prompt_logprobs: Option<usize>,
+    /// Requests share computed prefixes only with those of the same salt. One for each tenant
+    /// keeps a tenant from learning by timing what another has asked.
+    pub cache_salt: u64,
+}
+
+/// Alternatives that a request may ask for with each token.
+pub const MAX_LOGPROBS: usize = 20;
+
+/// The log-probability of a token by the model itself: log-softmax of its logits as they come,
+/// before bias, penalties, filters and temperature, to base e.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token that came.
+    pub token: u32,
+    /// Its log-probability; minus infinity where the model rules it out.
+    pub logprob: f32,
+    /// The likeliest tokens in its place, the likeliest first, whether or not it is among them.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// What ends an answer, besides its length.
@@ -63,4 +88,6 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// Tokens that were sampled, the one that ended the answer included.
     pub completion_tokens: usize,
+    /// Tokens of the prompt that were not computed for this request: others had them in the cache.
+    pub cached_tokens: usize,
 }

@@ -52,7 +52,12 @@ fn drain(engine: &mut Engine) -> BTreeMap<RequestId, (Answer, Usage)> {
     while !engine.is_idle() {
         for event in engine.step().unwrap() {
             match event {
-                Event::Text { id, token, text } => {
+                Event::Prompt { id, cached_tokens, logprobs } => {
+                    assert!(!open.contains_key(&id), "the prompt is reported late or twice");
+                    open.entry(id).or_default();
+                    assert!(cached_tokens == 0 && logprobs.is_empty());
+                }
+                Event::Text { id, token, text, .. } => {
                     assert!(!answers.contains_key(&id), "text after the end");
                     let entry = open.entry(id).or_default();
                     entry.0.extend(token);
@@ -82,7 +87,7 @@ fn check_all(mut engine: Engine, requests: &[Request]) {
         assert_eq!(answer, &expected(request, request.max_tokens.unwrap()), "{id}: {request:?}");
         let tokens = answer.tokens.len();
         let prompt_tokens = request.prompt.len();
-        assert_eq!(*usage, Usage { prompt_tokens, completion_tokens: tokens });
+        assert_eq!(*usage, Usage { prompt_tokens, completion_tokens: tokens, cached_tokens: 0 });
     }
 }
 
@@ -119,7 +124,7 @@ fn an_answer_is_the_same_with_preemption() {
             let stop = StopConditions { ignore_eos: true, ..Default::default() };
             let sampling = SamplingParams { seed: Some(3), ..Default::default() };
             let prompt = random_prompt(&mut rng, 20);
-            Request { prompt, sampling, stop, max_tokens: Some(150) }
+            Request { prompt, sampling, stop, max_tokens: Some(150), ..Default::default() }
         })
         .collect();
     for kv_blocks in [6, 7, 8, 11, 16] {
@@ -205,14 +210,22 @@ fn cancelling_releases_text_that_was_held_back() {
     let id = engine.add(request).unwrap();
     for _ in 0..3 {
         for event in engine.step().unwrap() {
-            assert!(matches!(event, Event::Text { text, .. } if text.is_empty()));
+            let held = |text: &String| text.is_empty();
+            assert!(match event {
+                Event::Text { text, .. } => held(&text),
+                Event::Prompt { .. } => true,
+                Event::Finished { .. } => false,
+            });
         }
     }
     engine.cancel(id);
     assert!(!engine.is_idle(), "the end is not reported yet");
-    let usage = Usage { prompt_tokens: 1, completion_tokens: 3 };
+    let usage = Usage { prompt_tokens: 1, completion_tokens: 3, cached_tokens: 0 };
     let end = Event::Finished { id, reason: FinishReason::Cancelled, usage };
-    assert_eq!(engine.step().unwrap(), [Event::Text { id, token: None, text }, end]);
+    assert_eq!(
+        engine.step().unwrap(),
+        [Event::Text { id, token: None, text, logprobs: None }, end]
+    );
     assert!(engine.is_idle());
 }
 

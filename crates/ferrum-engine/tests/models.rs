@@ -30,6 +30,7 @@ fn requests() -> Vec<Request> {
         sampling: SamplingParams::greedy(),
         stop: stop.clone(),
         max_tokens: Some(40),
+        ..Default::default()
     };
     lengths.map(request).to_vec()
 }

@@ -19,7 +19,8 @@ struct Open {
 /// Books an event; returns whether a request ended.
 fn book(open: &mut BTreeMap<RequestId, Open>, event: Event) -> bool {
     match event {
-        Event::Text { id, token, text } => {
+        Event::Prompt { .. } => false,
+        Event::Text { id, token, text, .. } => {
             let entry = open.get_mut(&id).expect("text of an open request");
             entry.tokens.extend(token);
             entry.text.push_str(&text);

@@ -9,10 +9,12 @@
 //! neither the batch nor a preemption changes it.
 
 mod filters;
+mod logprobs;
 mod params;
 mod penalties;
 mod rng;
 
+pub use logprobs::logprobs;
 pub use params::{ParamError, SamplingParams};
 pub(crate) use rng::derive as derive_seed;
 

@@ -12,16 +12,17 @@ fn scheduler(kv_blocks: usize) -> Scheduler {
 }
 
 fn add(scheduler: &mut Scheduler, id: u64, prompt: usize, max_tokens: usize) {
-    scheduler.add(RequestId(id), vec![id as u32; prompt], max_tokens).expect("it fits");
+    let spec = SequenceSpec { prompt: vec![id as u32; prompt], max_tokens, ..Default::default() };
+    scheduler.add(RequestId(id), spec).expect("it fits");
 }
 
-/// `(id, start, len, samples)` of each chunk of the next plan, which is run.
+/// `(id, start, len, has logits)` of each chunk of the next plan, which is run.
 fn step(scheduler: &mut Scheduler) -> Vec<(u64, usize, usize, bool)> {
     let Some(plan) = scheduler.schedule() else { return Vec::new() };
-    let next = vec![Next::Token(7); plan.sampled().count()];
-    scheduler.commit(&plan, &next);
+    let next = vec![Next::Tokens(vec![7]); plan.judged().count()];
+    scheduler.commit(&plan, next);
     scheduler.check_integrity();
-    plan.chunks.iter().map(|c| (c.id.0, c.start, c.len, c.samples)).collect()
+    plan.chunks.iter().map(|c| (c.id.0, c.start, c.len, c.rows > 0)).collect()
 }
 
 fn ids(scheduler: &Scheduler) -> (Vec<u64>, Vec<u64>) {
@@ -137,7 +138,7 @@ fn the_arrays_of_a_step() {
     assert_eq!(step.blocks_per_seq, 4);
     assert_eq!(step.block_tables, [0, 1, 0, 0, 2, 0, 0, 0, 3, 4, 5, 6]);
     assert_eq!(step.sample_rows, [0, 2]);
-    assert_eq!(plan.sampled().collect::<Vec<_>>(), [RequestId(3), RequestId(4)]);
+    assert_eq!(plan.judged().map(|chunk| chunk.id.0).collect::<Vec<_>>(), [3, 4]);
 }
 
 /// A step that failed is planned again, token for token.
@@ -160,7 +161,7 @@ fn an_end_frees_and_an_empty_scheduler_is_idle() {
     assert!(!s.is_idle());
     let plan = s.schedule().expect("work");
     assert_eq!((s.queue(), s.pool().free()), ((0, 1), 10));
-    s.commit(&plan, &[Next::End]);
+    s.commit(&plan, vec![Next::End]);
     s.check_integrity();
     assert!(s.is_idle() && s.pool().free() == 12);
     assert!(!s.remove(RequestId(0)));
@@ -172,6 +173,6 @@ fn committing_twice_is_a_bug() {
     let mut s = scheduler(12);
     add(&mut s, 0, 150, 5);
     let plan = s.schedule().expect("work");
-    s.commit(&plan, &[]);
-    s.commit(&plan, &[]);
+    s.commit(&plan, vec![]);
+    s.commit(&plan, vec![]);
 }

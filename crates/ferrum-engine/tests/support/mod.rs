@@ -283,5 +283,6 @@ pub fn random_request(rng: &mut Rng) -> Request {
         ignore_eos: rng.one_in(2),
     };
     let prompt = random_prompt(rng, 120);
-    Request { prompt, sampling, stop, max_tokens: Some(1 + rng.below(60)) }
+    let max_tokens = Some(1 + rng.below(60));
+    Request { prompt, sampling, stop, max_tokens, ..Default::default() }
 }

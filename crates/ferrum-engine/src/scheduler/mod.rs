@@ -10,15 +10,19 @@
 //! order of arrival, and every running one arrived before every waiting one; so the oldest request
 //! always makes progress, and each request in its turn is the oldest.
 
+mod plan;
+
+pub use plan::{Chunk, Plan};
+
 use std::collections::VecDeque;
 
-use ferrum_models::{KV_BLOCK_SIZE, StepInput, runner::RunnerLimits};
+use ferrum_models::{KV_BLOCK_SIZE, runner::RunnerLimits};
 
 use crate::{
     blocks::BlockPool,
     error::{AdmissionError, EngineError},
     request::RequestId,
-    sequence::Sequence,
+    sequence::{Sequence, SequenceSpec},
 };
 
 /// Requests that wait and run, and the KV blocks they hold.
@@ -30,49 +34,42 @@ pub struct Scheduler {
     cache: usize,
     /// Tokens of a step.
     step_tokens: usize,
+    /// Rows of logits of a step.
+    step_rows: usize,
     /// Sequences that run at once.
     max_running: usize,
     pool: BlockPool,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
-}
-
-/// One step to run, and what it does for whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    /// The arrays for the model.
-    pub step: StepInput,
-    /// The sequences of the step, in its order.
-    pub chunks: Vec<Chunk>,
-}
-
-/// The part of one request in a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chunk {
-    /// Whose.
-    pub id: RequestId,
-    /// Position of the first token.
-    pub start: usize,
-    /// Tokens.
-    pub len: usize,
-    /// Whether the chunk ends with the last known token, so that its logits give the next one.
-    pub samples: bool,
-}
-
-impl Plan {
-    /// The request of each row of logits, in order.
-    pub fn sampled(&self) -> impl Iterator<Item = RequestId> {
-        self.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.id)
-    }
+    preemptions: u64,
 }
 
 /// What becomes of a sequence after its logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// It goes on with this token.
-    Token(u32),
+    /// It goes on with these tokens: none if its prompt is not yet read, else at least one.
+    Tokens(Vec<u32>),
     /// It has ended; its blocks are to be freed.
     End,
+}
+
+/// What a step has left to give.
+struct Budget {
+    tokens: usize,
+    /// Rows of logits beyond one for each running sequence.
+    spare_rows: usize,
+}
+
+impl Budget {
+    /// Takes the tokens of the next chunk of `sequence`, at least one.
+    fn take(&mut self, sequence: &Sequence) -> usize {
+        let wanted = sequence.remaining().min(self.tokens);
+        // A sequence that wants logits from some position on gets no further than rows allow.
+        let len = wanted.min(sequence.without_rows() + 1 + self.spare_rows);
+        self.tokens -= len;
+        self.spare_rows -= len.saturating_sub(sequence.without_rows() + 1);
+        len
+    }
 }
 
 impl Scheduler {
@@ -115,10 +112,12 @@ impl Scheduler {
             // The last token of an answer is never written to the cache.
             cache: blocks * KV_BLOCK_SIZE + 1,
             step_tokens,
+            step_rows: capacity.samples,
             max_running,
             pool: BlockPool::new(limits.kv_blocks),
             waiting: VecDeque::new(),
             running: Vec::new(),
+            preemptions: 0,
         })
     }
 
@@ -127,16 +126,12 @@ impl Scheduler {
         self.context.min(self.cache)
     }
 
-    /// Queues a prompt whose answer has at most `max_tokens` tokens. `id` must be larger than
-    /// those before it. Refuses what could never run to its end.
-    pub fn add(
-        &mut self,
-        id: RequestId,
-        prompt: Vec<u32>,
-        max_tokens: usize,
-    ) -> Result<(), AdmissionError> {
+    /// Queues a request. `id` must be larger than those before it. Refuses what could never run
+    /// to its end.
+    pub fn add(&mut self, id: RequestId, spec: SequenceSpec) -> Result<(), AdmissionError> {
         let newest = self.waiting.back().or(self.running.last());
         assert!(newest.is_none_or(|newest| newest.id < id), "{id} is not the newest");
+        let SequenceSpec { ref prompt, max_tokens, .. } = spec;
         if prompt.is_empty() {
             return Err(AdmissionError::EmptyPrompt);
         }
@@ -148,7 +143,7 @@ impl Scheduler {
         if total > cache {
             return Err(AdmissionError::Cache { prompt: prompt_len, max_tokens, cache });
         }
-        self.waiting.push_back(Sequence::new(id, prompt));
+        self.waiting.push_back(Sequence::new(id, spec));
         Ok(())
     }
 
@@ -183,46 +178,56 @@ impl Scheduler {
         self.running_index(id).map(|index| self.running[index].tokens.as_slice())
     }
 
+    /// Tokens of a running request's prompt that were not computed for it.
+    pub fn cached_tokens(&self, id: RequestId) -> Option<usize> {
+        self.running_index(id).map(|index| self.running[index].cached)
+    }
+
+    /// Preemptions so far.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
     /// Plans the next step; `None` when there is nothing to do. A plan that is not committed
     /// (because the step failed) changes nothing that matters: it can be planned again.
     pub fn schedule(&mut self) -> Option<Plan> {
         self.reserve();
-        let mut budget = self.step_tokens;
+        let mut budget = Budget {
+            tokens: self.step_tokens,
+            // Each running sequence has a row, whatever the others want.
+            spare_rows: self.step_rows - self.max_running,
+        };
         // (index into `running`, tokens), decodes first.
         let mut parts = Vec::new();
         for decodes in [true, false] {
             for (index, sequence) in self.running.iter().enumerate() {
-                if (sequence.remaining() == 1) == decodes && budget > 0 {
-                    let len = sequence.remaining().min(budget);
-                    budget -= len;
-                    parts.push((index, len));
+                if (sequence.remaining() == 1) == decodes && budget.tokens > 0 {
+                    parts.push((index, budget.take(sequence)));
                 }
             }
         }
-        while budget > 0 && self.admit() {
+        while budget.tokens > 0 && self.admit() {
             let index = self.running.len() - 1;
-            let len = self.running[index].remaining().min(budget);
-            budget -= len;
-            parts.push((index, len));
+            parts.push((index, budget.take(&self.running[index])));
         }
         if parts.is_empty() { None } else { Some(self.plan(&parts)) }
     }
 
-    /// Books a step that was run: `next` has an entry for each of [`Plan::sampled`].
+    /// Books a step that was run: `next` has an entry for each of [`Plan::judged`].
     ///
     /// # Panics
     /// If `plan` is not the last one that was scheduled, or `next` is of another length.
-    pub fn commit(&mut self, plan: &Plan, next: &[Next]) {
-        assert_eq!(plan.sampled().count(), next.len(), "one outcome for each sampled sequence");
-        let mut next = next.iter();
+    pub fn commit(&mut self, plan: &Plan, next: Vec<Next>) {
+        assert_eq!(plan.judged().count(), next.len(), "one outcome for each sequence with logits");
+        let mut next = next.into_iter();
         for chunk in &plan.chunks {
             let index = self.running_index(chunk.id).expect("a planned sequence runs");
             let sequence = &mut self.running[index];
             assert_eq!(sequence.computed, chunk.start, "{}: not the last plan", chunk.id);
             sequence.computed += chunk.len;
-            if chunk.samples {
+            if chunk.rows > 0 {
                 match next.next() {
-                    Some(&Next::Token(token)) => sequence.tokens.push(token),
+                    Some(Next::Tokens(tokens)) => sequence.push(&tokens),
                     _ => {
                         self.remove(chunk.id);
                     }
@@ -246,7 +251,7 @@ impl Scheduler {
             assert_eq!(sequence.computed, 0, "{} waits half computed", sequence.id);
         }
         for sequence in &self.running {
-            let Sequence { id, tokens, computed, blocks } = sequence;
+            let Sequence { id, tokens, computed, blocks, .. } = sequence;
             assert!(*computed < tokens.len(), "{id} has nothing left to compute");
             assert!(
                 *computed <= blocks.len() * KV_BLOCK_SIZE,
@@ -292,6 +297,7 @@ impl Scheduler {
             self.release(&sequence);
             sequence.blocks.clear();
             sequence.computed = 0;
+            self.preemptions += 1;
             self.waiting.push_front(sequence);
         }
     }
@@ -313,30 +319,6 @@ impl Scheduler {
         sequence.blocks = blocks;
         self.running.push(sequence);
         true
-    }
-
-    /// Packs the first `len` tokens that remain of each sequence in `parts`.
-    fn plan(&self, parts: &[(usize, usize)]) -> Plan {
-        let sequences = || parts.iter().map(|&(index, len)| (&self.running[index], len));
-        let blocks_per_seq = sequences().map(|(s, _)| s.blocks.len()).max().unwrap_or(0);
-        let mut step = StepInput { query_starts: vec![0], blocks_per_seq, ..Default::default() };
-        let mut chunks = Vec::with_capacity(parts.len());
-        for (sequence, len) in sequences() {
-            let (start, end) = (sequence.computed, sequence.computed + len);
-            // Ids and positions fit: the vocabulary and the cache slots are i32 (see `new`).
-            step.tokens.extend(sequence.tokens[start..end].iter().map(|&token| token as i32));
-            step.positions.extend(start as i32..end as i32);
-            step.query_starts.push(step.tokens.len() as i32);
-            step.kv_lens.push(end as i32);
-            step.block_tables.extend(&sequence.blocks);
-            step.block_tables.resize(step.kv_lens.len() * blocks_per_seq, 0);
-            let samples = end == sequence.tokens.len();
-            if samples {
-                step.sample_rows.push(step.tokens.len() as i32 - 1);
-            }
-            chunks.push(Chunk { id: sequence.id, start, len, samples });
-        }
-        Plan { step, chunks }
     }
 }
 

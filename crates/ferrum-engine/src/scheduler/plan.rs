@@ -1,0 +1,68 @@
+//! A step to run: which tokens of whom, and the arrays for the model.
+
+use ferrum_models::StepInput;
+
+use super::Scheduler;
+use crate::request::RequestId;
+
+/// One step to run, and what it does for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The arrays for the model.
+    pub step: StepInput,
+    /// The sequences of the step, in its order.
+    pub chunks: Vec<Chunk>,
+}
+
+/// The part of one request in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// Whose.
+    pub id: RequestId,
+    /// Position of the first token.
+    pub start: usize,
+    /// Tokens.
+    pub len: usize,
+    /// Logits are wanted for this many of the last tokens.
+    pub rows: usize,
+}
+
+impl Chunk {
+    /// Position of the first token with logits, if there is one.
+    pub fn first_row(&self) -> usize {
+        self.start + self.len - self.rows
+    }
+}
+
+impl Plan {
+    /// The chunks with logits, in the order of their rows.
+    pub fn judged(&self) -> impl Iterator<Item = &Chunk> {
+        self.chunks.iter().filter(|chunk| chunk.rows > 0)
+    }
+}
+
+impl Scheduler {
+    /// Packs the first `len` tokens that remain of each sequence in `parts`: (index into
+    /// `running`, `len`).
+    pub(super) fn plan(&self, parts: &[(usize, usize)]) -> Plan {
+        let sequences = || parts.iter().map(|&(index, len)| (&self.running[index], len));
+        let blocks_per_seq = sequences().map(|(s, _)| s.blocks.len()).max().unwrap_or(0);
+        let mut step = StepInput { query_starts: vec![0], blocks_per_seq, ..Default::default() };
+        let mut chunks = Vec::with_capacity(parts.len());
+        for (sequence, len) in sequences() {
+            let (start, end) = (sequence.computed, sequence.computed + len);
+            // Ids and positions fit: the vocabulary and the cache slots are i32 (see `new`).
+            step.tokens.extend(sequence.tokens[start..end].iter().map(|&token| token as i32));
+            step.positions.extend(start as i32..end as i32);
+            step.query_starts.push(step.tokens.len() as i32);
+            step.kv_lens.push(end as i32);
+            step.block_tables.extend(&sequence.blocks);
+            step.block_tables.resize(step.kv_lens.len() * blocks_per_seq, 0);
+            let rows = len.saturating_sub(sequence.without_rows());
+            let packed = step.tokens.len();
+            step.sample_rows.extend((packed - rows..packed).map(|row| row as i32));
+            chunks.push(Chunk { id: sequence.id, start, len, rows });
+        }
+        Plan { step, chunks }
+    }
+}
