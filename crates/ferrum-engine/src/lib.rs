@@ -18,6 +18,7 @@ pub mod stats;
 pub mod stop;
 pub mod vocabulary;
 
+pub use constraint::{Constraint, ConstraintCompiler, ConstraintError, Grammar};
 pub use engine::{Engine, EngineConfig, Event};
 pub use error::{AdmissionError, EngineError};
 pub use request::{

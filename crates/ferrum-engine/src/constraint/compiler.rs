@@ -173,9 +173,10 @@ impl ConstraintCompiler {
         let shared = Arc::clone(&self.shared);
         let (sender, receiver) = mpsc::sync_channel(1);
         let work = move || {
-            // Nobody waits any more after the time limit; the work itself is bounded by fuel.
-            let _ = sender.send(shared.compile(&grammar));
+            let result = shared.compile(&grammar);
             drop(slot);
+            // Nobody waits any more after the time limit; the work itself is bounded by fuel.
+            let _ = sender.send(result);
         };
         let thread = thread::Builder::new().name("grammar".into()).stack_size(STACK);
         thread
