@@ -1,6 +1,10 @@
 //! The step loop: plan, run the model, sample, report.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ferrum_models::runner::{Runner, RunnerLimits};
 
@@ -10,22 +14,42 @@ use crate::{
     generation::{Generation, Rows},
     request::{FinishReason, MAX_LOGPROBS, Request, RequestId, TokenLogprobs, Usage},
     sampler::{Workspace, derive_seed},
-    scheduler::{Chunk, Next, Plan, Scheduler},
+    scheduler::{Chunk, Next, Plan, Scheduler, SchedulerConfig},
     sequence::SequenceSpec,
     stats::EngineStats,
     vocabulary::Vocabulary,
 };
 
-/// Choices of an [`Engine`]. The default leaves all to the sizes of the runner.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Choices of an [`Engine`]. The default leaves the sizes to the runner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineConfig {
     /// Requests that run at once, at most; `None`: as many as a step can hold.
     pub max_running: Option<usize>,
-    /// Tokens of a step, at most; `None`: as many as a step can hold. Prompts are read in chunks
-    /// of this size, less what decodes in the same step.
+    /// Tokens of a step, at most; `None`: as many as a step can hold.
     pub step_tokens: Option<usize>,
     /// From this the seeds of requests without one are derived.
     pub seed: u64,
+    /// Time between two tokens of an answer that reading other prompts should not exceed: prompts
+    /// are read in chunks that take this long. `None`: in chunks as large as a step.
+    pub itl_target: Option<Duration>,
+    /// Whether prefixes that are in the KV cache are shared by all requests that begin with them.
+    pub prefix_cache: bool,
+}
+
+/// Short enough that text flows faster than it is read, and long enough that a prompt beside it
+/// costs little more time than alone.
+const ITL_TARGET: Duration = Duration::from_millis(100);
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            max_running: None,
+            step_tokens: None,
+            seed: 0,
+            itl_target: Some(ITL_TARGET),
+            prefix_cache: true,
+        }
+    }
 }
 
 /// What happened to a request. Each ends with exactly one [`Event::Finished`].
@@ -95,8 +119,14 @@ impl Engine {
         config: EngineConfig,
     ) -> Result<Self, EngineError> {
         let limits = *runner.limits();
+        let scheduling = SchedulerConfig {
+            max_running: config.max_running,
+            step_tokens: config.step_tokens,
+            prefix_cache: config.prefix_cache,
+            step_target: config.itl_target.map(|target| target.as_secs_f64()),
+        };
         Ok(Engine {
-            scheduler: Scheduler::new(&limits, config.max_running, config.step_tokens)?,
+            scheduler: Scheduler::new(&limits, &scheduling)?,
             runner,
             limits,
             vocabulary,
@@ -139,7 +169,12 @@ impl Engine {
         let seed = derive_seed(self.seed, id.0);
         let vocabulary = self.vocabulary.as_ref();
         let generation = Generation::new(id, &request, max_tokens, vocab, vocabulary, seed)?;
-        let spec = SequenceSpec { prompt: request.prompt, max_tokens, score_prompt };
+        let spec = SequenceSpec {
+            prompt: request.prompt,
+            max_tokens,
+            score_prompt,
+            salt: request.cache_salt,
+        };
         self.scheduler.add(id, spec)?;
         self.generations.insert(id, generation);
         self.next_id += 1;
@@ -164,6 +199,7 @@ impl Engine {
             self.scheduler.commit(&plan, next);
             self.stats.steps += 1;
             self.stats.last_step = start.elapsed();
+            self.scheduler.observe(&plan, self.stats.last_step.as_secs_f64());
         }
         Ok(std::mem::take(&mut self.events))
     }
@@ -221,6 +257,7 @@ impl Engine {
             running,
             kv_blocks: pool.capacity(),
             kv_blocks_free: pool.free(),
+            kv_blocks_cached: pool.cached(),
             preemptions: self.scheduler.preemptions(),
             ..self.stats
         }

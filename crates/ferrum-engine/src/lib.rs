@@ -10,6 +10,7 @@ pub mod constraint;
 pub mod engine;
 pub mod error;
 mod generation;
+pub mod pacer;
 pub mod request;
 pub mod sampler;
 pub mod scheduler;

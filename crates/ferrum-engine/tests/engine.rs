@@ -13,7 +13,7 @@ use ferrum_engine::{
     SamplingParams, StopConditions, Usage,
 };
 use ferrum_models::{
-    KernelError, StepCapacity, StepInput,
+    KV_BLOCK_SIZE, KernelError, StepCapacity, StepInput,
     runner::{Runner, RunnerLimits},
 };
 use support::*;
@@ -55,7 +55,7 @@ fn drain(engine: &mut Engine) -> BTreeMap<RequestId, (Answer, Usage)> {
                 Event::Prompt { id, cached_tokens, logprobs } => {
                     assert!(!open.contains_key(&id), "the prompt is reported late or twice");
                     open.entry(id).or_default();
-                    assert!(cached_tokens == 0 && logprobs.is_empty());
+                    assert!(cached_tokens.is_multiple_of(KV_BLOCK_SIZE) && logprobs.is_empty());
                 }
                 Event::Text { id, token, text, .. } => {
                     assert!(!answers.contains_key(&id), "text after the end");
@@ -86,8 +86,9 @@ fn check_all(mut engine: Engine, requests: &[Request]) {
         let (answer, usage) = &answers[id];
         assert_eq!(answer, &expected(request, request.max_tokens.unwrap()), "{id}: {request:?}");
         let tokens = answer.tokens.len();
-        let prompt_tokens = request.prompt.len();
-        assert_eq!(*usage, Usage { prompt_tokens, completion_tokens: tokens, cached_tokens: 0 });
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (request.prompt.len(), tokens));
+        // The last token is always computed.
+        assert!(usage.cached_tokens < usage.prompt_tokens);
     }
 }
 
@@ -138,6 +139,69 @@ fn an_answer_is_the_same_with_preemption() {
     }
 }
 
+/// Runs `requests` at once; what was computed, and what was cached for each.
+fn computed_and_cached(engine: &mut Engine, requests: &[Request]) -> (u64, Vec<usize>) {
+    let before = engine.stats().prompt_tokens;
+    let ids: Vec<_> = requests.iter().map(|r| engine.add(r.clone()).unwrap()).collect();
+    let answers = drain(engine);
+    for (id, request) in ids.iter().zip(requests) {
+        assert_eq!(answers[id].0, expected(request, request.max_tokens.unwrap()));
+    }
+    let cached = ids.iter().map(|id| answers[id].1.cached_tokens).collect();
+    (engine.stats().prompt_tokens - before, cached)
+}
+
+/// Twelve requests that begin alike and come at once, more than run at once; then others.
+#[test]
+fn a_prefix_is_computed_once_for_all() {
+    let request = |own: usize, cache_salt| {
+        let prompt = [common_prompt(1, 100), common_prompt(10 + own, 20)].concat();
+        let sampling = SamplingParams::greedy();
+        Request { prompt, sampling, max_tokens: Some(9), cache_salt, ..Default::default() }
+    };
+    let mut engine = engine(64, EngineConfig::default());
+    let requests: Vec<_> = (0..12).map(|own| request(own, 0)).collect();
+    let (computed, cached) = computed_and_cached(&mut engine, &requests);
+    assert_eq!(cached, [vec![0], vec![96; 11]].concat());
+    assert_eq!(computed, 120 + 11 * 24);
+    // Nobody else's: another salt.
+    assert_eq!(computed_and_cached(&mut engine, &[request(20, 5)]), (120, vec![0]));
+    assert_eq!(computed_and_cached(&mut engine, &[request(21, 5)]), (24, vec![96]));
+    // A conversation goes on: what was answered is part of the prefix.
+    let mut turn = request(0, 0);
+    turn.prompt = common_prompt(2, 50);
+    turn.stop.ignore_eos = true;
+    turn.max_tokens = Some(60);
+    assert_eq!(computed_and_cached(&mut engine, std::slice::from_ref(&turn)), (50, vec![0]));
+    let answer = expected(&turn, 60).tokens;
+    turn.prompt.extend(answer.into_iter().chain([4, 5, 6]));
+    assert_eq!(computed_and_cached(&mut engine, &[turn]), (113 - 96, vec![96]));
+    let stats = engine.stats();
+    assert_eq!(stats.prefix_hit_tokens, 11 * 96 + 96 + 96);
+    assert!(stats.kv_blocks_cached > 0 && stats.kv_blocks_free == 64);
+    // Scores want every token of the prompt computed.
+    let scored = Request { prompt_logprobs: Some(0), ..request(0, 0) };
+    let id = engine.add(scored).unwrap();
+    while !engine.is_idle() {
+        for event in engine.step().unwrap() {
+            if let Event::Finished { id: of, usage, .. } = event {
+                assert_eq!((of, usage.cached_tokens), (id, 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_prefix_cache_all_is_computed() {
+    let config = EngineConfig { prefix_cache: false, ..Default::default() };
+    let mut engine = engine(64, config);
+    let prompt = common_prompt(1, 100);
+    let request = Request { prompt, max_tokens: Some(3), ..requests(1).remove(0) };
+    let all = vec![request; 8];
+    assert_eq!(computed_and_cached(&mut engine, &all), (800, vec![0; 8]));
+    assert_eq!(engine.stats().kv_blocks_cached, 0);
+}
+
 #[test]
 fn a_seed_of_the_engine_serves_requests_without_one() {
     let request = Request { prompt: vec![1, 2, 3], max_tokens: Some(30), ..Default::default() };
@@ -159,7 +223,7 @@ fn cancelling_frees_blocks_at_once_and_disturbs_nobody() {
     for cancel_at in [0, 1, 2, 5, 9] {
         let mut engine = engine(64, EngineConfig::default());
         let long = Request {
-            prompt: vec![5; 100],
+            prompt: common_prompt(7, 100),
             stop: StopConditions { ignore_eos: true, ..Default::default() },
             max_tokens: Some(100),
             ..Default::default()
@@ -173,7 +237,7 @@ fn cancelling_frees_blocks_at_once_and_disturbs_nobody() {
         let free = engine.scheduler().pool().free();
         assert!(engine.cancel(cancelled));
         let freed = engine.scheduler().pool().free() - free;
-        assert!(if cancel_at == 0 { freed == 0 } else { freed >= 4 }, "freed {freed}");
+        assert!(if cancel_at == 0 { freed == 0 } else { freed > 0 }, "freed {freed}");
         assert!(!engine.cancel(cancelled), "cancelled twice");
         while !engine.is_idle() {
             events.extend(engine.step().unwrap());

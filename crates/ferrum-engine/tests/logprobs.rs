@@ -68,7 +68,7 @@ fn run(engine: &mut Engine) -> BTreeMap<RequestId, Told> {
 fn engines() -> Vec<Engine> {
     let new = |(samples, kv_blocks, step_tokens)| {
         let capacity = StepCapacity { tokens: step_tokens, seqs: 4, blocks_per_seq: 6, samples };
-        let limits = RunnerLimits { vocab: VOCAB, context: 190, kv_blocks, capacity };
+        let limits = RunnerLimits { capacity, ..limits(kv_blocks) };
         let runner = Box::new(FakeRunner::new(limits));
         Engine::new(runner, Arc::new(FakeVocabulary), EngineConfig::default()).unwrap()
     };

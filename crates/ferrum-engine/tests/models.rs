@@ -17,8 +17,10 @@ use ferrum_models::{
 };
 use serde_json::json;
 
-fn model(preset: &str) -> Gguf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("engine-{preset}.gguf"));
+/// A model of a test's own: a file that is written anew while another test has it mapped is gone.
+fn model(preset: &str, test: &str) -> Gguf {
+    let name = format!("engine-{test}-{preset}.gguf");
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let spec = SynthSpec::preset(preset).expect("a preset");
     let file = BufWriter::new(fs::File::create(&path).expect("a file"));
     spec.write(file).expect("a model").into_inner().expect("written");
@@ -59,11 +61,47 @@ fn run(runner: Box<dyn Runner>, file: &Gguf, requests: &[Request]) -> Vec<Vec<u3
     answers.into_values().collect()
 }
 
+/// Requests that share prefixes of many lengths with each other.
+fn alike() -> Vec<Request> {
+    let stem: Vec<u32> = (0..150).map(|i| (i * i * 17 + 5) % 1024).collect();
+    let mut requests = requests();
+    for (n, request) in requests.iter_mut().enumerate() {
+        let own = request.prompt.clone();
+        request.prompt = stem[..[150, 150, 64, 65, 96, 31, 32, 128, 100, 140][n]].to_vec();
+        request.prompt.extend(own.iter().take([1, 1, 40, 3, 0, 9, 1, 20, 33, 2][n]));
+    }
+    requests
+}
+
+/// With prefixes from the cache, computed in other chunks and other batches, tokens are those of
+/// an empty cache: at once, and again when all prompts and answers are cached.
+#[test]
+fn greedy_tokens_do_not_depend_on_the_cache() {
+    let requests = alike();
+    for preset in PRESETS {
+        let file = model(preset, "cache");
+        let options = LoadOptions { context: Some(256), threads: Some(1), ..Default::default() };
+        let load = |max_seqs, step_tokens, kv_blocks| {
+            let options = LoadOptions { max_seqs, step_tokens, kv_blocks, ..options.clone() };
+            load(&file, &options).expect("a runner")
+        };
+        let alone: Vec<_> = requests
+            .iter()
+            .flat_map(|request| run(load(1, 256, None), &file, std::slice::from_ref(request)))
+            .collect();
+        let twice = [&requests[..], &requests].concat();
+        for (max_seqs, step_tokens, kv_blocks) in [(10, 512, None), (4, 23, Some(14))] {
+            let together = run(load(max_seqs, step_tokens, kv_blocks), &file, &twice);
+            assert_eq!(together, [&alone[..], &alone].concat(), "{preset}: {max_seqs}");
+        }
+    }
+}
+
 #[test]
 fn greedy_tokens_do_not_depend_on_the_batch() {
     let requests = requests();
     for preset in PRESETS {
-        let file = model(preset);
+        let file = model(preset, "batch");
         let options = LoadOptions { context: Some(256), threads: Some(1), ..Default::default() };
         let load = |max_seqs, step_tokens, kv_blocks| {
             let options = LoadOptions { max_seqs, step_tokens, kv_blocks, ..options.clone() };

@@ -1,17 +1,25 @@
 //! What each step computes: a pure state machine that touches no device, clock or weights.
 //!
-//! Policy: every sequence that decodes gets its token first; what is left of the step's token
-//! budget goes to prefill chunks, oldest request first; then waiting requests are admitted in
-//! order of arrival while the KV cache has room for their known tokens. When a decoding sequence
-//! needs a block and none is free, the youngest running sequence is preempted: its blocks are
-//! freed and it waits, first in line, to be recomputed with the tokens it has.
+//! Requests start in order of arrival while the KV cache has room for their known tokens. Every
+//! sequence that decodes gets its token in every step; beside these, prompts are read in chunks,
+//! as many tokens as the [`crate::pacer`] allows ([`policy`] says how sequences share them). When
+//! a decoding sequence needs a block and none is free, the youngest running sequence is preempted:
+//! it waits, first in line, to be recomputed with the tokens it has.
+//!
+//! A block whose positions are all computed is published, and from then on any sequence with the
+//! same tokens (and salt) before it uses it in place of its own: when it starts, and while it reads
+//! its prompt. The block that holds a sequence's last token is always its own, so nothing is ever
+//! written to a shared one.
 //!
 //! Invariants (held by [`Scheduler::check_integrity`]): running and waiting sequences are each in
 //! order of arrival, and every running one arrived before every waiting one; so the oldest request
 //! always makes progress, and each request in its turn is the oldest.
 
+mod config;
 mod plan;
+mod policy;
 
+pub use config::SchedulerConfig;
 pub use plan::{Chunk, Plan};
 
 use std::collections::VecDeque;
@@ -21,6 +29,7 @@ use ferrum_models::{KV_BLOCK_SIZE, runner::RunnerLimits};
 use crate::{
     blocks::BlockPool,
     error::{AdmissionError, EngineError},
+    pacer::Pacer,
     request::RequestId,
     sequence::{Sequence, SequenceSpec},
 };
@@ -39,6 +48,7 @@ pub struct Scheduler {
     /// Sequences that run at once.
     max_running: usize,
     pool: BlockPool,
+    pacer: Pacer,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
     preemptions: u64,
@@ -53,68 +63,19 @@ pub enum Next {
     End,
 }
 
-/// What a step has left to give.
-struct Budget {
-    tokens: usize,
-    /// Rows of logits beyond one for each running sequence.
-    spare_rows: usize,
-}
-
-impl Budget {
-    /// Takes the tokens of the next chunk of `sequence`, at least one.
-    fn take(&mut self, sequence: &Sequence) -> usize {
-        let wanted = sequence.remaining().min(self.tokens);
-        // A sequence that wants logits from some position on gets no further than rows allow.
-        let len = wanted.min(sequence.without_rows() + 1 + self.spare_rows);
-        self.tokens -= len;
-        self.spare_rows -= len.saturating_sub(sequence.without_rows() + 1);
-        len
-    }
-}
-
 impl Scheduler {
-    /// A scheduler for a runner of these sizes. At most `max_running` sequences run at once and a
-    /// step has at most `step_tokens` tokens; both are lowered to what the runner can do.
-    pub fn new(
-        limits: &RunnerLimits,
-        max_running: Option<usize>,
-        step_tokens: Option<usize>,
-    ) -> Result<Self, EngineError> {
-        let capacity = &limits.capacity;
-        let step_tokens = step_tokens.unwrap_or(usize::MAX).min(capacity.tokens);
-        // Each running sequence must be able to decode in the same step.
-        let max_running = max_running
-            .unwrap_or(usize::MAX)
-            .min(capacity.seqs)
-            .min(capacity.samples)
-            .min(step_tokens);
-        let blocks = limits.kv_blocks.min(capacity.blocks_per_seq);
-        let zero = [
-            ("a vocabulary", limits.vocab),
-            ("a context", limits.context),
-            ("a KV cache", blocks),
-            ("a step", step_tokens),
-            ("a batch", max_running),
-        ];
-        if let Some((what, _)) = zero.into_iter().find(|&(_, size)| size == 0) {
-            return Err(EngineError::Limits { what: format!("{what} of size 0") });
-        }
-        if i32::try_from(limits.kv_blocks.saturating_mul(KV_BLOCK_SIZE)).is_err() {
-            let what = format!("{} KV blocks: a cache slot is an i32", limits.kv_blocks);
-            return Err(EngineError::Limits { what });
-        }
-        if i32::try_from(limits.vocab).is_err() {
-            let what = format!("a vocabulary of {}: a token id is an i32", limits.vocab);
-            return Err(EngineError::Limits { what });
-        }
+    /// A scheduler for a runner of these sizes.
+    pub fn new(limits: &RunnerLimits, config: &SchedulerConfig) -> Result<Self, EngineError> {
+        let sizes = config::sizes(limits, config)?;
         Ok(Scheduler {
             context: limits.context,
             // The last token of an answer is never written to the cache.
-            cache: blocks * KV_BLOCK_SIZE + 1,
-            step_tokens,
-            step_rows: capacity.samples,
-            max_running,
-            pool: BlockPool::new(limits.kv_blocks),
+            cache: sizes.blocks_per_seq * KV_BLOCK_SIZE + 1,
+            step_tokens: sizes.step_tokens,
+            step_rows: limits.capacity.samples,
+            max_running: sizes.max_running,
+            pool: BlockPool::new(limits.kv_blocks, config.prefix_cache),
+            pacer: Pacer::new(config.step_target),
             waiting: VecDeque::new(),
             running: Vec::new(),
             preemptions: 0,
@@ -188,29 +149,9 @@ impl Scheduler {
         self.preemptions
     }
 
-    /// Plans the next step; `None` when there is nothing to do. A plan that is not committed
-    /// (because the step failed) changes nothing that matters: it can be planned again.
-    pub fn schedule(&mut self) -> Option<Plan> {
-        self.reserve();
-        let mut budget = Budget {
-            tokens: self.step_tokens,
-            // Each running sequence has a row, whatever the others want.
-            spare_rows: self.step_rows - self.max_running,
-        };
-        // (index into `running`, tokens), decodes first.
-        let mut parts = Vec::new();
-        for decodes in [true, false] {
-            for (index, sequence) in self.running.iter().enumerate() {
-                if (sequence.remaining() == 1) == decodes && budget.tokens > 0 {
-                    parts.push((index, budget.take(sequence)));
-                }
-            }
-        }
-        while budget.tokens > 0 && self.admit() {
-            let index = self.running.len() - 1;
-            parts.push((index, budget.take(&self.running[index])));
-        }
-        if parts.is_empty() { None } else { Some(self.plan(&parts)) }
+    /// Takes note of the seconds that a step took.
+    pub fn observe(&mut self, plan: &Plan, seconds: f64) {
+        self.pacer.observe(&plan.load, seconds);
     }
 
     /// Books a step that was run: `next` has an entry for each of [`Plan::judged`].
@@ -224,7 +165,8 @@ impl Scheduler {
             let index = self.running_index(chunk.id).expect("a planned sequence runs");
             let sequence = &mut self.running[index];
             assert_eq!(sequence.computed, chunk.start, "{}: not the last plan", chunk.id);
-            sequence.computed += chunk.len;
+            sequence.advance(chunk.len);
+            sequence.publish(chunk.start, &mut self.pool);
             if chunk.rows > 0 {
                 match next.next() {
                     Some(Next::Tokens(tokens)) => sequence.push(&tokens),
@@ -258,6 +200,7 @@ impl Scheduler {
                 "{id} is computed beyond its blocks"
             );
             assert!(tokens.len() <= self.max_len(), "{id} is longer than was admitted");
+            sequence.check_published(&self.pool);
         }
         self.pool.check_integrity(self.running.iter().flat_map(|s| s.blocks.iter().copied()));
     }
@@ -272,53 +215,10 @@ impl Scheduler {
     }
 
     fn release(&mut self, sequence: &Sequence) {
-        for &block in &sequence.blocks {
+        // Last block first, as the pool wants it.
+        for &block in sequence.blocks.iter().rev() {
             self.pool.release(block);
         }
-    }
-
-    /// Gives each running sequence the blocks of its known tokens, oldest first, at the expense of
-    /// the youngest.
-    fn reserve(&mut self) {
-        let mut index = 0;
-        while let Some(sequence) = self.running.get_mut(index) {
-            match self.pool.allocate(sequence.blocks_missing()) {
-                Some(blocks) => {
-                    sequence.blocks.extend(blocks);
-                    index += 1;
-                }
-                None => self.preempt_youngest(),
-            }
-        }
-    }
-
-    fn preempt_youngest(&mut self) {
-        if let Some(mut sequence) = self.running.pop() {
-            self.release(&sequence);
-            sequence.blocks.clear();
-            sequence.computed = 0;
-            self.preemptions += 1;
-            self.waiting.push_front(sequence);
-        }
-    }
-
-    /// Starts the request that waits longest, if there is room. One block for each sequence that
-    /// already runs stays free, so that their next tokens do not undo the admission at once.
-    fn admit(&mut self) -> bool {
-        let Some(sequence) = self.waiting.front() else { return false };
-        let missing = sequence.blocks_missing();
-        if self.running.len() >= self.max_running || self.pool.free() < missing + self.running.len()
-        {
-            return false;
-        }
-        let (Some(blocks), Some(mut sequence)) =
-            (self.pool.allocate(missing), self.waiting.pop_front())
-        else {
-            return false;
-        };
-        sequence.blocks = blocks;
-        self.running.push(sequence);
-        true
     }
 }
 

@@ -3,7 +3,7 @@
 use ferrum_models::StepInput;
 
 use super::Scheduler;
-use crate::request::RequestId;
+use crate::{pacer::StepLoad, request::RequestId};
 
 /// One step to run, and what it does for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub struct Plan {
     pub step: StepInput,
     /// The sequences of the step, in its order.
     pub chunks: Vec<Chunk>,
+    /// What its time depends on.
+    pub load: StepLoad,
 }
 
 /// The part of one request in a step.
@@ -49,6 +51,7 @@ impl Scheduler {
         let blocks_per_seq = sequences().map(|(s, _)| s.blocks.len()).max().unwrap_or(0);
         let mut step = StepInput { query_starts: vec![0], blocks_per_seq, ..Default::default() };
         let mut chunks = Vec::with_capacity(parts.len());
+        let mut load = StepLoad::default();
         for (sequence, len) in sequences() {
             let (start, end) = (sequence.computed, sequence.computed + len);
             // Ids and positions fit: the vocabulary and the cache slots are i32 (see `new`).
@@ -61,8 +64,9 @@ impl Scheduler {
             let rows = len.saturating_sub(sequence.without_rows());
             let packed = step.tokens.len();
             step.sample_rows.extend((packed - rows..packed).map(|row| row as i32));
+            load.add(start, len, rows, sequence.remaining() > 1);
             chunks.push(Chunk { id: sequence.id, start, len, rows });
         }
-        Plan { step, chunks }
+        Plan { step, chunks, load }
     }
 }

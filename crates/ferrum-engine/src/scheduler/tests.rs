@@ -8,7 +8,7 @@ use super::*;
 fn scheduler(kv_blocks: usize) -> Scheduler {
     let capacity = StepCapacity { tokens: 100, seqs: 4, blocks_per_seq: 10, samples: 4 };
     let limits = RunnerLimits { vocab: 1000, context: 320, kv_blocks, capacity };
-    Scheduler::new(&limits, None, None).expect("usable limits")
+    Scheduler::new(&limits, &SchedulerConfig::default()).expect("usable limits")
 }
 
 fn add(scheduler: &mut Scheduler, id: u64, prompt: usize, max_tokens: usize) {
@@ -25,6 +25,14 @@ fn step(scheduler: &mut Scheduler) -> Vec<(u64, usize, usize, bool)> {
     plan.chunks.iter().map(|c| (c.id.0, c.start, c.len, c.rows > 0)).collect()
 }
 
+/// The same, where each request ends with its first token.
+fn step_and_end(scheduler: &mut Scheduler) -> Vec<(u64, usize, usize, bool)> {
+    let Some(plan) = scheduler.schedule() else { return Vec::new() };
+    scheduler.commit(&plan, vec![Next::End; plan.judged().count()]);
+    scheduler.check_integrity();
+    plan.chunks.iter().map(|c| (c.id.0, c.start, c.len, c.rows > 0)).collect()
+}
+
 fn ids(scheduler: &Scheduler) -> (Vec<u64>, Vec<u64>) {
     let running = scheduler.running.iter().map(|s| s.id.0).collect();
     (running, scheduler.waiting.iter().map(|s| s.id.0).collect())
@@ -37,10 +45,74 @@ fn decodes_come_first_and_prefills_share_what_is_left() {
     assert_eq!(step(&mut s), [(0, 0, 5, true)]);
     add(&mut s, 1, 150, 50);
     add(&mut s, 2, 60, 50);
-    assert_eq!(step(&mut s), [(0, 5, 1, true), (1, 0, 99, false)]);
-    assert_eq!(step(&mut s), [(0, 6, 1, true), (1, 99, 51, true), (2, 0, 48, false)]);
-    assert_eq!(step(&mut s), [(0, 7, 1, true), (1, 150, 1, true), (2, 48, 12, true)]);
-    assert_eq!(step(&mut s), [(0, 8, 1, true), (1, 151, 1, true), (2, 60, 1, true)]);
+    // Half of the step is the oldest's; the shortest gets the rest, then whoever needs it.
+    assert_eq!(step(&mut s), [(0, 5, 1, true), (1, 0, 50, false), (2, 0, 49, false)]);
+    assert_eq!(step(&mut s), [(0, 6, 1, true), (1, 50, 88, false), (2, 49, 11, true)]);
+    assert_eq!(step(&mut s), [(0, 7, 1, true), (2, 60, 1, true), (1, 138, 12, true)]);
+    assert_eq!(step(&mut s), [(0, 8, 1, true), (1, 150, 1, true), (2, 61, 1, true)]);
+}
+
+/// Short prompts get past a long one, which still gets half of every step.
+#[test]
+fn short_prompts_do_not_wait_for_a_long_one() {
+    let mut s = scheduler(40);
+    add(&mut s, 0, 310, 1);
+    for id in 1..7 {
+        add(&mut s, id, 40, 1);
+        let chunks = step_and_end(&mut s);
+        let end = id as usize * 60;
+        let len = if end <= 310 { 60 } else { 310 - (end - 60) };
+        assert_eq!(chunks, [(0, end - 60, len, end >= 310), (id, 0, 40, true)]);
+    }
+    assert!(s.is_idle());
+}
+
+/// Prompts that begin alike: the first reads what they share, then each its own.
+#[test]
+fn a_shared_prefix_is_read_once() {
+    let mut s = scheduler(40);
+    let prompt = |own: u32, len: usize| [vec![9; 70], vec![own; len - 70]].concat();
+    let add = |s: &mut Scheduler, id: u64, len: usize, salt: u64| {
+        let prompt = prompt(id as u32, len);
+        let spec = SequenceSpec { prompt, max_tokens: 1, salt, ..Default::default() };
+        s.add(RequestId(id), spec).expect("it fits");
+    };
+    add(&mut s, 0, 120, 0);
+    add(&mut s, 1, 80, 0);
+    add(&mut s, 2, 80, 7);
+    // 1 waits for 0, which is in a hurry for its sake; 2 has another salt.
+    assert_eq!(step_and_end(&mut s), [(0, 0, 100, false)]);
+    assert_eq!(s.cached_tokens(RequestId(1)), Some(0));
+    assert_eq!(step_and_end(&mut s), [(0, 100, 20, true), (1, 64, 16, true), (2, 0, 64, false)]);
+    add(&mut s, 3, 71, 7);
+    assert_eq!(step_and_end(&mut s), [(2, 64, 16, true), (3, 64, 7, true)]);
+    // What is left behind serves those that come later, but never for their last token.
+    add(&mut s, 4, 96, 0);
+    let spec = SequenceSpec { prompt: vec![9; 64], max_tokens: 1, ..Default::default() };
+    s.add(RequestId(5), spec).expect("it fits");
+    assert_eq!(step_and_end(&mut s), [(4, 64, 32, true), (5, 32, 32, true)]);
+}
+
+/// Requests that branch from one prompt hold its full blocks together.
+#[test]
+fn branches_share_blocks() {
+    let mut s = scheduler(12);
+    for id in 0..4 {
+        let spec = SequenceSpec { prompt: vec![3; 100], max_tokens: 40, ..Default::default() };
+        s.add(RequestId(id), spec).expect("it fits");
+    }
+    // With room for two of four alone, all run.
+    for _ in 0..4 {
+        step(&mut s);
+    }
+    assert_eq!(ids(&s), (vec![0, 1, 2, 3], vec![]));
+    let shared = &s.running[0].blocks[..3];
+    assert!(s.running.iter().all(|sequence| sequence.blocks[..3] == *shared));
+    assert_eq!(s.pool().free(), 12 - 3 - 4);
+    for _ in 0..20 {
+        step(&mut s);
+    }
+    assert_eq!(s.preemptions(), 0);
 }
 
 #[test]
@@ -64,9 +136,6 @@ fn requests_start_in_order_of_arrival() {
     step(&mut s);
     assert_eq!(ids(&s), (vec![0], vec![1, 2]));
     s.remove(RequestId(0));
-    step(&mut s);
-    assert_eq!(ids(&s), (vec![1], vec![2]), "the step has no tokens left for 2");
-    step(&mut s);
     step(&mut s);
     assert_eq!(ids(&s), (vec![1, 2], vec![]));
 }
@@ -100,8 +169,9 @@ fn the_youngest_makes_room_and_comes_back_first() {
     assert_eq!(step(&mut s), [(0, 96, 1, true)]);
     assert_eq!((ids(&s), s.pool().free()), ((vec![0], vec![1, 2, 3]), 1));
     s.remove(RequestId(0));
-    // All tokens of 1 are computed again, the sampled ones as well.
-    assert_eq!(step(&mut s), [(1, 0, 65, true), (2, 0, 3, true)]);
+    // One of the two blocks of 1 went to 0; the tokens of the other, sampled ones too, are not
+    // computed again.
+    assert_eq!(step(&mut s), [(1, 32, 33, true), (2, 0, 3, true)]);
 }
 
 #[test]

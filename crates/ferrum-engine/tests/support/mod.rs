@@ -262,6 +262,12 @@ pub fn random_prompt(rng: &mut Rng, longest: usize) -> Vec<u32> {
     (0..=rng.below(longest)).map(|_| rng.below(POISON as usize) as u32).collect()
 }
 
+/// The first `len` tokens of a text that has a number.
+pub fn common_prompt(number: usize, len: usize) -> Vec<u32> {
+    let mut rng = Rng(1000 + number as u64);
+    (0..len).map(|_| rng.below(POISON as usize) as u32).collect()
+}
+
 /// A request that always fits a pool of six blocks.
 pub fn random_request(rng: &mut Rng) -> Request {
     let sampling = SamplingParams {
@@ -282,7 +288,14 @@ pub fn random_request(rng: &mut Rng) -> Request {
         tokens: rng.pick(&[vec![], vec![9, 22]]),
         ignore_eos: rng.one_in(2),
     };
-    let prompt = random_prompt(rng, 120);
+    let mut prompt = random_prompt(rng, 120);
+    if rng.one_in(2) {
+        // One of three conversations: from somewhere in it on, another one.
+        let common = common_prompt(rng.below(3), rng.below(110));
+        prompt.splice(..common.len().min(prompt.len() - 1), common.iter().copied());
+        prompt.truncate(120);
+    }
     let max_tokens = Some(1 + rng.below(60));
-    Request { prompt, sampling, stop, max_tokens, ..Default::default() }
+    let cache_salt = rng.below(2) as u64;
+    Request { prompt, sampling, stop, max_tokens, cache_salt, ..Default::default() }
 }
