@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeMap, fs, io::BufWriter, path::PathBuf, sync::Arc};
 
-use ferrum_engine::{Engine, EngineConfig, Event, Request, SamplingParams, StopConditions};
+use ferrum_engine::{
+    AdmissionError, ConstraintCompiler, Engine, EngineConfig, Event, FinishReason, Grammar,
+    Request, SamplingParams, StopConditions,
+    constraint::{CompileLimits, Spelling, TokenTable},
+};
 use ferrum_models::{
     LoadOptions, Runner,
     gguf::Gguf,
@@ -11,6 +15,7 @@ use ferrum_models::{
     synth::{PRESETS, SynthSpec},
     tokenizer::Tokenizer,
 };
+use serde_json::json;
 
 /// A model of a test's own: a file that is written anew while another test has it mapped is gone.
 fn model(preset: &str, test: &str) -> Gguf {
@@ -114,4 +119,73 @@ fn greedy_tokens_do_not_depend_on_the_batch() {
             assert_eq!(together, alone, "{preset}: {max_seqs}, {step_tokens}, {kv_blocks:?}");
         }
     }
+}
+
+/// Every architecture's answers to a schema parse, sampled and greedy, alone and in a batch; with
+/// random weights the model wants anything but JSON.
+#[test]
+fn constrained_answers_are_what_they_must_be() {
+    let schema = json!({"type": "object", "additionalProperties": false,
+        "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer",
+            "minimum": 0, "maximum": 150}, "tags": {"type": "array", "maxItems": 3,
+            "items": {"enum": ["a", "b"]}}}, "required": ["name", "age", "tags"]});
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    for preset in PRESETS {
+        let file = model(preset);
+        let tokenizer = Arc::new(Tokenizer::from_metadata(file.metadata()).expect("a tokenizer"));
+        let table = TokenTable::from(tokenizer.as_ref());
+        let compiler = ConstraintCompiler::new(&table, CompileLimits::default()).expect("a trie");
+        let constraint = compiler.compile(&Grammar::JsonSchema(schema.clone())).expect("a grammar");
+        let options = LoadOptions { context: Some(256), threads: Some(1), ..Default::default() };
+        let runner = load(&file, &options).expect("a runner");
+        let mut engine =
+            Engine::new(runner, tokenizer, EngineConfig::default()).expect("an engine");
+        let mut texts = BTreeMap::new();
+        for seed in 0..6 {
+            let temperature = if seed % 2 == 0 { 0.0 } else { 1.0 };
+            let sampling = SamplingParams { temperature, seed: Some(seed), ..Default::default() };
+            let request = Request {
+                prompt: vec![1, 2, 3 + seed as u32],
+                sampling,
+                max_tokens: Some(240),
+                constraint: Some(constraint.clone()),
+                ..Default::default()
+            };
+            texts.insert(engine.add(request).expect("it fits"), String::new());
+        }
+        while !engine.is_idle() {
+            for event in engine.step().expect("a step") {
+                match event {
+                    Event::Text { id, text, .. } => {
+                        texts.get_mut(&id).expect("its").push_str(&text)
+                    }
+                    Event::Finished { reason, .. } => {
+                        assert_eq!(reason, FinishReason::GrammarComplete, "{preset}");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for text in texts.values() {
+            let value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+            assert!(validator.is_valid(&value), "{preset}: {text}");
+        }
+    }
+}
+
+/// A constraint of a larger vocabulary is refused at the door.
+#[test]
+fn a_constraint_belongs_to_its_model() {
+    let file = model(PRESETS[0]);
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).expect("a tokenizer");
+    let mut table = TokenTable::from(&tokenizer);
+    table.tokens.push(Spelling::None);
+    let compiler = ConstraintCompiler::new(&table, CompileLimits::default()).expect("a trie");
+    let constraint = Some(compiler.compile(&Grammar::JsonObject).expect("a grammar"));
+    let runner = load(&file, &LoadOptions::default()).expect("a runner");
+    let mut engine =
+        Engine::new(runner, Arc::new(tokenizer), EngineConfig::default()).expect("an engine");
+    let request = Request { prompt: vec![1], constraint, ..Default::default() };
+    let result = engine.add(request);
+    assert!(matches!(result, Err(AdmissionError::Constraint { .. })), "{result:?}");
 }

@@ -136,6 +136,7 @@ impl Metrics {
                     FinishReason::Error(_) => "error",
                     FinishReason::EndOfText(_)
                     | FinishReason::StopToken(_)
+                    | FinishReason::GrammarComplete
                     | FinishReason::StopString(_) => "stop",
                 });
             }

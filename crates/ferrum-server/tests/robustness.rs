@@ -155,7 +155,8 @@ fn slow_headers_and_bodies_are_given_up() {
     let _ = idle.read_to_end(&mut rest);
     assert!(begun.elapsed() < Duration::from_secs(10), "an idle connection");
 
-    let head = format!("POST {TEXT} HTTP/1.1\r\nHost: localhost\r\n{JSON}Content-Length: 99\r\n\r\n{{");
+    let head =
+        format!("POST {TEXT} HTTP/1.1\r\nHost: localhost\r\n{JSON}Content-Length: 99\r\n\r\n{{");
     let response = Response::parse(&server.raw(head.as_bytes()));
     assert_eq!(response.status, 408, "{response:?}");
 }
