@@ -7,6 +7,7 @@
 Prints one line for each check and exits with 1 if any failed.
 """
 import argparse
+import json
 import sys
 import traceback
 
@@ -147,6 +148,52 @@ WEATHER = {"type": "function", "function": {
     "name": "get_weather", "description": "The weather in a city",
     "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}},
                    "required": ["city"], "additionalProperties": False}}}
+
+
+@check
+def a_required_call(client, a):
+    r = ask(client, a, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False,
+            max_tokens=200)
+    call = r.choices[0].message.tool_calls[0]
+    assert call.function.name == "get_weather"
+    assert isinstance(json.loads(call.function.arguments)["city"], str)
+    assert r.choices[0].finish_reason == "tool_calls"
+    name = arguments = ""
+    for chunk in ask(client, a, tools=[WEATHER], tool_choice="required", stream=True,
+                     parallel_tool_calls=False, max_tokens=200):
+        for part in chunk.choices[0].delta.tool_calls or []:
+            name += part.function.name or ""
+            arguments += part.function.arguments or ""
+    assert (name, arguments) == (call.function.name, call.function.arguments)
+    messages = [{"role": "user", "content": "The weather in Oslo?"},
+                r.choices[0].message.model_dump(),
+                {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+    client.chat.completions.create(model=a.model, messages=messages, tools=[WEATHER], max_tokens=8)
+
+
+@check
+def structured_output(client, a):
+    schema = {"type": "object", "required": ["name", "age"], "additionalProperties": False,
+              "properties": {"name": {"type": "string", "maxLength": 20},
+                             "age": {"type": "integer", "minimum": 0, "maximum": 99}}}
+    r = ask(client, a, max_tokens=200, response_format={
+        "type": "json_schema", "json_schema": {"name": "p", "schema": schema, "strict": True}})
+    person = json.loads(r.choices[0].message.content)
+    assert set(person) == {"name", "age"} and 0 <= person["age"] <= 99
+
+
+@check
+def responses(client, a):
+    r = client.responses.create(model=a.model, input="Name a colour.", max_output_tokens=16,
+                                temperature=0)
+    assert r.output_text
+    text = ""
+    with client.responses.stream(model=a.model, input="Name a colour.", max_output_tokens=16,
+                                 temperature=0) as stream:
+        for event in stream:
+            if event.type == "response.output_text.delta":
+                text += event.delta
+    assert text == r.output_text
 
 
 def main():

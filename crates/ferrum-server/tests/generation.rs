@@ -158,8 +158,8 @@ fn a_prompt_that_does_not_fit_is_refused_with_its_counts() {
     let error = server.refused(TEXT, &completion(json!({"prompt": prompt})), 400);
     assert_eq!(error["code"], "context_length_exceeded");
     let message = error["message"].as_str().unwrap();
-    assert!(message.contains("512") && message.contains("8"), "{message}");
-    let body = chat(json!({"max_completion_tokens": 600, "max_tokens": null}));
+    assert!(message.contains("2048") && message.contains("8"), "{message}");
+    let body = chat(json!({"max_completion_tokens": 2048, "max_tokens": null}));
     assert_eq!(server.refused(CHAT, &body, 400)["code"], "context_length_exceeded");
     server.wait_until_free();
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 /// The model's name.
 pub const MODEL: &str = "tiny";
 /// Tokens of prompt and answer together.
-pub const CONTEXT: usize = 512;
+pub const CONTEXT: usize = 2048;
 
 /// How a test's server differs from a plain one.
 pub struct Setup {
