@@ -88,3 +88,18 @@ fn errors_of_http_have_the_same_shape() {
     assert!(server.raw(b"NONSENSE\r\n\r\n").starts_with("HTTP/1.1 400"));
     server.ok(path, &chat(json!({})));
 }
+
+#[test]
+fn the_document_names_the_routes_that_there_are() {
+    let server = start();
+    let document = server.get("/openapi.json").json();
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() > 10);
+    for (path, methods) in paths {
+        for method in methods.as_object().unwrap().keys() {
+            let path = path.replace("{id}", MODEL);
+            let response = server.request(&method.to_uppercase(), &path, JSON, "{}");
+            assert!(![404, 405].contains(&response.status), "{method} {path}: {response:?}");
+        }
+    }
+}

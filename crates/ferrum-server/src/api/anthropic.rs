@@ -6,8 +6,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use ferrum_engine::{FinishReason, Usage};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::anthropic_request::conversation;
 use super::blocks::{Block, Blocks, Change, Kind};
@@ -21,7 +22,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::sse::{self, Format, SseEvent};
 
 /// A request, in the names of Anthropic's API.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct MessagesRequest {
     /// The model.
@@ -51,8 +52,9 @@ pub struct MessagesRequest {
 }
 
 /// A tool.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
+#[schema(as = AnthropicToolDefinition)]
 pub struct ToolDefinition {
     /// `custom`, or nothing.
     #[serde(rename = "type")]
@@ -68,8 +70,9 @@ pub struct ToolDefinition {
 }
 
 /// Whether tools are called.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
+#[schema(as = AnthropicToolChoice)]
 pub struct ToolChoice {
     /// `auto`, `any`, `tool` or `none`.
     #[serde(rename = "type")]
@@ -81,7 +84,7 @@ pub struct ToolChoice {
 }
 
 /// Whether the model thinks first.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct Thinking {
     /// `enabled` or `disabled`.

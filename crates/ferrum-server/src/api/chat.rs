@@ -6,8 +6,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use ferrum_engine::{TokenLogprobs, Usage};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::conversation::{Conversation, Parser, Prepared};
 use super::logprobs::chat_entry;
@@ -25,7 +26,7 @@ use crate::output::{Delta, Output};
 use crate::sse::{self, Format, SseEvent};
 
 /// The fields of this route alone.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct ChatRequest {
     /// The conversation.
@@ -45,6 +46,7 @@ pub struct ChatRequest {
     /// The form of the answer.
     pub response_format: Option<ResponseFormat>,
     /// Further variables of the chat template.
+    #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// A variable of some chat templates.
     pub reasoning_effort: Option<String>,

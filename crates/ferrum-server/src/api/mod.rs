@@ -9,6 +9,7 @@ mod conversation;
 pub mod logprobs;
 pub mod messages;
 pub mod models;
+pub mod openapi;
 pub mod params;
 pub mod responses;
 mod responses_request;
@@ -47,6 +48,7 @@ pub fn routes() -> Router<std::sync::Arc<App>> {
         .route("/health", get(status::health))
         .route("/ready", get(status::ready))
         .route("/metrics", get(status::metrics))
+        .route("/openapi.json", get(openapi::handle))
         .merge(crate::web::routes())
         .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async {

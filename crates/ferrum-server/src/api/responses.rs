@@ -6,8 +6,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use ferrum_engine::{FinishReason, Usage};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::blocks::{Block, Blocks, Change, Kind};
 use super::conversation::{Parser, Prepared};
@@ -21,7 +22,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::sse::{self, Format, SseEvent};
 
 /// A request.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct ResponsesRequest {
     /// The model.
@@ -59,15 +60,16 @@ pub struct ResponsesRequest {
 }
 
 /// The form of an answer.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct TextOptions {
     /// `{"type": "text"}`, `json_object`, or `json_schema` with its schema.
+    #[schema(value_type = Option<Object>)]
     pub format: Option<Map<String, Value>>,
 }
 
 /// How much the model thinks.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct ReasoningOptions {
     /// A variable of some templates.

@@ -2,8 +2,9 @@
 
 use ferrum_engine::{Grammar, Request};
 use ferrum_models::chat::{Content, Message};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::error::{ApiError, ApiResult};
 use crate::model::Model;
@@ -15,7 +16,7 @@ const MAX_TOOLS: usize = 128;
 const MAX_CALLS: usize = 16;
 
 /// A tool that the model may call.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct ToolDefinition {
     /// Always `function`.
     #[serde(rename = "type")]
@@ -25,7 +26,7 @@ pub struct ToolDefinition {
 }
 
 /// A function that the model may call.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct FunctionDefinition {
     /// Its name.
@@ -39,7 +40,7 @@ pub struct FunctionDefinition {
 }
 
 /// Whether tools are called.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(untagged, expecting = "expected \"none\", \"auto\", \"required\" or a function")]
 pub enum ToolChoice {
     /// `none`, `auto` or `required`.
@@ -55,14 +56,14 @@ pub enum ToolChoice {
 }
 
 /// A function by its name.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct NamedFunction {
     /// The name.
     pub name: String,
 }
 
 /// The form of an answer.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
@@ -73,7 +74,7 @@ pub struct ResponseFormat {
 }
 
 /// A schema with its name.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct JsonSchemaFormat {
     /// For bookkeeping.
