@@ -47,7 +47,8 @@ fn answer(constraint: &Constraint, table: &TokenTable, seed: u64) -> String {
     for step in 0..3000 {
         let mask = state.mask().expect("a mask");
         let all: Vec<u32> = (0..table.tokens.len() as u32).filter(|&t| mask.allows(t)).collect();
-        let ends = |token: &&u32| **token == END || b"\"}<".iter().any(|b| u32::from(*b) == **token);
+        let ends =
+            |token: &&u32| **token == END || b"\"}<".iter().any(|b| u32::from(*b) == **token);
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
         let at = (random >> 33) as usize;
         // What ends something is likely after a while.
@@ -94,7 +95,8 @@ fn required_calls_are_calls() {
             };
             let options = CallOptions { most, reasoning_opened: opened };
             let grammar = calls(format, &tools(), options, &control);
-            let constraint = compiler.compile(&grammar).unwrap_or_else(|e| panic!("{e}: {grammar:?}"));
+            let constraint =
+                compiler.compile(&grammar).unwrap_or_else(|e| panic!("{e}: {grammar:?}"));
             let mut counts = [0; 4];
             for seed in 0..12 {
                 let text = answer(&constraint, &table, seed);
