@@ -73,7 +73,7 @@ const MAX_VOCABULARY: usize = 1 << 22;
 
 /// What may stand between the parts of JSON: nothing, a space, or a line with its indentation.
 /// Bounded, as a weak model would write spaces for ever.
-const WHITESPACE: &str = r"( |\n[ \t]{0,32})";
+const WHITESPACE: &str = r"( |\n[ \t]{0,20})";
 
 /// Compiles grammars for one vocabulary. It never changes but for the grammars that it keeps, so
 /// threads can share it.
