@@ -118,8 +118,9 @@ impl From<AdmissionError> for ApiError {
             AdmissionError::NoTokens => out.param = Some("max_tokens".into()),
             AdmissionError::Sampling(error) => out.param = Some(error.field.into()),
             AdmissionError::Logprobs { .. } => out.param = Some("logprobs".into()),
+            // The constraint was compiled for this model, so this is no mistake of the client.
+            AdmissionError::Constraint { .. } => out.status = StatusCode::INTERNAL_SERVER_ERROR,
             AdmissionError::EmptyStopString => out.param = Some("stop".into()),
-            AdmissionError::Constraint { .. } => out.param = Some("response_format".into()),
         }
         out
     }

@@ -3,8 +3,8 @@
 //! A [`model::Model`] has a [`service::Service`], the thread that owns its engine. [`api`] has the
 //! routes: they make [`ferrum_engine::Request`]s of JSON ([`body`]), follow the answers
 //! ([`answer`]) and write them as JSON or as a stream of events ([`sse`]). [`auth`] decides who may
-//! ask, [`server`] has the connections and their limits, and [`output`] makes tool calls and
-//! reasoning of the text that a model writes.
+//! ask, [`server`] has the connections and their limits, [`output`] makes tool calls and reasoning of
+//! the text that a model writes, and [`web`] is the page in the browser.
 
 pub mod answer;
 pub mod api;

@@ -136,8 +136,8 @@ impl Metrics {
                     FinishReason::Error(_) => "error",
                     FinishReason::EndOfText(_)
                     | FinishReason::StopToken(_)
-                    | FinishReason::StopString(_)
-                    | FinishReason::GrammarComplete => "stop",
+                    | FinishReason::GrammarComplete
+                    | FinishReason::StopString(_) => "stop",
                 });
             }
         }

@@ -1,9 +1,11 @@
 //! A loaded model: tokenizer, chat template, and the engine that runs it.
 
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
 
-use ferrum_engine::{Engine, EngineConfig, EngineError, Vocabulary};
+use ferrum_engine::constraint::{
+    CompileLimits, Constraint, ConstraintCompiler, ConstraintError, TokenTable,
+};
+use ferrum_engine::{Engine, EngineConfig, EngineError, Grammar, Vocabulary};
 use ferrum_models::chat::{ChatTemplate, FromMetadataError, Message, OwnedSegment, RenderOptions};
 use ferrum_models::gguf::Gguf;
 use ferrum_models::tokenizer::{Segment, Tokenizer, TokenizerError};
@@ -11,6 +13,7 @@ use ferrum_models::{LoadOptions, ModelError, load};
 
 use crate::error::{ApiError, ApiResult};
 use crate::metrics::Metrics;
+use crate::output::Conventions;
 use crate::service::{Service, ServiceConfig};
 
 /// A model that answers.
@@ -29,6 +32,12 @@ pub struct Model {
     pub service: Service,
     /// Tokens that prompt and answer may have together.
     pub context: usize,
+    /// How it writes what is not plain text.
+    pub conventions: Conventions,
+    /// Whether its template describes tools by itself.
+    pub knows_tools: bool,
+    /// Made when the first constraint is asked for.
+    compiler: OnceLock<Result<ConstraintCompiler, ConstraintError>>,
 }
 
 /// Why a model could not be made ready.
@@ -81,9 +90,23 @@ impl Model {
         let running = spec.engine.max_running.unwrap_or(usize::MAX).min(spec.load.max_seqs);
         let config = ServiceConfig { running, queue: spec.queue, backlog: spec.backlog };
         let service = Service::start(engine, config, metrics)?;
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let created = crate::api::seconds();
         let ModelSpec { id, aliases, .. } = spec;
-        Ok(Model { id, aliases, created, tokenizer, template, service, context })
+        let source = template.as_ref().map(ChatTemplate::source).unwrap_or_default();
+        let conventions = Conventions::of_template(source);
+        let knows_tools = conventions.tools.is_some() && source.contains("tools");
+        Ok(Model {
+            id,
+            aliases,
+            created,
+            tokenizer,
+            template,
+            service,
+            context,
+            conventions,
+            knows_tools,
+            compiler: OnceLock::new(),
+        })
     }
 
     /// Whether a request for `name` means this model.
@@ -105,6 +128,20 @@ impl Model {
         template
             .render(messages, options)
             .map_err(|error| ApiError::field("messages", error.to_string()))
+    }
+
+    /// The constraint of a grammar that the field `param` of a request asks for.
+    pub fn compile(&self, grammar: &Grammar, param: &str) -> ApiResult<Constraint> {
+        let new = || {
+            let table = TokenTable::from(self.tokenizer.as_ref());
+            ConstraintCompiler::new(&table, CompileLimits::default())
+        };
+        let compiler = self.compiler.get_or_init(new);
+        let result = compiler.as_ref().map_err(Clone::clone).and_then(|c| c.compile(grammar));
+        result.map_err(|error| match error {
+            ConstraintError::Busy => ApiError::busy(error.to_string(), 1),
+            _ => ApiError::field(param, error.to_string()),
+        })
     }
 
     /// The tokens of a rendered conversation.

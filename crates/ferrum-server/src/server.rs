@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -175,6 +176,7 @@ pub fn router(app: Arc<App>) -> Router {
 /// Counts responses, and refuses work while the server is about to stop.
 async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_string());
+    let anthropic = request.uri().path().starts_with("/v1/messages");
     let draining = app.draining.load(Ordering::Acquire);
     let mut response = if draining && request.method() == Method::POST {
         let mut response = ApiError::unavailable("the server is about to stop").into_response();
@@ -183,6 +185,11 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     } else {
         next.run(request).await
     };
+    if anthropic && let Some(error) = response.extensions().get::<ApiError>() {
+        let body = Body::from(error.to_anthropic().to_string());
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = body;
+    }
     app.metrics.response(route.as_deref().unwrap_or("none"), response.status().as_u16());
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -54,6 +54,10 @@ pub struct SizeArgs {
     /// Tokens of a step, at most
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub step_tokens: u32,
+    /// Milliseconds between two tokens of an answer that reading the prompts of others should not
+    /// exceed
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub itl_target_ms: u32,
     /// Bytes of a request's body, at most
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = size)]
     pub max_body: u64,

@@ -1,5 +1,6 @@
 //! `ferrum serve`: the HTTP server.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -127,7 +128,12 @@ fn spec(
         id,
         aliases,
         load,
-        engine: EngineConfig::default(),
+        engine: EngineConfig {
+            // Requests without a seed are not to repeat those before a restart.
+            seed: RandomState::new().hash_one(std::process::id()),
+            itl_target: Some(Duration::from_millis(u64::from(size.itl_target_ms))),
+            ..EngineConfig::default()
+        },
         queue: limits.queue,
         backlog: limits.backlog,
     })

@@ -6,8 +6,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use ferrum_engine::{Request, TokenLogprobs, Usage};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::logprobs::CompletionLogprobs;
 use super::params::GenerationParams;
@@ -24,7 +25,7 @@ use crate::sse::{self, Format, SseEvent};
 const DEFAULT_MAX_TOKENS: usize = 16;
 
 /// The fields of this route alone.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct CompletionRequest {
     /// What to continue.
     pub prompt: Prompt,
@@ -43,7 +44,7 @@ pub struct CompletionRequest {
 }
 
 /// One prompt or several, as text or as tokens.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(untagged, expecting = "expected a text, token ids, or a list of either")]
 pub enum Prompt {
     /// A text.

@@ -1,13 +1,14 @@
 //! Messages of a conversation, from the OpenAI API's form to the templates'.
 
 use ferrum_models::chat::{Content, Message};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::error::{ApiError, ApiResult};
 
 /// A message.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct ChatMessage {
     /// Who speaks.
@@ -30,7 +31,7 @@ pub struct ChatMessage {
 }
 
 /// A call of a tool, in an assistant's message.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct ToolCall {
     /// Names the call.
@@ -45,7 +46,7 @@ pub struct ToolCall {
 }
 
 /// What is called, and with what.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct FunctionCall {
     /// The function.

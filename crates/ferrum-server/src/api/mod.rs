@@ -1,11 +1,19 @@
 //! The routes, one file for each family.
 
+pub mod anthropic;
+mod anthropic_request;
+mod blocks;
 pub mod chat;
 pub mod completions;
+mod conversation;
 pub mod logprobs;
 pub mod messages;
 pub mod models;
+pub mod openapi;
 pub mod params;
+pub mod responses;
+mod responses_request;
+mod shape;
 pub mod status;
 pub mod tokens;
 
@@ -28,6 +36,9 @@ pub fn routes() -> Router<std::sync::Arc<App>> {
     Router::new()
         .route("/v1/chat/completions", post(chat::handle))
         .route("/v1/completions", post(completions::handle))
+        .route("/v1/responses", post(responses::handle))
+        .route("/v1/messages", post(anthropic::handle))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/embeddings", post(models::embeddings))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
@@ -37,6 +48,7 @@ pub fn routes() -> Router<std::sync::Arc<App>> {
         .route("/health", get(status::health))
         .route("/ready", get(status::ready))
         .route("/metrics", get(status::metrics))
+        .route("/openapi.json", get(openapi::handle))
         .merge(crate::web::routes())
         .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async {
@@ -57,8 +69,8 @@ pub struct Head {
 impl Head {
     /// A new answer of `model`, with a name that begins with `prefix`.
     pub fn new(prefix: &str, kind: &'static str, model: &Model) -> Self {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        Head { id: format!("{prefix}-{}", random_id()), kind, created, model: model.id.clone() }
+        let id = format!("{prefix}-{}", random_id());
+        Head { id, kind, created: seconds(), model: model.id.clone() }
     }
 
     /// An object of the answer.
@@ -72,6 +84,11 @@ impl Head {
             "choices": choices,
         })
     }
+}
+
+/// Seconds since 1970.
+pub fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// 24 hexadecimal digits that are not used twice.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use ferrum_engine::{Request, SamplingParams, StopConditions};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::auth::Tenant;
 use crate::error::{ApiError, ApiResult};
@@ -20,7 +21,7 @@ const MAX_BIASES: usize = 1024;
 
 /// How an answer is generated, in the names of the OpenAI API and, beyond it, of vLLM and
 /// llama-server.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct GenerationParams {
     /// The model.
@@ -67,7 +68,7 @@ pub struct GenerationParams {
 }
 
 /// Choices about a stream.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 pub struct StreamOptions {
     /// A last event with the counts.
@@ -77,7 +78,7 @@ pub struct StreamOptions {
 }
 
 /// One value, or a list.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum OneOrMany<T> {
     /// One.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use ferrum_models::chat::{OwnedSegment, RenderOptions};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::messages::{ChatMessage, to_messages};
 use crate::App;
@@ -15,9 +16,9 @@ use crate::error::{ApiError, ApiResult};
 use crate::model::Model;
 
 /// What to tokenize: a text or a conversation.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
-struct TokenizeRequest {
+pub struct TokenizeRequest {
     model: Option<String>,
     #[serde(alias = "prompt")]
     content: Option<String>,
@@ -31,6 +32,7 @@ struct TokenizeRequest {
     #[serde(alias = "return_token_strs")]
     with_pieces: Option<bool>,
     add_generation_prompt: Option<bool>,
+    #[schema(value_type = Option<Object>)]
     chat_template_kwargs: Option<Map<String, Value>>,
 }
 
@@ -85,8 +87,9 @@ fn rendered(
     model.render(&to_messages(messages)?, &options)
 }
 
-#[derive(Debug, Deserialize)]
-struct DetokenizeRequest {
+/// Tokens to turn into text.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+pub struct DetokenizeRequest {
     #[serde(default)]
     model: Option<String>,
     tokens: Vec<u32>,
@@ -104,14 +107,16 @@ pub async fn detokenize(State(app): State<Arc<App>>, body: JsonBody) -> ApiResul
     Ok(Json(json!({"content": text, "prompt": text})))
 }
 
-#[derive(Debug, Deserialize)]
-struct TemplateRequest {
+/// A conversation to turn into a prompt.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+pub struct TemplateRequest {
     #[serde(default)]
     model: Option<String>,
     messages: Vec<ChatMessage>,
     #[serde(default)]
     add_generation_prompt: Option<bool>,
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     chat_template_kwargs: Option<Map<String, Value>>,
 }
 
