@@ -278,6 +278,10 @@ fn hostile_grammars_cost_little() {
         })
         .chain([("d40".to_owned(), json!({"type": "string"}))])
         .collect();
+    let references: serde_json::Map<_, _> = (0..2400)
+        .map(|i| (format!("{i}"), json!({"items": {"$ref": format!("#/$defs/{}", i + 1)}})))
+        .chain([("2400".to_owned(), json!({"type": "string"}))])
+        .collect();
     let chain: String = (0..4000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
     let options: Vec<_> = (0..900).map(|i| format!("{i}{}", "x".repeat(50))).collect();
     let grammars = [
@@ -285,6 +289,7 @@ fn hostile_grammars_cost_little() {
         Grammar::JsonSchema(json!({"type": "object", "properties": wide})),
         Grammar::JsonSchema(json!({"$ref": "#/$defs/d0", "$defs": bomb})),
         Grammar::JsonSchema(json!({"enum": options})),
+        Grammar::JsonSchema(json!({"$ref": "#/$defs/0", "$defs": references})),
         Grammar::JsonSchema(json!({"type": "string", "minLength": 1_000_000_000_u64})),
         Grammar::JsonSchema(json!({"type": "array", "minItems": 1_000_000_000_u64})),
         Grammar::JsonSchema(json!({"type": "string", "pattern": "(.*a){20}(.*b){20}(.*c){20}"})),

@@ -73,7 +73,7 @@ const MAX_VOCABULARY: usize = 1 << 22;
 
 /// What may stand between the parts of JSON: nothing, a space, or a line with its indentation.
 /// Bounded, as a weak model would write spaces for ever.
-const WHITESPACE: &str = r"( |\n[ \t]{0,32})";
+const WHITESPACE: &str = r"( |\n[ \t]{0,20})";
 
 /// Compiles grammars for one vocabulary. It never changes but for the grammars that it keeps, so
 /// threads can share it.
@@ -127,7 +127,6 @@ impl ConstraintCompiler {
         if let Some(constraint) = self.recall(grammar) {
             return Ok(constraint);
         }
-        self.check_sizes(grammar)?;
         let constraint = self.compile_new(grammar.clone())?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.insert(0, (grammar.clone(), constraint.clone()));
@@ -142,46 +141,20 @@ impl ConstraintCompiler {
         Some(kept[0].1.clone())
     }
 
-    /// Holds what can be counted against the limits, and schemas against what can be enforced.
-    fn check_sizes(&self, grammar: &Grammar) -> Result<(), ConstraintError> {
-        let limits = &self.limits;
-        match grammar {
-            Grammar::JsonObject => Ok(()),
-            Grammar::JsonSchema(schema) => schema::check(schema, &limits.schema),
-            Grammar::Regex(regex) => at_most("bytes", regex.len(), limits.regex_bytes),
-            Grammar::Lark(lark) => self.check_lark(lark),
-            Grammar::LarkWithSchemas { lark, schemas } => {
-                self.check_lark(lark)?;
-                schemas.iter().try_for_each(|(_, schema)| schema::check(schema, &limits.schema))
-            }
-        }
-    }
-
-    fn check_lark(&self, lark: &str) -> Result<(), ConstraintError> {
-        at_most("bytes", lark.len(), self.limits.lark_bytes)?;
-        at_most("brackets within brackets", nesting(lark), MAX_NESTING)?;
-        if lark.contains("x-guidance") {
-            let reason = "`x-guidance` is not accepted".to_owned();
-            return Err(ConstraintError::Invalid { reason });
-        }
-        Ok(())
-    }
-
     /// Compiles on a thread of its own, for its stack and so that the caller can stop waiting.
     fn compile_new(&self, grammar: Grammar) -> Result<Constraint, ConstraintError> {
         let slot = Slot::take(&self.running, self.limits.at_once)?;
-        let shared = Arc::clone(&self.shared);
+        let (shared, limits) = (Arc::clone(&self.shared), self.limits.clone());
         let (sender, receiver) = mpsc::sync_channel(1);
         let work = move || {
-            let result = shared.compile(&grammar);
+            let result = limits.check(&grammar).and_then(|()| shared.compile(&grammar));
             drop(slot);
             // Nobody waits any more after the time limit; the work itself is bounded by fuel.
             let _ = sender.send(result);
         };
         let thread = thread::Builder::new().name("grammar".into()).stack_size(STACK);
-        thread
-            .spawn(work)
-            .map_err(|error| ConstraintError::Invalid { reason: error.to_string() })?;
+        // No thread to be had: the machine is too busy.
+        thread.spawn(work).map_err(|_| ConstraintError::Busy)?;
         receiver.recv_timeout(self.limits.time).unwrap_or_else(|error| {
             Err(match error {
                 RecvTimeoutError::Timeout => ConstraintError::TooSlow { limit: self.limits.time },
@@ -190,6 +163,34 @@ impl ConstraintCompiler {
                 }
             })
         })
+    }
+}
+
+impl CompileLimits {
+    /// Holds what can be counted against the limits, and schemas against what can be enforced.
+    /// References may lead from schema to schema, as deep as there are schemas: this wants
+    /// [`STACK`].
+    fn check(&self, grammar: &Grammar) -> Result<(), ConstraintError> {
+        match grammar {
+            Grammar::JsonObject => Ok(()),
+            Grammar::JsonSchema(schema) => schema::check(schema, &self.schema),
+            Grammar::Regex(regex) => at_most("bytes", regex.len(), self.regex_bytes),
+            Grammar::Lark(lark) => self.check_lark(lark),
+            Grammar::LarkWithSchemas { lark, schemas } => {
+                self.check_lark(lark)?;
+                schemas.iter().try_for_each(|(_, schema)| schema::check(schema, &self.schema))
+            }
+        }
+    }
+
+    fn check_lark(&self, lark: &str) -> Result<(), ConstraintError> {
+        at_most("bytes", lark.len(), self.lark_bytes)?;
+        at_most("brackets within brackets", nesting(lark), MAX_NESTING)?;
+        if lark.contains("x-guidance") {
+            let reason = "`x-guidance` is not accepted".to_owned();
+            return Err(ConstraintError::Invalid { reason });
+        }
+        Ok(())
     }
 }
 

@@ -85,7 +85,7 @@ pub struct SchemaLimits {
     pub bytes: usize,
     /// Values within values.
     pub depth: usize,
-    /// Schemas within it, those behind `$ref` counted once.
+    /// Schemas within it.
     pub schemas: usize,
     /// Values of one `enum`.
     pub options: usize,
@@ -249,6 +249,11 @@ impl<'a> Check<'a> {
         within.ok_or_else(|| refuse("only plain paths within the schema (#/…) are followed"))?;
         let found = self.root.pointer(&target[1..]);
         let found = found.ok_or_else(|| refuse(&format!("nothing is at {target}")))?;
+        let definition = ["#/$defs/", "#/definitions/"].iter().find_map(|p| target.strip_prefix(p));
+        if definition.is_some_and(|name| !name.contains('/')) {
+            // One of the parts of the whole schema.
+            return Ok(());
+        }
         self.schema(found, target)
     }
 }
