@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ferrum_hub::HubConfig;
 
 use crate::args::GlobalArgs;
@@ -17,6 +17,8 @@ pub struct Config {
     pub quiet: bool,
     /// The file of the chat's input history.
     pub history: PathBuf,
+    /// `FERRUM_API_KEY`: a key that requests to the server must have.
+    pub api_key: Option<String>,
     /// Which standard streams are terminals.
     pub terminal: Terminal,
 }
@@ -42,6 +44,12 @@ impl Config {
             stdin: std::io::stdin().is_terminal(),
             stderr: std::io::stderr().is_terminal(),
         };
-        Ok(Config { hub, quiet: global.quiet, history, terminal })
+        let api_key = match std::env::var("FERRUM_API_KEY") {
+            Ok(key) => Some(key),
+            Err(std::env::VarError::NotPresent) => None,
+            // Without its key the server would be open.
+            Err(error) => return Err(error).context("FERRUM_API_KEY"),
+        };
+        Ok(Config { hub, quiet: global.quiet, history, api_key, terminal })
     }
 }

@@ -6,6 +6,7 @@ mod config;
 mod exit;
 mod packed;
 mod session;
+mod sizing;
 mod ui;
 
 use std::process::ExitCode;

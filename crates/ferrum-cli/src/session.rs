@@ -220,6 +220,7 @@ impl Answer {
         let reason = match &self.reason {
             FinishReason::EndOfText(_) | FinishReason::StopToken(_) => "end of text".to_string(),
             FinishReason::StopString(text) => format!("stop text {text:?}"),
+            FinishReason::GrammarComplete => "complete by the grammar".to_string(),
             FinishReason::Length => "length".to_string(),
             FinishReason::Cancelled => "interrupted".to_string(),
             FinishReason::Error(why) => why.clone(),

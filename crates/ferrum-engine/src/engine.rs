@@ -9,6 +9,7 @@ use std::{
 use ferrum_models::runner::{Runner, RunnerLimits};
 
 use crate::{
+    constraint::Constraint,
     error::{AdmissionError, EngineError},
     generation::{Generation, Rows},
     request::{FinishReason, MAX_LOGPROBS, Request, RequestId, TokenLogprobs, Usage},
@@ -153,6 +154,11 @@ impl Engine {
         }
         if request.stop.strings.iter().any(String::is_empty) {
             return Err(AdmissionError::EmptyStopString);
+        }
+        if let Some(tokens) = request.constraint.as_ref().map(Constraint::vocab)
+            && tokens > vocab
+        {
+            return Err(AdmissionError::Constraint { tokens, vocab });
         }
         let logprobs = request.logprobs.max(request.prompt_logprobs).unwrap_or(0);
         if logprobs > MAX_LOGPROBS {

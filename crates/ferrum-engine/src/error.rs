@@ -61,6 +61,14 @@ pub enum AdmissionError {
     /// A stop string has no characters.
     #[error("a stop string is empty")]
     EmptyStopString,
+    /// The constraint was compiled for another model.
+    #[error("the constraint is of a vocabulary of {tokens} tokens, the model's has {vocab}")]
+    Constraint {
+        /// Tokens that the constraint knows.
+        tokens: usize,
+        /// Tokens that the model has.
+        vocab: usize,
+    },
 }
 
 /// Why the engine could not start or could not go on.

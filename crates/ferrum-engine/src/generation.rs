@@ -74,8 +74,9 @@ impl Generation {
         let scores = if request.prompt_logprobs.is_some() { vec![None] } else { Vec::new() };
         Ok(Generation {
             id,
-            sampler: Sampler::new(sampling.clone(), vocab, default_seed)?,
-            text: vocabulary.detokenizer(),
+            sampler: Sampler::new(sampling.clone(), vocab, default_seed)?
+                .within(request.constraint.as_ref().map(|c| c.start(!stop.ignore_eos))),
+            text: vocabulary.detokenizer(&request.shown_tokens),
             stop: StopMatcher::new(stop.strings.clone()),
             stop_tokens: stop.tokens.clone(),
             eos_tokens: eos.to_vec(),
@@ -190,8 +191,9 @@ impl Generation {
         }
         let passed = self.stop.push(&self.text.push(token));
         let stopped = passed.stop.map(|index| self.stop_string(index));
+        let complete = self.sampler.is_complete().then_some(FinishReason::GrammarComplete);
         let full = self.usage.completion_tokens >= self.max_tokens;
-        (passed.text, stopped.or(full.then_some(FinishReason::Length)))
+        (passed.text, stopped.or(complete).or(full.then_some(FinishReason::Length)))
     }
 
     /// Reports the last text, what was held back included, and the end.

@@ -2,10 +2,11 @@
 //!
 //! [`scheduler`] decides what each step computes, with [`blocks`] as its account of the KV cache
 //! and [`sequence`] as the state of one request; it is a pure state machine. [`sampler`] turns a
-//! row of logits into a token, [`stop`] cuts the text at stop strings, and [`engine`] puts them
+//! row of logits into a token, within the grammar of a [`constraint`] if there is one, [`stop`] cuts the text at stop strings, and [`engine`] puts them
 //! together around a [`ferrum_models::runner::Runner`].
 
 pub mod blocks;
+pub mod constraint;
 pub mod engine;
 pub mod error;
 mod generation;
@@ -19,6 +20,7 @@ pub mod stats;
 pub mod stop;
 pub mod vocabulary;
 
+pub use constraint::{Constraint, ConstraintCompiler, ConstraintError, Grammar};
 pub use engine::{Engine, EngineConfig, Event};
 pub use error::{AdmissionError, EngineError};
 pub use request::{

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::sampler::SamplingParams;
+use crate::{constraint::Constraint, sampler::SamplingParams};
 
 /// Names a request for as long as the engine lives. Ids grow in order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +35,10 @@ pub struct Request {
     /// Requests share computed prefixes only with those of the same salt. One for each tenant
     /// keeps a tenant from learning by timing what another has asked.
     pub cache_salt: u64,
+    /// Control tokens whose names are part of the answer's text, such as the marks of tool calls.
+    pub shown_tokens: Vec<u32>,
+    /// The grammar of the answer, compiled for this model's vocabulary.
+    pub constraint: Option<Constraint>,
 }
 
 /// Alternatives that a request may ask for with each token.
@@ -73,6 +77,8 @@ pub enum FinishReason {
     StopToken(u32),
     /// This string of [`StopConditions::strings`] came.
     StopString(String),
+    /// The answer is complete by [`Request::constraint`].
+    GrammarComplete,
     /// It has [`Request::max_tokens`] tokens.
     Length,
     /// The caller gave it up.

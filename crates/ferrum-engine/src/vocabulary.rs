@@ -4,8 +4,9 @@ use ferrum_models::tokenizer::{StreamDecoder, Tokenizer};
 
 /// The side of a tokenizer that makes text of tokens.
 pub trait Vocabulary: Send + Sync {
-    /// Starts the text of one answer.
-    fn detokenizer(&self) -> Box<dyn Detokenizer>;
+    /// Starts the text of one answer. Control tokens have no text, but for those of `shown`, whose
+    /// names it is.
+    fn detokenizer(&self, shown: &[u32]) -> Box<dyn Detokenizer>;
 
     /// The tokens by which the model says that its answer is complete.
     fn end_of_generation(&self) -> &[u32];
@@ -21,8 +22,8 @@ pub trait Detokenizer: Send {
 }
 
 impl Vocabulary for Tokenizer {
-    fn detokenizer(&self) -> Box<dyn Detokenizer> {
-        Box::new(self.stream())
+    fn detokenizer(&self, shown: &[u32]) -> Box<dyn Detokenizer> {
+        Box::new(self.stream().showing(shown))
     }
 
     fn end_of_generation(&self) -> &[u32] {

@@ -4,7 +4,9 @@
 use std::{collections::BTreeMap, fs, io::BufWriter, path::PathBuf, sync::Arc};
 
 use ferrum_engine::{
-    Engine, EngineConfig, EngineStats, Event, Request, SamplingParams, StopConditions,
+    AdmissionError, ConstraintCompiler, Engine, EngineConfig, EngineStats, Event, FinishReason,
+    Grammar, Request, SamplingParams, StopConditions,
+    constraint::{CompileLimits, Spelling, TokenTable},
 };
 use ferrum_models::{
     LoadOptions, Runner,
@@ -13,6 +15,7 @@ use ferrum_models::{
     synth::{PRESETS, SynthSpec},
     tokenizer::Tokenizer,
 };
+use serde_json::{Value, json};
 
 /// A model of a test's own: a file that is written anew while another test has it mapped is gone.
 fn model(preset: &str, test: &str) -> Gguf {
@@ -148,4 +151,80 @@ fn greedy_tokens_do_not_depend_on_the_batch() {
             assert_eq!(together, alone, "{preset}: {max_seqs}, {step_tokens}, {kv_blocks:?}");
         }
     }
+}
+
+/// Every architecture's answers to a schema parse, sampled and greedy, alone and in a batch; with
+/// random weights the model wants anything but JSON.
+#[test]
+fn constrained_answers_are_what_they_must_be() {
+    let schema = json!({"type": "object", "additionalProperties": false,
+        "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer",
+            "minimum": 0, "maximum": 150}, "tags": {"type": "array", "maxItems": 3,
+            "items": {"enum": ["a", "b"]}}}, "required": ["name", "age", "tags"]});
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let files = PRESETS.iter().map(|preset| (*preset, model(preset, "constrained"), vec![1, 2, 3]));
+    let path = ferrum_hub::testing::fetch_alias("smollm2").expect("the model");
+    let real = Gguf::open(&path).expect("a model");
+    let question = "A person as JSON: John Smith is 42 years old and has the tags a and b.\n";
+    let tokenizer = Tokenizer::from_metadata(real.metadata()).expect("a tokenizer");
+    let prompt = tokenizer.encode_text(question);
+    for (name, file, prompt) in files.chain([("smollm2", real, prompt)]) {
+        for text in constrained(&file, &prompt, &schema) {
+            let value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+            assert!(validator.is_valid(&value), "{name}: {text}");
+        }
+    }
+}
+
+/// Some answers of a model to `prompt` within `schema`.
+fn constrained(file: &Gguf, prompt: &[u32], schema: &Value) -> Vec<String> {
+    let tokenizer = Arc::new(Tokenizer::from_metadata(file.metadata()).expect("a tokenizer"));
+    let table = TokenTable::from(tokenizer.as_ref());
+    let compiler = ConstraintCompiler::new(&table, CompileLimits::default()).expect("a trie");
+    let constraint = compiler.compile(&Grammar::JsonSchema(schema.clone())).expect("a grammar");
+    let options = LoadOptions { context: Some(2048), threads: Some(1), ..Default::default() };
+    let runner = load(file, &options).expect("a runner");
+    let mut engine = Engine::new(runner, tokenizer, EngineConfig::default()).expect("an engine");
+    let mut texts = BTreeMap::new();
+    for seed in 0..6 {
+        let temperature = if seed % 2 == 0 { 0.0 } else { 1.0 };
+        let request = Request {
+            prompt: prompt.to_vec(),
+            sampling: SamplingParams { temperature, seed: Some(seed), ..Default::default() },
+            // Weak models love white space.
+            max_tokens: Some(1500),
+            constraint: Some(constraint.clone()),
+            ..Default::default()
+        };
+        texts.insert(engine.add(request).expect("it fits"), String::new());
+    }
+    while !engine.is_idle() {
+        for event in engine.step().expect("a step") {
+            match event {
+                Event::Text { id, text, .. } => texts.get_mut(&id).expect("its").push_str(&text),
+                Event::Finished { reason, .. } => {
+                    assert_eq!(reason, FinishReason::GrammarComplete);
+                }
+                _ => {}
+            }
+        }
+    }
+    texts.into_values().collect()
+}
+
+/// A constraint of a larger vocabulary is refused at the door.
+#[test]
+fn a_constraint_belongs_to_its_model() {
+    let file = model(PRESETS[0], "refused");
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).expect("a tokenizer");
+    let mut table = TokenTable::from(&tokenizer);
+    table.tokens.push(Spelling::None);
+    let compiler = ConstraintCompiler::new(&table, CompileLimits::default()).expect("a trie");
+    let constraint = Some(compiler.compile(&Grammar::JsonObject).expect("a grammar"));
+    let runner = load(&file, &LoadOptions::default()).expect("a runner");
+    let mut engine =
+        Engine::new(runner, Arc::new(tokenizer), EngineConfig::default()).expect("an engine");
+    let request = Request { prompt: vec![1], constraint, ..Default::default() };
+    let result = engine.add(request);
+    assert!(matches!(result, Err(AdmissionError::Constraint { .. })), "{result:?}");
 }

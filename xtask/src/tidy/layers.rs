@@ -12,7 +12,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ferrum-hub", &[]),
     ("ferrum-models", &["ferrum-kernels"]),
     ("ferrum-engine", &["ferrum-models"]),
-    ("ferrum-cli", &["ferrum-engine", "ferrum-models", "ferrum-hub"]),
+    ("ferrum-server", &["ferrum-engine", "ferrum-models"]),
+    ("ferrum-cli", &["ferrum-server", "ferrum-engine", "ferrum-models", "ferrum-hub"]),
 ];
 
 /// Reads the `[dependencies]` of each crate; tests may depend on anything.

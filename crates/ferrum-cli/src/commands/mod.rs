@@ -9,6 +9,7 @@ mod perplexity;
 mod pull;
 mod rm;
 mod run;
+mod serve;
 mod tokenize;
 
 use std::io::{self, Write};
@@ -24,6 +25,7 @@ use crate::exit::Outcome;
 pub fn run(command: Command, config: Config) -> Result<Outcome> {
     match command {
         Command::Run(args) => return run::run(&args, &config),
+        Command::Serve(args) => serve::run(&args, &config)?,
         Command::Pull(args) => pull::run(&args, &config)?,
         Command::List(args) => list::run(&args, &config)?,
         Command::Rm(args) => rm::run(&args, &config)?,

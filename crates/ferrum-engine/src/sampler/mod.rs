@@ -1,7 +1,7 @@
 //! From a row of logits to a token.
 //!
-//! The order is that of llama.cpp's default chain: logit bias, penalties, top-k, typical, top-p,
-//! min-p, temperature, draw. So the filters judge the model's own distribution, and a high
+//! The order is that of llama.cpp's default chain: logit bias, penalties, grammar, top-k, typical,
+//! top-p, min-p, temperature, draw. So the filters judge the model's own distribution, and a high
 //! temperature spreads the draw over what they left, no further. Each is off by its default.
 //!
 //! A temperature of 0 takes the most likely token after bias and penalties, the lowest id among
@@ -18,11 +18,13 @@ pub use logprobs::logprobs;
 pub use params::{ParamError, SamplingParams};
 pub(crate) use rng::derive as derive_seed;
 
+use crate::constraint::{ConstraintFailure, ConstraintState};
+
 use filters::Candidates;
 use penalties::TokenCounts;
 
 /// Why a row of logits gives no token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SampleError {
     /// A logit is NaN or plus infinity: the model's arithmetic went wrong.
     #[error("the logit of token {token} is NaN or infinite")]
@@ -33,6 +35,9 @@ pub enum SampleError {
     /// All logits are minus infinity.
     #[error("no token is possible")]
     NoToken,
+    /// The grammar of the answer.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintFailure),
 }
 
 /// Memory that samplers share, so that a step allocates nothing.
@@ -48,6 +53,7 @@ pub struct Sampler {
     params: SamplingParams,
     seed: u64,
     counts: TokenCounts,
+    constraint: Option<ConstraintState>,
 }
 
 impl Sampler {
@@ -60,7 +66,18 @@ impl Sampler {
         params.validate(vocab)?;
         let seed = params.seed.unwrap_or(default_seed);
         let counts = TokenCounts::new(params.penalty_last_n);
-        Ok(Sampler { params, seed, counts })
+        Ok(Sampler { params, seed, counts, constraint: None })
+    }
+
+    /// Samples within a grammar: each token that [`Self::sample`] gives is one of its answer.
+    pub fn within(mut self, constraint: Option<ConstraintState>) -> Self {
+        self.constraint = constraint;
+        self
+    }
+
+    /// Whether the grammar's answer is complete, so that no token can follow.
+    pub fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(ConstraintState::is_complete)
     }
 
     /// The token that follows `history` (prompt and answer so far), whose logits are `logits`
@@ -72,25 +89,31 @@ impl Sampler {
         workspace: &mut Workspace,
     ) -> Result<u32, SampleError> {
         let Workspace { logits: adjusted, candidates } = workspace;
-        let logits = self.adjust(logits, history, adjusted);
-        if self.params.temperature == 0.0 {
-            return greedy(logits);
+        let logits = self.adjust(logits, history, adjusted)?;
+        let token = if self.params.temperature == 0.0 {
+            greedy(logits)?
+        } else {
+            self.filter(logits, candidates)?;
+            let uniform = rng::uniform(self.seed, history.len() as u64);
+            candidates.draw(self.params.temperature, uniform)
+        };
+        if let Some(constraint) = &mut self.constraint {
+            constraint.commit(token)?;
         }
-        self.filter(logits, candidates)?;
-        let uniform = rng::uniform(self.seed, history.len() as u64);
-        Ok(candidates.draw(self.params.temperature, uniform))
+        Ok(token)
     }
 
-    /// Logits with bias and penalties; those given when there are neither.
+    /// Logits with bias and penalties, minus infinity outside the grammar; those given when there
+    /// are none.
     fn adjust<'a>(
         &mut self,
         logits: &'a [f32],
         history: &[u32],
         adjusted: &'a mut Vec<f32>,
-    ) -> &'a [f32] {
+    ) -> Result<&'a [f32], SampleError> {
         let penalties = self.params.has_penalties();
-        if !penalties && self.params.logit_bias.is_empty() {
-            return logits;
+        if !penalties && self.params.logit_bias.is_empty() && self.constraint.is_none() {
+            return Ok(logits);
         }
         adjusted.clear();
         adjusted.extend_from_slice(logits);
@@ -101,7 +124,10 @@ impl Sampler {
             self.counts.update(history);
             self.counts.penalise(&self.params, adjusted);
         }
-        adjusted
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask()?.apply(adjusted);
+        }
+        Ok(adjusted)
     }
 
     /// Leaves the candidates that the filters of this request allow.

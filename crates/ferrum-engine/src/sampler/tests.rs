@@ -91,7 +91,7 @@ fn bias_and_penalties_move_the_distribution() {
         [0.0, 0.5 - 0.75, 0.5, f32::NEG_INFINITY, 1.0 - 1.25, 0.0, f32::NEG_INFINITY, -2.0];
     let mut workspace = Workspace::default();
     let mut sampler = sampler(params, 8);
-    assert_eq!(sampler.adjust(&LOGITS, &history, &mut workspace.logits), adjusted);
+    assert_eq!(sampler.adjust(&LOGITS, &history, &mut workspace.logits).unwrap(), adjusted);
 }
 
 #[test]

@@ -177,7 +177,7 @@ impl Detokenizer for FakeDetokenizer {
 }
 
 impl Vocabulary for FakeVocabulary {
-    fn detokenizer(&self) -> Box<dyn Detokenizer> {
+    fn detokenizer(&self, _: &[u32]) -> Box<dyn Detokenizer> {
         Box::new(FakeDetokenizer(Vec::new()))
     }
 

@@ -119,6 +119,11 @@ impl ChatTemplate {
         Ok(Some(template))
     }
 
+    /// The template itself, in Jinja.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The prompt of a conversation.
     ///
     /// The same prompt follows for every division of its text into segments; they only tell whose

@@ -10,18 +10,28 @@ use super::decode::Pieces;
 pub struct StreamDecoder {
     pieces: Arc<Pieces>,
     characters: Characters,
+    /// Control tokens that have text.
+    shown: Vec<u32>,
 }
 
 impl StreamDecoder {
     pub(super) fn new(pieces: Arc<Pieces>) -> Self {
-        StreamDecoder { pieces, characters: Characters::default() }
+        StreamDecoder { pieces, characters: Characters::default(), shown: Vec::new() }
+    }
+
+    /// Gives the control tokens `ids` their names as text.
+    pub fn showing(mut self, ids: &[u32]) -> Self {
+        self.shown = ids.to_vec();
+        self
     }
 
     /// The text that token `id` completes, which may be empty. Ids outside the vocabulary have no
     /// text.
     pub fn push(&mut self, id: u32) -> String {
         let mut text = String::new();
-        if let Some(bytes) = self.pieces.text_bytes(id) {
+        let shown = self.shown.contains(&id);
+        let bytes = if shown { self.pieces.bytes(id) } else { self.pieces.text_bytes(id) };
+        if let Some(bytes) = bytes {
             self.characters.push(&bytes, &mut text);
         }
         text

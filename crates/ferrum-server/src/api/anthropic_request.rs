@@ -1,0 +1,139 @@
+//! Anthropic's requests as conversations.
+
+use ferrum_models::chat::{Content, Message};
+use serde_json::{Map, Value, json};
+
+use super::anthropic::MessagesRequest;
+use super::conversation::Conversation;
+use super::params::{GenerationParams, OneOrMany};
+use super::shape::{FunctionDefinition, NamedFunction, Shape, ShapeRequest, ToolChoice};
+use crate::error::{ApiError, ApiResult};
+use crate::model::Model;
+
+/// The conversation of a request.
+pub fn conversation(request: MessagesRequest, model: &Model) -> ApiResult<Conversation> {
+    let mut messages = Vec::new();
+    if let Some(system) = &request.system {
+        messages.push(Message::new("system", text_of(system, "system")?));
+    }
+    if request.messages.is_empty() {
+        return Err(ApiError::field("messages", "there is no message"));
+    }
+    for (i, message) in request.messages.iter().enumerate() {
+        add_message(&mut messages, message, &format!("messages.{i}"))?;
+    }
+    let mut extra = Map::new();
+    match request.thinking.as_ref().map(|thinking| thinking.kind.as_str()) {
+        None => {}
+        Some(kind @ ("disabled" | "enabled")) => {
+            if kind == "enabled" && !model.conventions.reasoning {
+                return Err(ApiError::unsupported("thinking", "thinking with this model"));
+            }
+            extra.insert("enable_thinking".into(), (kind == "enabled").into());
+        }
+        Some(other) => return Err(ApiError::unsupported("thinking.type", other)),
+    }
+    let shape = Shape::new(shape(&request)?, model)?;
+    let params = GenerationParams {
+        max_tokens: request.max_tokens,
+        stop: request.stop_sequences.map(OneOrMany::Many),
+        temperature: request.temperature,
+        top_p: request.top_p,
+        top_k: request.top_k,
+        ..GenerationParams::default()
+    };
+    Ok(Conversation { messages, shape, params, extra, logprobs: None })
+}
+
+fn shape(request: &MessagesRequest) -> ApiResult<ShapeRequest> {
+    let mut tools = Vec::new();
+    for (i, tool) in request.tools.iter().flatten().enumerate() {
+        if let Some(kind) = tool.kind.as_deref().filter(|kind| *kind != "custom") {
+            return Err(ApiError::unsupported(format!("tools.{i}.type"), kind));
+        }
+        tools.push(FunctionDefinition {
+            name: tool.name.clone(),
+            description: tool.description.clone(),
+            parameters: tool.input_schema.clone(),
+            strict: None,
+        });
+    }
+    let mut parallel = true;
+    let choice = match &request.tool_choice {
+        None => None,
+        Some(choice) => {
+            parallel = choice.disable_parallel_tool_use != Some(true);
+            Some(match (choice.kind.as_str(), &choice.name) {
+                ("any", None) => ToolChoice::Mode("required".into()),
+                ("auto" | "none", None) => ToolChoice::Mode(choice.kind.clone()),
+                ("tool", Some(name)) => ToolChoice::Named {
+                    kind: "function".into(),
+                    function: NamedFunction { name: name.clone() },
+                },
+                (other, _) => return Err(ApiError::unsupported("tool_choice.type", other)),
+            })
+        }
+    };
+    Ok(ShapeRequest { tools, choice, parallel, format: None })
+}
+
+/// The text of a string or of blocks of text.
+fn text_of(content: &Value, field: &str) -> ApiResult<String> {
+    match content {
+        Value::String(text) => Ok(text.clone()),
+        Value::Array(blocks) => super::messages::join_parts(blocks, field),
+        _ => Err(ApiError::field(field, "expected a text or a list of blocks")),
+    }
+}
+
+/// Adds what a message says; results of tools are messages of their own.
+fn add_message(out: &mut Vec<Message>, message: &Value, field: &str) -> ApiResult<()> {
+    let role = match message["role"].as_str() {
+        Some(role @ ("user" | "assistant")) => role,
+        _ => return Err(ApiError::field(format!("{field}.role"), "a role is user or assistant")),
+    };
+    let field = format!("{field}.content");
+    let Value::Array(blocks) = &message["content"] else {
+        out.push(Message::new(role, text_of(&message["content"], &field)?));
+        return Ok(());
+    };
+    let (mut texts, mut calls, mut thinking) = (Vec::new(), Vec::new(), String::new());
+    for block in blocks {
+        let text = |key: &str| block[key].as_str().unwrap_or_default().to_string();
+        match (block["type"].as_str().unwrap_or("a block without a type"), role) {
+            ("text", _) => texts.push(text("text")),
+            ("thinking", "assistant") => thinking.push_str(&text("thinking")),
+            ("tool_use", "assistant") => {
+                let function = json!({"name": block["name"], "arguments": block["input"]});
+                let id = &block["id"];
+                calls.push(json!({"id": id, "type": "function", "function": function}));
+            }
+            ("tool_result", "user") => {
+                let result = match &block["content"] {
+                    Value::Null => String::new(),
+                    content => text_of(content, &field)?,
+                };
+                let mut message = Message::new("tool", result);
+                message.extra.insert("tool_call_id".into(), block["tool_use_id"].clone());
+                out.push(message);
+            }
+            (other, _) => return Err(ApiError::unsupported(field, other)),
+        }
+    }
+    if texts.is_empty() && calls.is_empty() && thinking.is_empty() {
+        return Ok(());
+    }
+    let text = texts.join("\n");
+    let mut message = Message::new(role, text.clone());
+    if text.is_empty() && !calls.is_empty() {
+        message.content = Content::Empty;
+    }
+    if !calls.is_empty() {
+        message.extra.insert("tool_calls".into(), calls.into());
+    }
+    if !thinking.is_empty() {
+        message.extra.insert("reasoning_content".into(), thinking.into());
+    }
+    out.push(message);
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! A conversation to be answered, whatever API it came by: to requests of the engine, and the
+//! parsers of their answers.
+
+use ferrum_engine::Request;
+use ferrum_models::chat::{Message, OwnedSegment, RenderOptions};
+use serde_json::{Map, Value};
+
+use super::params::GenerationParams;
+use super::shape::Shape;
+use crate::auth::Tenant;
+use crate::error::ApiResult;
+use crate::model::Model;
+use crate::output::{OutputParser, opens_reasoning};
+
+/// A conversation and how its next message is to be.
+pub struct Conversation {
+    /// What was said.
+    pub messages: Vec<Message>,
+    /// The form of the answer.
+    pub shape: Shape,
+    /// How it is generated.
+    pub params: GenerationParams,
+    /// Further variables of the template.
+    pub extra: Map<String, Value>,
+    /// Likeliest tokens to report with each token, if any are to be reported.
+    pub logprobs: Option<usize>,
+}
+
+/// Requests for the answers to a conversation.
+pub struct Prepared {
+    /// One for each choice.
+    pub requests: Vec<Request>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    shape: Shape,
+    opened: bool,
+}
+
+/// A prompt.
+pub struct Prompt {
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+    /// Whether it ends within reasoning.
+    pub opened: bool,
+}
+
+impl Conversation {
+    /// The prompt by the model's template.
+    pub fn prompt(&mut self, model: &Model) -> ApiResult<Prompt> {
+        let mut messages = std::mem::take(&mut self.messages);
+        let mut options = RenderOptions {
+            extra: std::mem::take(&mut self.extra),
+            ..RenderOptions::answer(super::now())
+        };
+        if model.knows_tools {
+            options.tools = self.shape.tools.clone();
+        } else {
+            messages = self.shape.without_template(messages);
+        }
+        let rendered = model.render(&messages, &options)?;
+        let opened = match model.conventions.reasoning {
+            true => {
+                let text: String = rendered.iter().map(OwnedSegment::text).collect();
+                opens_reasoning(&text)
+            }
+            false => false,
+        };
+        Ok(Prompt { tokens: model.encode(&rendered), opened })
+    }
+
+    /// The engine's requests; `limit` bounds the choices.
+    pub fn prepare(mut self, model: &Model, tenant: &Tenant, limit: usize) -> ApiResult<Prepared> {
+        let n = self.params.choices(1, limit)?;
+        let Prompt { tokens, opened } = self.prompt(model)?;
+        let mut requests = Vec::with_capacity(n);
+        for choice in 0..n {
+            let mut request = self.params.request(tokens.clone(), choice, tenant)?;
+            request.logprobs = self.logprobs;
+            self.shape.apply(&mut request, model, opened)?;
+            requests.push(request);
+        }
+        Ok(Prepared { requests, prompt_tokens: tokens.len(), shape: self.shape, opened })
+    }
+}
+
+impl Prepared {
+    /// Parsers of the answers. In a whole answer (not a stream) a call that breaks off is text.
+    pub fn parsers(&self, model: &Model, stream: bool) -> Vec<Parser> {
+        let new = || self.shape.parser(model, self.opened, !stream);
+        let one = |_| Parser { parser: new(), all_calls: self.shape.takes_call(1) };
+        self.requests.iter().map(one).collect()
+    }
+}
+
+/// Takes one answer apart.
+pub struct Parser {
+    parser: OutputParser,
+    all_calls: bool,
+}
+
+impl Parser {
+    /// Takes the next piece; `end`: it is the last.
+    pub fn push(&mut self, text: &str, end: bool) -> Vec<crate::output::Delta> {
+        use crate::output::Delta;
+        let mut deltas = if text.is_empty() { Vec::new() } else { self.parser.push(text) };
+        if end {
+            deltas.extend(self.parser.finish());
+        }
+        deltas.retain(|delta| match delta {
+            Delta::Call { index, .. } | Delta::Arguments { index, .. } => {
+                self.all_calls || *index == 0
+            }
+            Delta::Content(_) | Delta::Reasoning(_) => true,
+        });
+        deltas
+    }
+
+    /// Whether the answer calls tools.
+    pub fn calls(&self) -> bool {
+        self.parser.calls() > 0
+    }
+}

@@ -1,0 +1,216 @@
+//! Request bodies: JSON into types, with nothing overlooked.
+//!
+//! A field that nobody reads could change the answer that the client expects, so it is an error
+//! that names it, unless it is known to be harmless or is `null`.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::{StatusCode, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::App;
+use crate::error::{ApiError, ApiResult};
+
+/// Fields about bookkeeping, which no answer depends on.
+const HARMLESS: [&str; 10] = [
+    "user",
+    "metadata",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prediction",
+    "cache_prompt",
+    "timings_per_token",
+    "return_progress",
+];
+
+/// Time for the rest of a body that is too large.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The bytes of a JSON request.
+pub struct JsonBody(Bytes);
+
+impl FromRequest<std::sync::Arc<App>> for JsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &std::sync::Arc<App>) -> ApiResult<Self> {
+        let limits = &app.limits;
+        let (parts, body) = request.into_parts();
+        let media = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        if !media.is_some_and(is_json) {
+            let message = format!(
+                "the body must be JSON with the header Content-Type: application/json, not {}",
+                media.unwrap_or("one without a type")
+            );
+            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        match tokio::time::timeout(limits.body_timeout, read(body, limits.body_bytes)).await {
+            Ok(bytes) => bytes.map(JsonBody),
+            Err(_) => {
+                let message = "the body did not come in time";
+                Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
+            }
+        }
+    }
+}
+
+/// `application/json`, with or without parameters. Browsers send other types to other sites
+/// without asking first, which is why only this one is accepted.
+fn is_json(media: &str) -> bool {
+    let essence = media.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+async fn read(mut body: Body, limit: usize) -> ApiResult<Bytes> {
+    match Limited::new(&mut body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let _ = tokio::time::timeout(LINGER, discard(body, limit)).await;
+            let message = format!("the body has more than {limit} bytes");
+            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message))
+        }
+        Err(error) => Err(ApiError::invalid(format!("the body could not be read: {error}"))),
+    }
+}
+
+/// Reads what a client that sends too much still sends, up to a bound. A connection that is closed
+/// before that is reset, and the client would lose the answer.
+async fn discard(mut body: Body, limit: usize) {
+    let mut left = limit.saturating_mul(4);
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = rest;
+    }
+}
+
+impl JsonBody {
+    /// For tests and fuzzing.
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
+        JsonBody(bytes.into())
+    }
+
+    /// Reads the body as a `T`, all of whose fields must be known.
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> ApiResult<T> {
+        let (value, unknown) = self.read()?;
+        self.refuse(unknown)?;
+        Ok(value)
+    }
+
+    /// Reads the body as an `A` and as a `B`, which share no fields; one of them must know each.
+    pub fn parse_both<'a, A: Deserialize<'a>, B: Deserialize<'a>>(&'a self) -> ApiResult<(A, B)> {
+        let (a, unknown_a) = self.read::<A>()?;
+        let (b, unknown_b) = self.read::<B>()?;
+        // Within a field only the type that has it can say what is unknown.
+        let nested = |path: &&String| path.contains('.');
+        let unknown = unknown_a
+            .iter()
+            .filter(|path| nested(path) || unknown_b.contains(path))
+            .chain(unknown_b.iter().filter(nested));
+        self.refuse(unknown.cloned().collect())?;
+        Ok((a, b))
+    }
+
+    /// The value, and the paths of the fields that it does not have.
+    fn read<'a, T: Deserialize<'a>>(&'a self) -> ApiResult<(T, Vec<String>)> {
+        let mut unknown = Vec::new();
+        let mut json = serde_json::Deserializer::from_slice(&self.0);
+        let mut track = serde_path_to_error::Track::new();
+        let paths = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+        let result: Result<T, _> = serde_ignored::deserialize(paths, |path| {
+            unknown.push(path.to_string().replace(".?", ""));
+        });
+        match result.and_then(|value| json.end().map(|()| value)) {
+            Ok(value) => Ok((value, unknown)),
+            Err(error) if error.is_data() => {
+                let path = track.path().to_string();
+                let message =
+                    if path == "." { format!("{error}") } else { format!("{path}: {error}") };
+                Err(ApiError { param: (path != ".").then_some(path), ..ApiError::invalid(message) })
+            }
+            Err(error) => Err(ApiError::invalid(format!("the body is not valid JSON: {error}"))),
+        }
+    }
+
+    /// Fails if one of the fields could matter.
+    fn refuse(&self, unknown: Vec<String>) -> ApiResult<()> {
+        let mut unknown = unknown.into_iter().filter(|path| !HARMLESS.contains(&path.as_str()));
+        let Some(first) = unknown.next() else { return Ok(()) };
+        let whole: Value = serde_json::from_slice(&self.0).unwrap_or_default();
+        match std::iter::once(first).chain(unknown).find(|path| !is_null(&whole, path)) {
+            Some(path) => {
+                let message = format!("unknown or unsupported field: {path}");
+                Err(ApiError { code: Some("unknown_parameter"), ..ApiError::field(path, message) })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the value at `path`, keys and indices joined by dots, is `null`: as good as not there.
+fn is_null(whole: &Value, path: &str) -> bool {
+    let pointer = format!("/{}", path.replace('.', "/"));
+    whole.pointer(&pointer).is_some_and(Value::is_null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct A {
+        a: u8,
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Inner {
+        x: Option<u8>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct B {
+        b: Option<u8>,
+    }
+
+    fn both(text: &'static str) -> ApiResult<(A, B)> {
+        JsonBody::from_bytes(text).parse_both()
+    }
+
+    #[test]
+    fn each_field_is_known_to_one_type() {
+        let (a, b) = both(r#"{"a": 1, "b": 2, "inner": {"x": 3}, "user": "me"}"#).unwrap();
+        assert_eq!((a.a, b.b, a.inner.unwrap().x), (1, Some(2), Some(3)));
+    }
+
+    #[test]
+    fn what_nobody_knows_is_named() {
+        let param = |text| both(text).unwrap_err().param.unwrap();
+        assert_eq!(param(r#"{"a": 1, "c": 2}"#), "c");
+        assert_eq!(param(r#"{"a": 1, "c": null, "d": 0}"#), "d");
+        assert_eq!(param(r#"{"a": 1, "inner": {"y": 1}}"#), "inner.y");
+        assert!(both(r#"{"a": 1, "c": null, "inner": {"y": null}}"#).is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = both(r#"{"a": 1, "inner": {"x": "text"}}"#).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("inner.x"), "{error}");
+        for text in ["", "{", "[]", r#"{"a": 1} x"#, "{\"a\": 1e999}"] {
+            assert_eq!(both(text).unwrap_err().status, StatusCode::BAD_REQUEST, "{text}");
+        }
+        let deep: String = "[".repeat(100_000);
+        assert!(JsonBody::from_bytes(deep).parse::<serde_json::Value>().is_err());
+    }
+
+    #[test]
+    fn media_types() {
+        assert!(is_json("application/json") && is_json("Application/JSON; charset=utf-8"));
+        assert!(!is_json("text/plain") && !is_json("application/json-lines"));
+    }
+}

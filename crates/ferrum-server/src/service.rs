@@ -1,0 +1,308 @@
+//! The thread that owns an engine, and how requests get to it and answers back.
+//!
+//! Requests go in by a bounded queue; what happens to them comes back by one channel for each
+//! submission. The thread never waits for a reader: a channel holds as many events as
+//! [`ServiceConfig::backlog`] says, and a request whose reader lags further behind is given up, as
+//! is one whose reader is gone; its blocks are free before the next step.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ferrum_engine::{AdmissionError, Engine, EngineError, EngineStats, Event, Request, RequestId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::auth::Tenant;
+use crate::error::{ApiError, ApiResult};
+use crate::metrics::Metrics;
+
+/// Sizes of a [`Service`].
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceConfig {
+    /// Requests that run at once.
+    pub running: usize,
+    /// Requests that wait besides.
+    pub queue: usize,
+    /// Events of a submission that may wait for its reader.
+    pub backlog: usize,
+}
+
+/// What happens to a submission. `Accepted` or `Refused` comes first; then, after `Accepted`, the
+/// events of its requests, each with the request's place in the submission.
+#[derive(Debug)]
+pub enum Update {
+    /// All requests are queued.
+    Accepted,
+    /// None is, for this reason.
+    Refused(AdmissionError),
+    /// News of one request.
+    Event(usize, Event),
+    /// The engine could not go on with the requests.
+    Failed(String),
+}
+
+/// The handle to the engine's thread. Dropping the last one lets the thread end once it is idle.
+#[derive(Debug, Clone)]
+pub struct Service {
+    submissions: SyncSender<Submission>,
+    shared: Arc<Shared>,
+}
+
+/// What the thread and its handles share.
+#[derive(Debug)]
+struct Shared {
+    config: ServiceConfig,
+    /// One permit for each request that waits or runs, or whose answer is being read.
+    places: Arc<Semaphore>,
+    stats: Mutex<EngineStats>,
+    /// Origin of `step_began`.
+    start: Instant,
+    /// Milliseconds from `start` to the beginning of the step that runs, plus one; 0: none does.
+    step_began: AtomicU64,
+    alive: AtomicBool,
+    /// Milliseconds that requests took, on average over the last ones.
+    request_ms: AtomicUsize,
+}
+
+struct Submission {
+    requests: Vec<Request>,
+    to: mpsc::Sender<Update>,
+}
+
+/// The answers to one submission as they come. Dropping it gives its requests up.
+#[derive(Debug)]
+pub struct Answers {
+    updates: mpsc::Receiver<Update>,
+    _places: Vec<OwnedSemaphorePermit>,
+}
+
+impl Answers {
+    /// The next news; `None` where the service gave the submission up.
+    pub async fn next(&mut self) -> Option<Update> {
+        self.updates.recv().await
+    }
+}
+
+impl Service {
+    /// Starts the thread.
+    pub fn start(
+        engine: Engine,
+        config: ServiceConfig,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Service> {
+        let places = config.running + config.queue;
+        // Every submission holds a permit, so there are never more of them than places.
+        let (submissions, receiver) = sync_channel(places);
+        let shared = Arc::new(Shared {
+            config,
+            places: Arc::new(Semaphore::new(places)),
+            stats: Mutex::new(engine.stats()),
+            start: Instant::now(),
+            step_began: AtomicU64::new(0),
+            alive: AtomicBool::new(true),
+            request_ms: AtomicUsize::new(1000),
+        });
+        let worker = Worker {
+            engine,
+            submissions: receiver,
+            live: HashMap::new(),
+            shared: shared.clone(),
+            metrics,
+        };
+        std::thread::Builder::new().name("ferrum-engine".into()).spawn(move || {
+            let shared = worker.shared.clone();
+            // A panic is a bug; clients and supervisors must hear of it rather than wait.
+            let _ = catch_unwind(AssertUnwindSafe(|| worker.run()));
+            shared.alive.store(false, Ordering::Release);
+        })?;
+        Ok(Service { submissions, shared })
+    }
+
+    /// Queues requests that belong together: all or none. `tenant` is who asks.
+    pub fn submit(&self, requests: Vec<Request>, tenant: &Tenant) -> ApiResult<Answers> {
+        let gone = || ApiError::unavailable("the engine has stopped");
+        if !self.shared.alive.load(Ordering::Acquire) {
+            return Err(gone());
+        }
+        let total = (self.shared.config.running + self.shared.config.queue).min(tenant.limit);
+        let count = match u32::try_from(requests.len()) {
+            Ok(count) if requests.len() <= total => count,
+            _ => {
+                return Err(ApiError::invalid(format!(
+                    "the request asks for {} answers; {total} can wait or run at once",
+                    requests.len()
+                )));
+            }
+        };
+        let busy = |what| move |_| ApiError::busy(what, self.retry_after());
+        let of_tenant = tenant.places.clone().try_acquire_many_owned(count);
+        let of_tenant = of_tenant.map_err(busy("too many requests with this API key at once"))?;
+        let places = self.shared.places.clone().try_acquire_many_owned(count);
+        let places = places.map_err(busy("too many requests are waiting"))?;
+        let (to, updates) = mpsc::channel(self.shared.config.backlog.max(2));
+        self.submissions.try_send(Submission { requests, to }).map_err(|_| gone())?;
+        Ok(Answers { updates, _places: vec![of_tenant, places] })
+    }
+
+    /// Seconds until a place is likely to be free.
+    fn retry_after(&self) -> u64 {
+        let ms = self.shared.request_ms.load(Ordering::Relaxed) as u64;
+        // The queue is full: one of the running requests has to end.
+        (ms / 1000 / self.shared.config.running.max(1) as u64).clamp(1, 60)
+    }
+
+    /// The state of the engine after its last step.
+    pub fn stats(&self) -> EngineStats {
+        *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the engine's thread lives.
+    pub fn is_alive(&self) -> bool {
+        self.shared.alive.load(Ordering::Acquire)
+    }
+
+    /// How long the step that runs has been running.
+    pub fn step_time(&self) -> Duration {
+        match self.shared.step_began.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            began => self.shared.start.elapsed().saturating_sub(Duration::from_millis(began - 1)),
+        }
+    }
+
+    /// Requests that wait or run, or whose answers are being read.
+    pub fn in_flight(&self) -> usize {
+        let ServiceConfig { running, queue, .. } = self.shared.config;
+        (running + queue).saturating_sub(self.shared.places.available_permits())
+    }
+}
+
+/// The thread's side.
+struct Worker {
+    engine: Engine,
+    submissions: Receiver<Submission>,
+    live: HashMap<RequestId, Live>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+}
+
+/// A request in the engine.
+struct Live {
+    /// Its place in the submission.
+    index: usize,
+    to: mpsc::Sender<Update>,
+    since: Instant,
+    last_token: Option<Instant>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while self.take() {
+            self.give_up_abandoned();
+            let began = self.shared.start.elapsed().as_millis() as u64 + 1;
+            self.shared.step_began.store(began, Ordering::Release);
+            let outcome = self.engine.step();
+            self.shared.step_began.store(0, Ordering::Release);
+            match outcome {
+                Ok(events) => self.report(events),
+                Err(error) => self.fail(&error),
+            }
+            let stats = self.engine.stats();
+            *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+        }
+    }
+
+    /// Takes all that was submitted, and waits for it where there is nothing else to do. False:
+    /// nothing will come any more, and nothing runs.
+    fn take(&mut self) -> bool {
+        if self.engine.is_idle() {
+            match self.submissions.recv() {
+                Ok(submission) => self.add(submission),
+                Err(_) => return false,
+            }
+        }
+        loop {
+            match self.submissions.try_recv() {
+                Ok(submission) => self.add(submission),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
+            }
+        }
+    }
+
+    fn add(&mut self, submission: Submission) {
+        let Submission { requests, to } = submission;
+        let mut ids = Vec::with_capacity(requests.len());
+        for request in requests {
+            match self.engine.add(request) {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    for id in ids {
+                        self.engine.cancel(id);
+                    }
+                    // A reader that is gone needs no answer.
+                    let _ = to.try_send(Update::Refused(error));
+                    return;
+                }
+            }
+        }
+        let _ = to.try_send(Update::Accepted);
+        let since = Instant::now();
+        for (index, id) in ids.into_iter().enumerate() {
+            let live = Live { index, to: to.clone(), since, last_token: None };
+            self.live.insert(id, live);
+        }
+    }
+
+    fn give_up_abandoned(&mut self) {
+        let (engine, metrics) = (&mut self.engine, &self.metrics);
+        self.live.retain(|&id, live| {
+            if live.to.is_closed() {
+                engine.cancel(id);
+                metrics.finished("abandoned");
+            }
+            !live.to.is_closed()
+        });
+    }
+
+    fn report(&mut self, events: Vec<Event>) {
+        let now = Instant::now();
+        for event in events {
+            let id = event_id(&event);
+            // Events of requests that were given up have no reader.
+            let Some(live) = self.live.get_mut(&id) else { continue };
+            self.metrics.event(&event, live.since, &mut live.last_token, now);
+            let ended = matches!(event, Event::Finished { .. });
+            let sent = live.to.try_send(Update::Event(live.index, event));
+            if ended {
+                let ms = live.since.elapsed().as_millis() as usize;
+                let before = self.shared.request_ms.load(Ordering::Relaxed);
+                self.shared.request_ms.store((before * 7 + ms) / 8, Ordering::Relaxed);
+                self.live.remove(&id);
+            } else if matches!(sent, Err(mpsc::error::TrySendError::Full(_))) {
+                self.live.remove(&id);
+                self.engine.cancel(id);
+                self.metrics.finished("slow_reader");
+            }
+        }
+    }
+
+    /// A step failed. What failed once would most likely fail again, so the requests end; the
+    /// engine goes on with those that come.
+    fn fail(&mut self, error: &EngineError) {
+        let message = error.to_string();
+        for (id, live) in self.live.drain() {
+            self.engine.cancel(id);
+            self.metrics.finished("error");
+            let _ = live.to.try_send(Update::Failed(message.clone()));
+        }
+    }
+}
+
+/// Whose event it is.
+fn event_id(event: &Event) -> RequestId {
+    match *event {
+        Event::Prompt { id, .. } | Event::Text { id, .. } | Event::Finished { id, .. } => id,
+    }
+}

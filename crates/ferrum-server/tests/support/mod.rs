@@ -1,0 +1,240 @@
+//! A server on a free port with a tiny model of random weights, and a client of plain sockets, so
+//! that tests can also send what no client library would.
+#![allow(dead_code, reason = "each test crate uses a part")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ferrum_engine::EngineConfig;
+use ferrum_models::gguf::Gguf;
+use ferrum_models::synth::SynthSpec;
+use ferrum_models::{KV_BLOCK_SIZE, LoadOptions};
+use ferrum_server::{App, Limits, Metrics, Model, ModelSpec, Server, ServerConfig, Stop};
+use serde_json::{Value, json};
+
+/// The model's name.
+pub const MODEL: &str = "tiny";
+/// Tokens of prompt and answer together.
+pub const CONTEXT: usize = 2048;
+
+/// How a test's server differs from a plain one.
+pub struct Setup {
+    pub config: ServerConfig,
+    pub max_seqs: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let limits = Limits { queue: 8, ..Limits::default() };
+        Setup { config: ServerConfig { limits, ..ServerConfig::default() }, max_seqs: 4 }
+    }
+}
+
+/// A running server; dropping it stops it.
+pub struct Running {
+    pub address: SocketAddr,
+    pub app: Arc<App>,
+    pub stop: Stop,
+    thread: Option<JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+/// A server of the default setup.
+pub fn start() -> Running {
+    start_with(Setup::default())
+}
+
+pub fn start_with(setup: Setup) -> Running {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("tiny.gguf");
+    let preset = SynthSpec::preset("llama-tiny").expect("a preset");
+    let spec = SynthSpec { layers: 2, hidden: 64, ffn: 96, heads: 2, vocab: 400, ..preset };
+    spec.write(File::create(&path).expect("writable")).expect("written");
+    let file = Gguf::open(&path).expect("a model");
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let spec = ModelSpec {
+        id: MODEL.into(),
+        aliases: vec!["little".into()],
+        load: LoadOptions {
+            threads: Some(1),
+            context: Some(CONTEXT),
+            max_seqs: setup.max_seqs,
+            kv_blocks: Some(2 * CONTEXT / KV_BLOCK_SIZE),
+            step_tokens: 64,
+            ..LoadOptions::default()
+        },
+        engine: EngineConfig::default(),
+        queue: setup.config.limits.queue,
+        backlog: setup.config.limits.backlog,
+    };
+    let model = Model::start(&file, spec, metrics.clone()).expect("a model");
+    let app = Arc::new(App::new(vec![Arc::new(model)], metrics, setup.config));
+    let address = "127.0.0.1:0".parse().expect("an address");
+    let server = Server::bind(address, app.clone()).expect("a free port");
+    let (address, stop) = (server.address().expect("bound"), Stop::default());
+    let ender = stop.clone();
+    let thread = std::thread::spawn(move || server.run(&ender).expect("it serves"));
+    Running { address, app, stop, thread: Some(thread), _dir: dir }
+}
+
+impl Running {
+    /// Stops and waits for the end.
+    pub fn end(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server ends without a panic");
+        }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        stream
+    }
+
+    /// Sends these bytes and reads until the server closes.
+    pub fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        // The server may refuse before it has read all.
+        let _ = stream.write_all(bytes);
+        let mut out = Vec::new();
+        let _ = stream.read_to_end(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    pub fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
+        Response::parse(&self.raw(request_bytes(method, path, headers, body).as_bytes()))
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        self.request("GET", path, "", "")
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Response {
+        self.request("POST", path, JSON, &body.to_string())
+    }
+
+    /// The answer to a request that must be refused with this status: its error object.
+    pub fn refused(&self, path: &str, body: &Value, status: u16) -> Value {
+        let response = self.post(path, body);
+        assert_eq!(response.status, status, "{body}: {response:?}");
+        let error = response.json()["error"].clone();
+        assert!(error["message"].is_string() && error["type"].is_string(), "{error}");
+        error
+    }
+
+    /// The answer to a request that must work.
+    pub fn ok(&self, path: &str, body: &Value) -> Value {
+        let response = self.post(path, body);
+        assert_eq!(response.status, 200, "{body}: {response:?}");
+        response.json()
+    }
+
+    /// The events of a stream that must work and end with `[DONE]`.
+    pub fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let response = self.post(path, body);
+        assert_eq!(response.status, 200, "{body}: {response:?}");
+        let mut events: Vec<&str> =
+            response.body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        assert_eq!(events.pop(), Some("[DONE]"), "{response:?}");
+        events.into_iter().map(|event| serde_json::from_str(event).expect("JSON")).collect()
+    }
+
+    /// Waits until no request is left and all blocks are free.
+    pub fn wait_until_free(&self) {
+        let free = || {
+            let stats = self.app.models[0].service.stats();
+            let idle = stats.running == 0 && stats.waiting == 0;
+            idle && self.app.in_flight() == 0 && stats.kv_blocks_free == stats.kv_blocks
+        };
+        wait_for(free, "all requests have ended and all blocks are free");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.stop();
+    }
+}
+
+pub fn wait_for(condition: impl Fn() -> bool, what: &str) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < end, "not within 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub const JSON: &str = "Content-Type: application/json\r\n";
+
+pub fn request_bytes(method: &str, path: &str, headers: &str, body: &str) -> String {
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Response {
+    pub fn parse(text: &str) -> Response {
+        let (head, body) = text.split_once("\r\n\r\n").expect("a whole response");
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+        let head = head.to_ascii_lowercase();
+        let body = match head.contains("transfer-encoding: chunked") {
+            true => unchunked(body),
+            false => body.to_string(),
+        };
+        Response { status, head, body }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("JSON: {self:?}"))
+    }
+}
+
+fn unchunked(mut body: &str) -> String {
+    let mut out = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).expect("the size of a chunk");
+        out.push_str(&rest[..size]);
+        body = rest[size..].trim_start_matches("\r\n");
+    }
+    out
+}
+
+/// A request for a chat's next message.
+pub fn chat(extra: Value) -> Value {
+    merged(
+        json!({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": 8, "temperature": 0, "ignore_eos": true}),
+        extra,
+    )
+}
+
+/// A request to continue a text.
+pub fn completion(extra: Value) -> Value {
+    merged(
+        json!({"model": MODEL, "prompt": "Hello there", "max_tokens": 8, "temperature": 0,
+            "ignore_eos": true}),
+        extra,
+    )
+}
+
+fn merged(mut base: Value, extra: Value) -> Value {
+    let Value::Object(extra) = extra else { panic!("an object") };
+    for (key, value) in extra {
+        base[key] = value;
+    }
+    base
+}
