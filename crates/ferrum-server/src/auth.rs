@@ -51,14 +51,16 @@ struct Key {
 pub struct Tenant {
     /// Separates the prefix caches of tenants.
     secret: Option<[u8; 32]>,
-    /// Requests that may wait or run at once.
+    /// One permit for each request that may wait or run.
     pub places: Arc<Semaphore>,
+    /// How many may.
+    pub limit: usize,
 }
 
 impl Tenant {
     fn new(secret: Option<[u8; 32]>, places: Option<usize>) -> Self {
-        let places = places.unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
-        Tenant { secret, places: Arc::new(Semaphore::new(places)) }
+        let limit = places.unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        Tenant { secret, places: Arc::new(Semaphore::new(limit)), limit }
     }
 
     /// The salt of the tenant's prefix cache; `extra` divides it further.

@@ -3,6 +3,8 @@
 //! A field that nobody reads could change the answer that the client expects, so it is an error
 //! that names it, unless it is known to be harmless or is `null`.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
@@ -27,6 +29,9 @@ const HARMLESS: [&str; 10] = [
     "timings_per_token",
     "return_progress",
 ];
+
+/// Time for the rest of a body that is too large.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// The bytes of a JSON request.
 pub struct JsonBody(Bytes);
@@ -62,14 +67,25 @@ fn is_json(media: &str) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
-async fn read(body: Body, limit: usize) -> ApiResult<Bytes> {
-    match Limited::new(body, limit).collect().await {
+async fn read(mut body: Body, limit: usize) -> ApiResult<Bytes> {
+    match Limited::new(&mut body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
+            let _ = tokio::time::timeout(LINGER, discard(body, limit)).await;
             let message = format!("the body has more than {limit} bytes");
             Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message))
         }
         Err(error) => Err(ApiError::invalid(format!("the body could not be read: {error}"))),
+    }
+}
+
+/// Reads what a client that sends too much still sends, up to a bound. A connection that is closed
+/// before that is reset, and the client would lose the answer.
+async fn discard(mut body: Body, limit: usize) {
+    let mut left = limit.saturating_mul(4);
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = rest;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What a server is told. The defaults are meant for a machine that is reachable by others.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ServerConfig {
     /// Keys that give access; none: everybody has access.
     pub api_keys: Vec<String>,
@@ -58,17 +58,6 @@ impl Default for Limits {
             stall: Duration::from_secs(120),
             drain: Duration::from_secs(30),
             backlog: 8192,
-        }
-    }
-}
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        ServerConfig {
-            api_keys: Vec::new(),
-            per_key: None,
-            host_names: Vec::new(),
-            limits: Limits::default(),
         }
     }
 }

@@ -38,8 +38,11 @@ struct EngineMetrics {
     kv_cached: IntGauge,
     kv_use: Gauge,
     last_step: Gauge,
-    counters: [(IntCounter, fn(&EngineStats) -> u64); 7],
+    counters: [(IntCounter, Read); 7],
 }
+
+/// Reads a counter of the engine.
+type Read = fn(&EngineStats) -> u64;
 
 /// Makes metrics in one registry.
 struct Maker(Registry);

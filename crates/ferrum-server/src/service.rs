@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use ferrum_engine::{AdmissionError, Engine, EngineError, EngineStats, Event, Request, RequestId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::auth::Tenant;
 use crate::error::{ApiError, ApiResult};
 use crate::metrics::Metrics;
 
@@ -120,13 +121,13 @@ impl Service {
         Ok(Service { submissions, shared })
     }
 
-    /// Queues requests that belong together: all or none. `tenant` has the places of whoever asks.
-    pub fn submit(&self, requests: Vec<Request>, tenant: &Arc<Semaphore>) -> ApiResult<Answers> {
+    /// Queues requests that belong together: all or none. `tenant` is who asks.
+    pub fn submit(&self, requests: Vec<Request>, tenant: &Tenant) -> ApiResult<Answers> {
         let gone = || ApiError::unavailable("the engine has stopped");
         if !self.shared.alive.load(Ordering::Acquire) {
             return Err(gone());
         }
-        let total = self.shared.config.running + self.shared.config.queue;
+        let total = (self.shared.config.running + self.shared.config.queue).min(tenant.limit);
         let count = match u32::try_from(requests.len()) {
             Ok(count) if requests.len() <= total => count,
             _ => {
@@ -137,7 +138,7 @@ impl Service {
             }
         };
         let busy = |what| move |_| ApiError::busy(what, self.retry_after());
-        let of_tenant = tenant.clone().try_acquire_many_owned(count);
+        let of_tenant = tenant.places.clone().try_acquire_many_owned(count);
         let of_tenant = of_tenant.map_err(busy("too many requests with this API key at once"))?;
         let places = self.shared.places.clone().try_acquire_many_owned(count);
         let places = places.map_err(busy("too many requests are waiting"))?;

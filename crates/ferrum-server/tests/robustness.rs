@@ -21,7 +21,7 @@ fn with_limits(limits: Limits) -> Running {
 
 /// A request that takes some time.
 fn long(stream: bool) -> String {
-    let body = completion(json!({"max_tokens": 450, "stream": stream}));
+    let body = completion(json!({"max_tokens": 1900, "stream": stream}));
     request_bytes("POST", TEXT, JSON, &body.to_string())
 }
 
@@ -126,12 +126,12 @@ fn answers_that_take_too_long_end_with_the_server() {
     let drain = Duration::from_millis(50);
     let mut server = with_limits(Limits { drain, ..Limits::default() });
     let mut sockets = Vec::new();
-    for n in 1..=6 {
+    for _ in 0..6 {
         let mut socket = server.connect();
         socket.write_all(long(true).as_bytes()).unwrap();
-        wait_for(|| server.app.in_flight() >= n, "the request has come");
         sockets.push(socket);
     }
+    wait_for(|| server.app.in_flight() >= 2, "requests have come");
     let begun = Instant::now();
     server.end();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());

@@ -116,7 +116,7 @@ pub async fn handle(
         return Err(ApiError::internal("a request without a choice"));
     };
     let Prepared { requests, prompt_tokens, .. } = prepared;
-    let answers = model.service.submit(requests, &tenant.places)?;
+    let answers = model.service.submit(requests, &tenant)?;
     let running = Running::accepted(answers, 1, 1).await?;
     let mut writer = Writer {
         id: format!("msg_{}", random_id()),

@@ -88,7 +88,7 @@ pub async fn handle(
     let parsers = prepared.parsers(&model, stream);
     let Prepared { requests, .. } = prepared;
     let n = requests.len();
-    let answers = model.service.submit(requests, &tenant.places)?;
+    let answers = model.service.submit(requests, &tenant)?;
     let running = Running::accepted(answers, 1, n).await?;
     let kind = if stream { "chat.completion.chunk" } else { "chat.completion" };
     let choice = |parser| Choice { parser, output: Output::default() };

@@ -96,7 +96,7 @@ pub async fn handle(
             move || plan(own, &params, model, &tenant, limit)
         })
         .await?;
-    let answers = model.service.submit(requests, &tenant.places)?;
+    let answers = model.service.submit(requests, &tenant)?;
     let running = Running::accepted(answers, writer.prompts.len(), writer.n).await?;
     if stream {
         return Ok(sse::response(running, writer, app.limits.keep_alive));

@@ -98,7 +98,7 @@ pub async fn handle(
         return Err(ApiError::internal("a request without a choice"));
     };
     let Prepared { requests, .. } = prepared;
-    let answers = model.service.submit(requests, &tenant.places)?;
+    let answers = model.service.submit(requests, &tenant)?;
     let running = Running::accepted(answers, 1, 1).await?;
     let mut writer =
         Writer { head, parser, blocks: Blocks::default(), ids: Vec::new(), end: None, sequence: 0 };
@@ -215,66 +215,84 @@ impl Writer {
         SseEvent { name: Some(name), data }
     }
 
-    /// The events of a change of the blocks.
+    /// The events of a change of the block at `index`.
     fn change(&mut self, index: usize, block: &Block, change: Change) -> Vec<SseEvent> {
         if self.ids.len() <= index {
             self.ids.push(format!("item_{}", random_id()));
         }
-        let id = self.ids[index].clone();
-        let at = |mut value: Value| {
-            value["output_index"] = index.into();
-            value["item_id"] = id.clone().into();
-            if matches!(block.kind, Kind::Text | Kind::Reasoning) {
-                value["content_index"] = 0.into();
-            }
-            value
+        let place = Place { index, id: self.ids[index].clone(), block };
+        let events = match change {
+            Change::Open => place.opening(),
+            Change::More(text) => vec![place.more(&text)],
+            Change::Close => place.closing(),
         };
-        let whole = |status| json!({"output_index": index, "item": item(block, &id, status)});
-        let is_text = block.kind == Kind::Text;
-        match change {
-            Change::Open => {
-                let mut out = vec![self.event("response.output_item.added", whole("in_progress"))];
-                if is_text {
-                    let data = at(json!({"part": part("")}));
-                    out.push(self.event("response.content_part.added", data));
-                }
-                out
+        events.into_iter().map(|(name, data)| self.event(name, data)).collect()
+    }
+}
+
+/// A block as an item of the output.
+struct Place<'a> {
+    index: usize,
+    id: String,
+    block: &'a Block,
+}
+
+/// Name and data of an event.
+type Named = (&'static str, Value);
+
+impl Place<'_> {
+    /// `value`, which is about a part of the item, with the item's place.
+    fn at(&self, mut value: Value) -> Value {
+        value["output_index"] = self.index.into();
+        value["item_id"] = self.id.clone().into();
+        if matches!(self.block.kind, Kind::Text | Kind::Reasoning) {
+            value["content_index"] = 0.into();
+        }
+        value
+    }
+
+    fn whole(&self, status: &str) -> Value {
+        json!({"output_index": self.index, "item": item(self.block, &self.id, status)})
+    }
+
+    fn opening(&self) -> Vec<Named> {
+        let mut out = vec![("response.output_item.added", self.whole("in_progress"))];
+        if self.block.kind == Kind::Text {
+            out.push(("response.content_part.added", self.at(json!({"part": part("")}))));
+        }
+        out
+    }
+
+    fn more(&self, text: &str) -> Named {
+        match self.block.kind {
+            Kind::Text => {
+                let data = json!({"delta": text, "logprobs": []});
+                ("response.output_text.delta", self.at(data))
             }
-            Change::More(text) => {
-                let name = match block.kind {
-                    Kind::Text => "response.output_text.delta",
-                    Kind::Reasoning => "response.reasoning_text.delta",
-                    Kind::Call { .. } => "response.function_call_arguments.delta",
-                };
-                let mut data = at(json!({"delta": text}));
-                if is_text {
-                    data["logprobs"] = json!([]);
-                }
-                vec![self.event(name, data)]
-            }
-            Change::Close => {
-                let mut out = match &block.kind {
-                    Kind::Text => {
-                        let data = at(json!({"text": block.text, "logprobs": []}));
-                        let part = at(json!({"part": part(&block.text)}));
-                        vec![
-                            self.event("response.output_text.done", data),
-                            self.event("response.content_part.done", part),
-                        ]
-                    }
-                    Kind::Reasoning => {
-                        let data = at(json!({"text": block.text}));
-                        vec![self.event("response.reasoning_text.done", data)]
-                    }
-                    Kind::Call { name, .. } => {
-                        let data = at(json!({"arguments": block.text, "name": name}));
-                        vec![self.event("response.function_call_arguments.done", data)]
-                    }
-                };
-                out.push(self.event("response.output_item.done", whole("completed")));
-                out
+            Kind::Reasoning => ("response.reasoning_text.delta", self.at(json!({"delta": text}))),
+            Kind::Call { .. } => {
+                ("response.function_call_arguments.delta", self.at(json!({"delta": text})))
             }
         }
+    }
+
+    fn closing(&self) -> Vec<Named> {
+        let text = &self.block.text;
+        let mut out = match &self.block.kind {
+            Kind::Text => vec![
+                ("response.output_text.done", self.at(json!({"text": text, "logprobs": []}))),
+                ("response.content_part.done", self.at(json!({"part": part(text)}))),
+            ],
+            Kind::Reasoning => {
+                vec![("response.reasoning_text.done", self.at(json!({"text": text})))]
+            }
+            Kind::Call { name, .. } => {
+                let data = json!({"arguments": text, "name": name});
+                vec![("response.function_call_arguments.done", self.at(data))]
+            }
+        };
+        out.push(("response.output_item.done", self.whole("completed")));
+        out
     }
 }
 
