@@ -56,7 +56,7 @@ fn answer(constraint: &Constraint, table: &TokenTable, start: &str, seed: u64) -
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
         let at = (random >> 33) as usize;
         // What ends something is likely after a while.
-        let ending = all.iter().find(ends).filter(|_| step > 40 && at % 4 > 0);
+        let ending = all.iter().find(ends).filter(|_| step > 40 && !at.is_multiple_of(4));
         let token = *ending.unwrap_or(&all[at % all.len()]);
         if token == END {
             break;
