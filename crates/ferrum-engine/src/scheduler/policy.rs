@@ -132,9 +132,10 @@ impl Scheduler {
     /// Adds proposed tokens to sequences that decode, where that makes tokens come faster. Returns
     /// how many.
     fn draft(&mut self, decodes: &mut [Part]) -> usize {
-        // Half of what is spare, so that neither prompts nor scores of prompts wait for guesses.
+        // Half of what is spare, so that neither prompts nor scores of prompts wait for guesses;
+        // rounded down, so that the last token of a step is never one.
         let spare = (self.step_tokens - decodes.len()).min(self.step_rows - self.running.len());
-        let mut spare = spare.div_ceil(2);
+        let mut spare = spare / 2;
         if spare == 0 || self.max_draft == 0 || decodes.is_empty() {
             return 0;
         }
