@@ -60,15 +60,17 @@ fn every_chunk_runs_once() {
     for threads in 1..=4 {
         let mut team = Team::new(threads).unwrap();
         for chunks in [0, 1, 2, 3, 4, 5, 7, 64, 1000] {
-            let hits: Vec<AtomicU32> = (0..chunks).map(|_| AtomicU32::new(0)).collect();
-            team.chunks(chunks, &|thread, chunk| {
-                assert!(thread < threads);
-                hits[chunk].fetch_add(1, Ordering::Relaxed);
-            });
-            assert!(
-                hits.iter().all(|h| h.load(Ordering::Relaxed) == 1),
-                "{threads} threads, {chunks} chunks"
-            );
+            for run in [Team::chunks, Team::stream] {
+                let hits: Vec<AtomicU32> = (0..chunks).map(|_| AtomicU32::new(0)).collect();
+                run(&mut team, chunks, &|thread, chunk| {
+                    assert!(thread < threads);
+                    hits[chunk].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(
+                    hits.iter().all(|h| h.load(Ordering::Relaxed) == 1),
+                    "{threads} threads, {chunks} chunks"
+                );
+            }
         }
     }
 }

@@ -162,7 +162,7 @@ pub(in super::super) fn expert_gated_linear(
     // Panels of one expert follow one another, so that its inputs stay in the cache.
     let total = work.buckets.used.len() * panels;
     let per_chunk = total.div_ceil(CHUNKS_PER_THREAD * threads).max(1);
-    s.team.chunks(total.div_ceil(per_chunk), &|thread, chunk| {
+    s.team.stream(total.div_ceil(per_chunk), &|thread, chunk| {
         // SAFETY: each thread uses the scratch of its own number.
         let scratch = unsafe { scratch.range_mut(thread..thread + 1) };
         let Scratch { panel: memory, results: [gates, ups] } = &mut scratch[0];
@@ -202,7 +202,7 @@ pub(in super::super) fn expert_combine(
     let (dst, scratch) = (SharedSlice::new(dst), SharedSlice::new(&mut s.linear.scratch));
     let panels = weight.panels();
     let per_chunk = panels.div_ceil(4 * threads).min(PANELS);
-    s.team.chunks(panels.div_ceil(per_chunk), &|thread, chunk| {
+    s.team.stream(panels.div_ceil(per_chunk), &|thread, chunk| {
         // SAFETY: each thread uses the scratch of its own number.
         let scratch = unsafe { scratch.range_mut(thread..thread + 1) };
         let range = chunk * per_chunk..panels.min((chunk + 1) * per_chunk);

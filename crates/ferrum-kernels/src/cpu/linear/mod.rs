@@ -164,7 +164,7 @@ fn region(
     let input = Input { tokens, floats, blocks: &s.linear.blocks };
     let scratch = SharedSlice::new(&mut s.linear.scratch);
     let per_chunk = panels.div_ceil(CHUNKS_PER_THREAD * s.team.threads()).max(1);
-    s.team.chunks(panels.div_ceil(per_chunk), &|thread, chunk| {
+    s.team.stream(panels.div_ceil(per_chunk), &|thread, chunk| {
         // SAFETY: each thread uses the scratch of its own number.
         let scratch = unsafe { scratch.range_mut(thread..thread + 1) };
         for panel in chunk * per_chunk..panels.min((chunk + 1) * per_chunk) {
