@@ -26,17 +26,16 @@ fn an_idle_team_uses_no_processor_time() -> Result<()> {
     let mut stream = cpu.stream()?;
     let [mut x, weight] =
         [groups * width, width].map(|len| cpu.alloc(DType::F32, len).expect("memory"));
+    // Work until the clock shows it.
     let before = ticks();
-    for _ in 0..200 {
+    while ticks() < before + 5 {
         let p = RmsNorm { src: None, weight: &weight, groups, width, eps: 1.0, accumulate: false };
         cpu.rms_norm(&mut stream, &mut x, &p)?;
     }
-    let worked = ticks() - before;
     thread::sleep(Duration::from_millis(100));
     let before = ticks();
     thread::sleep(Duration::from_secs(1));
     let idle = ticks() - before;
-    assert!(worked > 0, "the clock runs");
     assert!(idle <= 3, "{idle} hundredths of a second in one that was idle");
     Ok(())
 }

@@ -61,11 +61,10 @@ pub(super) enum Kernels {
 }
 
 /// Compiles the kernels for one implementation of [`Dots`], in functions with the attribute given:
-/// those of packed weights for some numbers of tokens, and the panel kernel (an expression in `Q`
-/// and `T`) for its own.
+/// each for some numbers of tokens, the panel kernel as an expression in `Q` and `T`.
 macro_rules! compile {
-    ($module:ident, $dots:ty, [$($tokens:literal),*],
-     [$($gemm:tt)*] for [$($gemm_tokens:literal),*] $(, $attribute:meta)?) => {
+    ($module:ident, $dots:ty, gemv [$($tokens:literal),*], float [$($float_tokens:literal),*],
+     panel [$($gemm:tt)*] [$($gemm_tokens:literal),*] $(, $attribute:meta)?) => {
         pub(super) mod $module {
             use super::*;
 
@@ -123,29 +122,32 @@ macro_rules! compile {
             }
 
             pub(in super::super) fn floats<E: Element>() -> Kernels {
-                Kernels::Floats(const { &[$(float_gemm::<E, $tokens>),*] })
+                Kernels::Floats(const { &[$(float_gemm::<E, $float_tokens>),*] })
             }
         }
     };
 }
 
 // One token at a time: larger tiles only help where weights and sums stay in vector registers.
-compile!(portable, PortableDots, [1], [panel::gemm::<PortableDots, Q, T>] for [1]);
+compile!(portable, PortableDots, gemv[1], float[1], panel[panel::gemm::<PortableDots, Q, T>][1]);
 
 #[cfg(target_arch = "x86_64")]
 compile!(
     avx2,
     Avx2Dots,
-    [1, 2, 4],
-    [panel::gemm::<Avx2Dots, Q, T>] for [1, 2, 4],
+    gemv [1, 2, 4],
+    float [1, 2, 4],
+    panel [panel::gemm::<Avx2Dots, Q, T>] [1, 2, 4],
     target_feature(enable = "avx2,fma,f16c")
 );
+// Twice the registers, so twice the tokens.
 #[cfg(target_arch = "x86_64")]
 compile!(
     vnni,
     VnniDots,
-    [1, 2, 4],
-    [wide::gemm::<Q, T>] for [1, 2, 4, 8],
+    gemv [1, 2, 4, 8],
+    float [1, 2, 4],
+    panel [wide::gemm::<Q, T>] [1, 2, 4, 8],
     target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")
 );
 #[cfg(not(target_arch = "x86_64"))]

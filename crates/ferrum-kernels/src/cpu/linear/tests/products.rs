@@ -4,7 +4,7 @@ use super::{Bench, Plain, Random, product, rounded};
 use crate::{Format, cpu::Isa};
 
 /// Numbers of tokens on both sides of every border of the kernels.
-const TOKENS: [usize; 9] = [1, 2, 3, 4, 7, 23, 24, 31, 33];
+const TOKENS: [usize; 10] = [1, 2, 3, 4, 7, 8, 23, 24, 31, 33];
 
 /// Error of a sum in single precision, relative to the sum of magnitudes.
 const ROUNDING: f64 = 1e-6;
