@@ -3,6 +3,7 @@
 //! A field that nobody reads could change the answer that the client expects, so it is an error
 //! that names it, unless it is known to be harmless or is `null`.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -17,7 +18,7 @@ use crate::App;
 use crate::error::{ApiError, ApiResult};
 
 /// Fields about bookkeeping, which no answer depends on.
-const HARMLESS: [&str; 10] = [
+const HARMLESS: [&str; 8] = [
     "user",
     "metadata",
     "service_tier",
@@ -26,9 +27,16 @@ const HARMLESS: [&str; 10] = [
     "prompt_cache_retention",
     "prediction",
     "cache_prompt",
-    "timings_per_token",
-    "return_progress",
 ];
+
+/// Fields that ask for more output, which does not come: only `false` is harmless.
+const ONLY_FALSE: [&str; 2] = ["timings_per_token", "return_progress"];
+
+/// Objects, lists and fields of a body, at most. In memory each takes many times its bytes.
+const MAX_NODES: usize = 100_000;
+
+/// Commas of a body, at most: more than any context has tokens.
+const MAX_COMMAS: usize = 2_000_000;
 
 /// Time for the rest of a body that is too large.
 const LINGER: Duration = Duration::from_secs(2);
@@ -51,7 +59,11 @@ impl FromRequest<std::sync::Arc<App>> for JsonBody {
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
         match tokio::time::timeout(limits.body_timeout, read(body, limits.body_bytes)).await {
-            Ok(bytes) => bytes.map(JsonBody),
+            Ok(bytes) => {
+                let bytes = bytes?;
+                check_size(&bytes)?;
+                Ok(JsonBody(bytes))
+            }
             Err(_) => {
                 let message = "the body did not come in time";
                 Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
@@ -65,6 +77,32 @@ impl FromRequest<std::sync::Arc<App>> for JsonBody {
 fn is_json(media: &str) -> bool {
     let essence = media.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
+}
+
+/// Fails where the JSON has so many parts that its values would take far more memory than its text.
+/// What is not JSON passes or fails; the parser says so later.
+fn check_size(bytes: &[u8]) -> ApiResult<()> {
+    let (mut nodes, mut commas) = (0, 0);
+    let (mut within_string, mut escaped) = (false, false);
+    for &byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = within_string,
+            b'"' => within_string = !within_string,
+            _ if within_string => {}
+            b'{' | b'[' | b':' => nodes += 1,
+            b',' => commas += 1,
+            _ => {}
+        }
+    }
+    if nodes > MAX_NODES {
+        let message = format!("the body has more than {MAX_NODES} objects, lists and fields");
+        return Err(ApiError::invalid(message));
+    }
+    if commas > MAX_COMMAS {
+        return Err(ApiError::invalid(format!("the body has more than {MAX_COMMAS} values")));
+    }
+    Ok(())
 }
 
 async fn read(mut body: Body, limit: usize) -> ApiResult<Bytes> {
@@ -106,11 +144,12 @@ impl JsonBody {
     pub fn parse_both<'a, A: Deserialize<'a>, B: Deserialize<'a>>(&'a self) -> ApiResult<(A, B)> {
         let (a, unknown_a) = self.read::<A>()?;
         let (b, unknown_b) = self.read::<B>()?;
+        let unknown_to_b: HashSet<&String> = unknown_b.iter().collect();
         // Within a field only the type that has it can say what is unknown.
         let nested = |path: &&String| path.contains('.');
         let unknown = unknown_a
             .iter()
-            .filter(|path| nested(path) || unknown_b.contains(path))
+            .filter(|path| nested(path) || unknown_to_b.contains(path))
             .chain(unknown_b.iter().filter(nested));
         self.refuse(unknown.cloned().collect())?;
         Ok((a, b))
@@ -142,7 +181,7 @@ impl JsonBody {
         let mut unknown = unknown.into_iter().filter(|path| !HARMLESS.contains(&path.as_str()));
         let Some(first) = unknown.next() else { return Ok(()) };
         let whole: Value = serde_json::from_slice(&self.0).unwrap_or_default();
-        match std::iter::once(first).chain(unknown).find(|path| !is_null(&whole, path)) {
+        match std::iter::once(first).chain(unknown).find(|path| !is_absent(&whole, path)) {
             Some(path) => {
                 let message = format!("unknown or unsupported field: {path}");
                 Err(ApiError { code: Some("unknown_parameter"), ..ApiError::field(path, message) })
@@ -152,10 +191,13 @@ impl JsonBody {
     }
 }
 
-/// Whether the value at `path`, keys and indices joined by dots, is `null`: as good as not there.
-fn is_null(whole: &Value, path: &str) -> bool {
+/// Whether the value at `path`, keys and indices joined by dots, is as good as not there: `null`, or
+/// `false` where that is the default.
+fn is_absent(whole: &Value, path: &str) -> bool {
     let pointer = format!("/{}", path.replace('.', "/"));
-    whole.pointer(&pointer).is_some_and(Value::is_null)
+    whole.pointer(&pointer).is_some_and(|value| {
+        value.is_null() || (ONLY_FALSE.contains(&path) && value == &Value::Bool(false))
+    })
 }
 
 #[cfg(test)]
@@ -195,6 +237,38 @@ mod tests {
         assert_eq!(param(r#"{"a": 1, "c": null, "d": 0}"#), "d");
         assert_eq!(param(r#"{"a": 1, "inner": {"y": 1}}"#), "inner.y");
         assert!(both(r#"{"a": 1, "c": null, "inner": {"y": null}}"#).is_ok());
+    }
+
+    #[test]
+    fn output_that_does_not_come_is_refused() {
+        assert!(both(r#"{"a": 1, "timings_per_token": false}"#).is_ok());
+        for text in
+            [r#"{"a": 1, "timings_per_token": true}"#, r#"{"a": 1, "return_progress": true}"#]
+        {
+            assert!(both(text).unwrap_err().param.is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn many_unknown_fields_take_little_time() {
+        // By the square of their number it would take minutes.
+        let fields: String = (0..200_000).map(|i| format!(", \"u{i}\": null")).collect();
+        let body = JsonBody::from_bytes(format!("{{\"a\": 1, \"last\": 0{fields}}}"));
+        let start = std::time::Instant::now();
+        let error = body.parse_both::<A, B>().unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("last"));
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn bodies_of_many_small_parts_are_refused() {
+        let list = |part: &str, count| format!("[{}]", vec![part; count].join(","));
+        assert!(check_size(list("{}", MAX_NODES).as_bytes()).is_err());
+        assert!(check_size(list("1", MAX_COMMAS + 2).as_bytes()).is_err());
+        assert!(check_size(list("{\"a\":1}", MAX_NODES / 2 - 1).as_bytes()).is_ok());
+        // Text is not counted.
+        let text = serde_json::to_string(&"{[\\\",:".repeat(MAX_COMMAS)).unwrap();
+        assert!(check_size(text.as_bytes()).is_ok());
     }
 
     #[test]

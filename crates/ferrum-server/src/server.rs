@@ -25,8 +25,9 @@ use crate::{App, api, auth};
 /// Threads that talk to clients. They share the processor with the engine, which does the work.
 const THREADS: usize = 2;
 
-/// Threads for templates and tokenizers.
-const BLOCKING_THREADS: usize = 4;
+/// Threads for templates, tokenizers and grammars: many more than the grammars that may compile at
+/// once, so that slow ones hold up nobody else.
+const BLOCKING_THREADS: usize = 16;
 
 /// Bytes of a request's headers.
 const HEADER_BYTES: usize = 64 << 10;

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,7 @@ impl Service {
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Service> {
         let places = config.running + config.queue;
-        // Every submission holds a permit, so there are never more of them than places.
+        // Submissions whose readers left hold no permit any more: the queue can be full.
         let (submissions, receiver) = sync_channel(places);
         let shared = Arc::new(Shared {
             config,
@@ -137,13 +137,18 @@ impl Service {
                 )));
             }
         };
-        let busy = |what| move |_| ApiError::busy(what, self.retry_after());
+        let busy = |what| ApiError::busy(what, self.retry_after());
         let of_tenant = tenant.places.clone().try_acquire_many_owned(count);
-        let of_tenant = of_tenant.map_err(busy("too many requests with this API key at once"))?;
+        let of_tenant =
+            of_tenant.map_err(|_| busy("too many requests with this API key at once"))?;
         let places = self.shared.places.clone().try_acquire_many_owned(count);
-        let places = places.map_err(busy("too many requests are waiting"))?;
+        let places = places.map_err(|_| busy("too many requests are waiting"))?;
         let (to, updates) = mpsc::channel(self.shared.config.backlog.max(2));
-        self.submissions.try_send(Submission { requests, to }).map_err(|_| gone())?;
+        // Places of answers given up are free before the thread takes their submissions.
+        self.submissions.try_send(Submission { requests, to }).map_err(|error| match error {
+            TrySendError::Full(_) => busy("too many requests are waiting"),
+            TrySendError::Disconnected(_) => gone(),
+        })?;
         Ok(Answers { updates, _places: vec![of_tenant, places] })
     }
 

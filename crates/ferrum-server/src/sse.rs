@@ -10,6 +10,7 @@ use bytes::Bytes;
 use ferrum_engine::Usage;
 use futures_util::stream;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::answer::{Piece, Running};
 use crate::error::ApiError;
@@ -54,7 +55,7 @@ pub trait Format: Send + 'static {
 /// A stream of events that ends with the answer; `keep_alive` is the time between comments while
 /// there is nothing to say.
 pub fn response(running: Running, format: impl Format, keep_alive: Duration) -> Response {
-    let state = State { running, format, keep_alive, stage: Stage::Start };
+    let state = State { running, format, keep_alive, stage: Stage::Start, spoke: Instant::now() };
     let body = Body::from_stream(stream::unfold(state, |mut state| async {
         let bytes = state.next().await?;
         Some((Ok::<_, Infallible>(bytes), state))
@@ -73,6 +74,8 @@ struct State<F> {
     format: F,
     keep_alive: Duration,
     stage: Stage,
+    /// When the last bytes were sent: not every piece gives some.
+    spoke: Instant,
 }
 
 #[derive(PartialEq)]
@@ -93,8 +96,12 @@ impl<F: Format> State<F> {
                     self.format.start()
                 }
                 Stage::Middle => {
-                    match tokio::time::timeout(self.keep_alive, self.running.next()).await {
-                        Err(_) => return Some(Bytes::from_static(b": keep-alive\n\n")),
+                    let silence = self.spoke + self.keep_alive;
+                    match tokio::time::timeout_at(silence, self.running.next()).await {
+                        Err(_) => {
+                            self.spoke = Instant::now();
+                            return Some(Bytes::from_static(b": keep-alive\n\n"));
+                        }
                         Ok(Ok(Some(piece))) => self.format.piece(piece),
                         Ok(Ok(None)) => {
                             self.stage = Stage::Over;
@@ -109,6 +116,7 @@ impl<F: Format> State<F> {
             };
             let bytes = self.encode(&events);
             if !bytes.is_empty() {
+                self.spoke = Instant::now();
                 return Some(bytes.into());
             }
         }

@@ -220,7 +220,9 @@ fn anthropic_messages() {
         json!({"max_tokens": null}),
         json!({"messages": []}),
         json!({"mcp_servers": []}),
-        json!({"thinking": {"type": "enabled", "budget_tokens": 1024}}),
+        json!({"thinking": {"type": "enabled"}}),
+        json!({"thinking": {"type": "disabled", "budget_tokens": 1024}}),
+        json!({"messages": [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]}),
         json!({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}),
     ] {
         let response = server.post(path, &anthropic(extra));
@@ -249,6 +251,12 @@ fn responses() {
     assert_eq!(events[0].0, "response.created");
     let (last, data) = events.last().unwrap();
     assert!(last == "response.completed" || last == "response.incomplete");
+    let done = events.iter().rfind(|(name, _)| name == "response.output_item.done").unwrap();
+    assert_eq!(done.1["item"]["status"], data["response"]["status"]);
+    assert_eq!(
+        done.1["item"],
+        data["response"]["output"].as_array().unwrap().last().unwrap().clone()
+    );
     assert_eq!(data["response"]["output"][0]["content"][0]["text"], text);
     assert_eq!(data["response"]["usage"]["output_tokens"], whole["usage"]["output_tokens"]);
     let deltas = events.iter().filter(|(name, _)| name == "response.output_text.delta");

@@ -18,6 +18,9 @@ const INLINE = [
 /** The longest paragraph whose inside is looked at: patterns take time by the square of it. */
 const LONGEST = 20000;
 
+/** The longest line that can be anything but text, for the same reason. */
+const LONGEST_LINE = 2000;
+
 function element(name, text) {
   const node = document.createElement(name);
   if (text !== undefined) node.textContent = text;
@@ -85,7 +88,7 @@ function list(lines, indent, depth) {
   const node = element(ordered ? "ol" : "ul");
   if (ordered) node.start = parseInt(lines[0].trim(), 10);
   while (lines.length) {
-    const match = ITEM.exec(lines[0]);
+    const match = lines[0].length > LONGEST_LINE ? null : ITEM.exec(lines[0]);
     if (!match || match[1].length < indent) break;
     if (match[1].length > indent + 1 && node.lastChild && depth < 8) {
       node.lastChild.append(list(lines, match[1].length, depth + 1));
@@ -95,14 +98,14 @@ function list(lines, indent, depth) {
     lines.shift();
     const words = [match[3]];
     // A line that goes on, however it is indented.
-    while (lines.length && lines[0].trim() && !ITEM.test(lines[0]) && !begins(lines[0])) words.push(lines.shift().trim());
+    while (lines.length && lines[0].trim() && !begins(lines[0]) && !ITEM.test(lines[0])) words.push(lines.shift().trim());
     node.append(wrap("li", inline(words.join("\n"))));
   }
   return node;
 }
 
 function begins(line) {
-  return FENCE.test(line) || HEADING.test(line) || RULE.test(line) || /^ {0,3}>/.test(line);
+  return line.length > LONGEST_LINE || FENCE.test(line) || HEADING.test(line) || RULE.test(line) || /^ {0,3}>/.test(line);
 }
 
 function cells(line) {
@@ -123,6 +126,7 @@ function table(lines) {
 /** One block, taken off the front of `lines`. */
 function block(lines, depth) {
   const line = lines[0];
+  if (line.length > LONGEST_LINE) return element("p", lines.shift());
   const fence = FENCE.exec(line);
   if (fence) {
     lines.shift();
@@ -149,7 +153,7 @@ function block(lines, depth) {
   }
   const item = ITEM.exec(line);
   if (item) return list(lines, item[1].length, 0);
-  if (line.includes("|") && /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/.test(lines[1] ?? "")) return table(lines);
+  if (line.includes("|") && /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/.test((lines[1] ?? "").slice(0, LONGEST_LINE))) return table(lines);
   const words = [lines.shift()];
   while (lines.length && lines[0].trim() && !begins(lines[0]) && !ITEM.test(lines[0])) words.push(lines.shift());
   return wrap("p", inline(words.join("\n")));

@@ -51,7 +51,7 @@ impl Default for CompileLimits {
             lark_bytes: 64 << 10,
             schema: SchemaLimits::default(),
             time: Duration::from_secs(2),
-            at_once: 4,
+            at_once: 2,
             kept: 32,
         }
     }

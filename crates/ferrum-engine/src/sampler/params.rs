@@ -17,11 +17,12 @@ pub struct SamplingParams {
     /// arXiv:2407.01082); from 0 to 1. 0: off.
     pub min_p: f32,
     /// Divides the positive logits of tokens that came before and multiplies the negative ones
-    /// (Keskar et al. 2019, arXiv:1909.05858); above 0. 1: off.
+    /// (Keskar et al. 2019, arXiv:1909.05858); from 0.01 to 100. 1: off.
     pub repetition_penalty: f32,
-    /// Subtracted from the logit of every token that came before. 0: off.
+    /// Subtracted from the logit of every token that came before; from -100 to 100. 0: off.
     pub presence_penalty: f32,
-    /// Subtracted from the logit of a token once for each time it came before. 0: off.
+    /// Subtracted from the logit of a token once for each time it came before; from -100 to 100.
+    /// 0: off.
     pub frequency_penalty: f32,
     /// The three penalties look at this many last tokens, prompt included. `None`: at all.
     pub penalty_last_n: Option<usize>,
@@ -87,12 +88,13 @@ impl SamplingParams {
         range("typical_p", p.typical_p, above_0_to_1(p.typical_p), "above 0 and at most 1")?;
         range("top_p", p.top_p, above_0_to_1(p.top_p), "above 0 and at most 1")?;
         range("min_p", p.min_p, (0.0..=1.0).contains(&p.min_p), "from 0 to 1")?;
-        let positive = p.repetition_penalty.is_finite() && p.repetition_penalty > 0.0;
-        range("repetition_penalty", p.repetition_penalty, positive, "a positive number")?;
+        // Beyond these, logits overflow.
+        let valid = (0.01..=100.0).contains(&p.repetition_penalty);
+        range("repetition_penalty", p.repetition_penalty, valid, "from 0.01 to 100")?;
         for (field, value) in
             [("presence_penalty", p.presence_penalty), ("frequency_penalty", p.frequency_penalty)]
         {
-            range(field, value, value.is_finite(), "a finite number")?;
+            range(field, value, value.abs() <= 100.0, "from -100 to 100")?;
         }
         for &(token, bias) in &p.logit_bias {
             if token as usize >= vocab {

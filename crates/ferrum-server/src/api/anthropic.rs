@@ -90,7 +90,7 @@ pub struct Thinking {
     /// `enabled` or `disabled`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Tokens of thinking.
+    /// Tokens of thinking, at most; not supported.
     pub budget_tokens: Option<usize>,
 }
 

@@ -22,6 +22,13 @@ pub fn conversation(request: MessagesRequest, model: &Model) -> ApiResult<Conver
     for (i, message) in request.messages.iter().enumerate() {
         add_message(&mut messages, message, &format!("messages.{i}"))?;
     }
+    if request.messages.last().is_some_and(|message| message["role"] == "assistant") {
+        let field = format!("messages.{}", request.messages.len() - 1);
+        return Err(ApiError::unsupported(field, "a last message to go on with (role assistant)"));
+    }
+    if request.thinking.as_ref().is_some_and(|thinking| thinking.budget_tokens.is_some()) {
+        return Err(ApiError::unsupported("thinking.budget_tokens", "a limit of the thinking"));
+    }
     let mut extra = Map::new();
     match request.thinking.as_ref().map(|thinking| thinking.kind.as_str()) {
         None => {}
@@ -113,6 +120,8 @@ fn add_message(out: &mut Vec<Message>, message: &Value, field: &str) -> ApiResul
                     Value::Null => String::new(),
                     content => text_of(content, &field)?,
                 };
+                let failed = block["is_error"] == true;
+                let result = if failed { format!("Error: {result}") } else { result };
                 let mut message = Message::new("tool", result);
                 message.extra.insert("tool_call_id".into(), block["tool_use_id"].clone());
                 out.push(message);
@@ -136,4 +145,22 @@ fn add_message(out: &mut Vec<Message>, message: &Value, field: &str) -> ApiResul
     }
     out.push(message);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_that_are_errors_say_so() {
+        let block = |is_error: bool| {
+            json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a",
+                "content": "no such city", "is_error": is_error}]})
+        };
+        let mut out = Vec::new();
+        add_message(&mut out, &block(true), "messages.0").unwrap();
+        add_message(&mut out, &block(false), "messages.1").unwrap();
+        assert_eq!(out[0].content, Content::Text("Error: no such city".into()));
+        assert_eq!(out[1].content, Content::Text("no such city".into()));
+    }
 }

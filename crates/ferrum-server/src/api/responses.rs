@@ -182,15 +182,27 @@ fn part(text: &str) -> Value {
 }
 
 impl Writer {
+    /// Whether the answer ended for want of tokens.
+    fn is_incomplete(&self) -> bool {
+        self.end.as_ref().is_some_and(|e| e.reason == FinishReason::Length)
+    }
+
+    /// The status of the item at `index` once it is closed: what broke off is the last one.
+    fn status(&self, index: usize) -> &'static str {
+        let last = index + 1 == self.blocks.list.len();
+        if last && self.is_incomplete() { "incomplete" } else { "completed" }
+    }
+
     /// The whole response.
     fn finished(&mut self, usage: &Usage) -> Value {
-        let incomplete = self.end.as_ref().is_some_and(|e| e.reason == FinishReason::Length);
+        let incomplete = self.is_incomplete();
         let status = if incomplete { "incomplete" } else { "completed" };
         while self.ids.len() < self.blocks.list.len() {
             self.ids.push(format!("item_{}", random_id()));
         }
-        let items = self.blocks.list.iter().zip(&self.ids);
-        let output: Vec<Value> = items.map(|(block, id)| item(block, id, status)).collect();
+        let items = self.blocks.list.iter().zip(&self.ids).enumerate();
+        let output: Vec<Value> =
+            items.map(|(i, (block, id))| item(block, id, self.status(i))).collect();
         let mut response = self.head.clone();
         response.insert("status".into(), status.into());
         response.insert("output".into(), output.into());
@@ -220,7 +232,7 @@ impl Writer {
         if self.ids.len() <= index {
             self.ids.push(format!("item_{}", random_id()));
         }
-        let place = Place { index, id: self.ids[index].clone(), block };
+        let place = Place { index, id: self.ids[index].clone(), block, status: self.status(index) };
         let events = match change {
             Change::Open => place.opening(),
             Change::More(text) => vec![place.more(&text)],
@@ -235,6 +247,8 @@ struct Place<'a> {
     index: usize,
     id: String,
     block: &'a Block,
+    /// Once it is closed.
+    status: &'static str,
 }
 
 /// Name and data of an event.
@@ -291,7 +305,7 @@ impl Place<'_> {
                 vec![("response.function_call_arguments.done", self.at(data))]
             }
         };
-        out.push(("response.output_item.done", self.whole("completed")));
+        out.push(("response.output_item.done", self.whole(self.status)));
         out
     }
 }

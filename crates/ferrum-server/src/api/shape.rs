@@ -35,7 +35,8 @@ pub struct FunctionDefinition {
     pub description: Option<String>,
     /// The JSON schema of its arguments.
     pub parameters: Option<Value>,
-    /// Whether the arguments must follow the schema also where the model calls of its own accord.
+    /// Changes nothing: the arguments follow the schema where a call is demanded (`tool_choice`),
+    /// and are the model's own where it is free to call.
     pub strict: Option<bool>,
 }
 
