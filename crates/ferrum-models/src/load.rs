@@ -117,7 +117,7 @@ pub fn load(file: &Gguf, options: &LoadOptions) -> Result<Box<dyn Runner>, Model
     let spec = arch::spec(file)?;
     match options.device {
         Device::Cpu => load_on(cpu(options)?, file, spec, options),
-        Device::Reference => load_on(Reference::new(), file, spec, options),
+        Device::Reference => load_on(reference(options)?, file, spec, options),
     }
 }
 
@@ -133,7 +133,7 @@ pub fn load_profiled(
             (load_on(backend, file, spec, options)?, profiler)
         }
         Device::Reference => {
-            let (backend, profiler) = Profiled::new(Reference::new());
+            let (backend, profiler) = Profiled::new(reference(options)?);
             (load_on(backend, file, spec, options)?, profiler)
         }
     })
@@ -142,6 +142,21 @@ pub fn load_profiled(
 fn cpu(options: &LoadOptions) -> Result<Cpu, KernelError> {
     let threads = options.threads.unwrap_or_else(physical_cores);
     Cpu::new(CpuConfig { threads, threads_batch: options.threads_batch, isa: options.isa })
+}
+
+/// The oracle has one thread and plain arithmetic: flags that ask for other are not dropped.
+fn reference(options: &LoadOptions) -> Result<Reference, ModelError> {
+    let flags = [
+        ("--threads", options.threads.is_some()),
+        ("--threads-batch", options.threads_batch.is_some()),
+        ("--cpu-isa", options.isa.is_some()),
+    ];
+    match flags.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) => {
+            Err(ModelError::Options(format!("{flag} has no meaning with --device reference")))
+        }
+        None => Ok(Reference::new()),
+    }
 }
 
 fn load_on<B: Backend>(
@@ -174,7 +189,7 @@ fn decoder_options(
         )));
     }
     let blocks_per_seq = context.div_ceil(KV_BLOCK_SIZE);
-    let kv_blocks = options.kv_blocks.unwrap_or(blocks_per_seq * options.max_seqs);
+    let kv_blocks = options.kv_blocks.unwrap_or(blocks_per_seq.saturating_mul(options.max_seqs));
     let capacity = StepCapacity {
         tokens: options.step_tokens,
         seqs: options.max_seqs,
@@ -192,8 +207,10 @@ pub struct MemoryEstimate {
     pub weights: usize,
     /// KV cache of the whole pool.
     pub kv_cache: usize,
-    /// Activations, logits and position tables.
+    /// Activations and logits.
     pub buffers: usize,
+    /// Position tables, in proportion to the context.
+    pub tables: usize,
     /// The file's metadata as it is read, and the tokenizer made from it.
     pub vocabulary: usize,
 }
@@ -201,7 +218,9 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// All of it.
     pub fn total(&self) -> usize {
-        self.weights + self.kv_cache + self.buffers + self.vocabulary
+        [self.weights, self.kv_cache, self.buffers, self.tables, self.vocabulary]
+            .into_iter()
+            .fold(0, usize::saturating_add)
     }
 }
 
@@ -211,6 +230,6 @@ pub fn memory_estimate(file: &Gguf, options: &LoadOptions) -> Result<MemoryEstim
     let decoder = decoder_options(&spec, options)?;
     match options.device {
         Device::Cpu => decoder.estimate(&cpu(options)?, file, &spec),
-        Device::Reference => decoder.estimate(&Reference::new(), file, &spec),
+        Device::Reference => decoder.estimate(&reference(options)?, file, &spec),
     }
 }

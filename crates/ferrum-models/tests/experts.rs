@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use ferrum_kernels::Format;
 use ferrum_models::arch;
+use ferrum_models::cpu::Isa;
 use ferrum_models::decoder::{ExpertsSpec, MlpSpec};
 use ferrum_models::gguf::{Gguf, GgufWriter, Value};
 use ferrum_models::synth::{PRESETS, SynthSpec};
@@ -99,6 +100,48 @@ fn settings_of_mixtures_that_are_not_honoured_are_refused_by_name() -> Result<()
     assert_eq!(refused("qwen3", &[])?, "qwen3.expert_count");
     assert_eq!(refused("qwen3", &[("expert_count", None)])?, "qwen3.expert_used_count");
     arch::spec(&mixture("qwen3", &[("expert_count", None), ("expert_used_count", None)])?)?;
+    Ok(())
+}
+
+#[test]
+fn the_memory_of_a_file_that_does_not_load_is_not_estimated() -> Result<()> {
+    // Heads of the right size, but the embedding of the file has 32 columns.
+    let file = mixture("qwen3moe", &[("embedding_length", Some(40u32.into()))])?;
+    match memory_estimate(&file, &LoadOptions::default()) {
+        Err(ModelError::TensorShape { name, .. }) => assert_eq!(name, "token_embd.weight"),
+        other => anyhow::bail!("{other:?}"),
+    }
+    Ok(())
+}
+
+#[test]
+fn sums_that_no_machine_has_do_not_overflow() -> Result<()> {
+    let place = tempfile::NamedTempFile::new()?;
+    SynthSpec::preset("qwen3moe-tiny").context("a preset")?.write(place.reopen()?)?;
+    let options = LoadOptions { kv_blocks: Some(usize::MAX), ..LoadOptions::default() };
+    let memory = memory_estimate(&Gguf::open(place.path())?, &options)?;
+    assert_eq!((memory.kv_cache, memory.total()), (usize::MAX, usize::MAX));
+    Ok(())
+}
+
+#[test]
+fn flags_that_the_reference_does_not_have_are_refused() -> Result<()> {
+    let file = mixture("qwen3moe", &[])?;
+    let options = LoadOptions { device: Device::Reference, ..LoadOptions::default() };
+    for (flag, options) in [
+        ("--threads", LoadOptions { threads: Some(2), ..options.clone() }),
+        ("--threads-batch", LoadOptions { threads_batch: Some(2), ..options.clone() }),
+        ("--cpu-isa", LoadOptions { isa: Some(Isa::Portable), ..options.clone() }),
+    ] {
+        let named = format!("{flag} has no meaning with --device reference");
+        for error in [
+            ferrum_models::load(&file, &options).err(),
+            ferrum_models::load_profiled(&file, &options).err(),
+            memory_estimate(&file, &options).err(),
+        ] {
+            assert_eq!(error.context("an error")?.to_string(), named);
+        }
+    }
     Ok(())
 }
 

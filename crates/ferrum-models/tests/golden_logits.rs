@@ -9,7 +9,7 @@ mod support;
 use anyhow::{Context, Result, ensure};
 use ferrum_models::{Device, LoadOptions, Runner};
 use serde::Deserialize;
-use support::{prefill, real_model, synthetic_model};
+use support::{cosine, prefill, real_model, synthetic_model};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -75,15 +75,6 @@ fn compare(golden: &Golden, prompt: &GoldenPrompt, logits: &[f32]) -> Result<()>
     ensure!(top >= 0.999, "cosine of the top 64 {top}");
     ensure!(best == prompt.top[0] || lead < NOISE, "top-1 {best}, expected {}", prompt.top[0]);
     Ok(())
-}
-
-/// Cosine of the angle between two vectors, in `f64`.
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let dot = |x: &[f32], y: &[f32]| -> f64 {
-        x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
-    };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 /// Index of the highest value, the first of equals.

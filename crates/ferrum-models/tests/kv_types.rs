@@ -4,16 +4,7 @@ mod support;
 
 use anyhow::Result;
 use ferrum_models::{KvDType, LoadOptions, memory_estimate};
-use support::{prefill, real_model};
-
-/// Cosine of the angle between two vectors, in `f64`.
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let dot = |x: &[f32], y: &[f32]| -> f64 {
-        x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
-    };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
+use support::{cosine, prefill, real_model};
 
 fn options(kv_dtype: KvDType) -> LoadOptions {
     LoadOptions { kv_dtype, context: Some(2048), ..LoadOptions::default() }

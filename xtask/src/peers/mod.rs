@@ -83,12 +83,24 @@ fn measure(
 /// The command as a person would type it elsewhere: without the paths of this machine.
 fn command(args: &[&str]) -> String {
     let pairs = args.chunks(2).filter(|pair| !["--python", "--ferrum"].contains(&pair[0]));
-    let words: Vec<String> = ["cargo", "xtask", "bench-peers"]
-        .into_iter()
-        .chain(pairs.flatten().copied())
-        .map(str::to_string)
-        .collect();
+    let mut words = vec!["cargo xtask bench-peers".to_string()];
+    for pair in pairs {
+        words.push(pair[0].to_string());
+        words.extend(pair.get(1).map(|value| match pair[0] {
+            "--models" => file_names(value),
+            _ => value.to_string(),
+        }));
+    }
     words.join(" ")
+}
+
+/// Models without the folders that they are in.
+fn file_names(models: &str) -> String {
+    let name = |model: &str| match Path::new(model).file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => model.to_string(),
+    };
+    models.split(',').map(name).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -99,5 +111,10 @@ mod tests {
     fn commands_name_no_machine() {
         let args = ["--python", "/somewhere/python", "--rounds", "1", "--ferrum", "x"];
         assert_eq!(command(&args), "cargo xtask bench-peers --rounds 1");
+        let args = ["--models", "/somewhere/a.gguf,llama-1b:q4_k_m,../b.gguf", "--threads", "2,1"];
+        assert_eq!(
+            command(&args),
+            "cargo xtask bench-peers --models a.gguf,llama-1b:q4_k_m,b.gguf --threads 2,1"
+        );
     }
 }

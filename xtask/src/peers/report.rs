@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -66,7 +67,12 @@ pub(super) fn append(path: &Path, machine: &Machine, section: &str) -> Result<()
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let old = fs::read_to_string(path).unwrap_or_else(|_| heading(machine));
+    let old = match fs::read_to_string(path) {
+        Ok(old) => old,
+        Err(error) if error.kind() == ErrorKind::NotFound => heading(machine),
+        // Writing would replace the runs that are there.
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
     fs::write(path, format!("{old}\n{section}")).with_context(|| path.display().to_string())
 }
 

@@ -142,10 +142,10 @@ fn memory(out: &mut dyn Write, path: &Path, options: &LoadOptions) -> Result<()>
         ("file", file.file_bytes()),
         ("weights", memory.weights as u64),
         ("KV cache", memory.kv_cache as u64),
-        ("buffers", memory.buffers as u64),
+        ("buffers", memory.buffers.saturating_add(memory.tables) as u64),
         ("vocabulary", memory.vocabulary as u64),
         ("program", PROGRAM_BYTES),
-        ("in all", memory.total() as u64 + PROGRAM_BYTES),
+        ("in all", (memory.total() as u64).saturating_add(PROGRAM_BYTES)),
     ] {
         table.row([part.to_string(), text::bytes(size)]);
     }

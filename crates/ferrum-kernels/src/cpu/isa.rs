@@ -56,7 +56,9 @@ impl Isa {
         match self {
             Isa::Portable => "plain Rust",
             Isa::Avx2 => "AVX2, FMA and F16C",
-            Isa::Avx512Vnni => "AVX2 with the 8-bit dot products of AVX-512 VNNI",
+            Isa::Avx512Vnni => {
+                "AVX-512 with 8-bit dot products (VNNI), 512-bit registers for many tokens"
+            }
         }
     }
 }

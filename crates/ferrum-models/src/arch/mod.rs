@@ -1,7 +1,7 @@
 //! Architectures: GGUF metadata to a [`DecoderSpec`], one file each.
 //!
 //! To add one: write `arch/<name>.rs` with a `spec` function, add its line to [`REGISTRY`], and a
-//! tiny-configuration test to `tests/architectures.rs`.
+//! tiny configuration of it to `tests/golden_logits.rs`.
 
 mod gemma3;
 mod hparams;

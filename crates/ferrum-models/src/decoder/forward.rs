@@ -5,12 +5,12 @@ mod mlp;
 use ferrum_kernels::params::{
     Attention, Embed, GatherRows, KvSpec, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
 };
-use ferrum_kernels::{Backend, DType, KernelError, KvDType, Need, StepBatch, StepInput};
+use ferrum_kernels::{Backend, DType, KernelError, KvDType, StepBatch, StepInput};
 
 use mlp::Routing;
 
 use super::memory::ActivationSizes;
-use super::weights::{DecoderWeights, LayerWeights, Loader, check_tensors, vector_values};
+use super::weights::{DecoderWeights, LayerWeights, Loader, check_file, vector_values};
 use super::{DecoderSpec, rope_table};
 use crate::gguf::Gguf;
 use crate::load::ModelError;
@@ -92,11 +92,7 @@ impl<B: Backend> DecoderRunner<B> {
         spec: DecoderSpec,
         options: &DecoderOptions,
     ) -> Result<Self, ModelError> {
-        check_tensors(&backend, file, &spec)?;
-        for layer in &spec.layers {
-            let kv = options.kv_dtype;
-            backend.check(&Need::Attention { head_dim: layer.head_dim, kv })?;
-        }
+        check_file(&backend, file, &spec, options.kv_dtype)?;
         let limits = options.limits;
         let mut stream = backend.stream()?;
         let weights = Loader { backend: &backend, stream: &mut stream, file }.load(&spec)?;

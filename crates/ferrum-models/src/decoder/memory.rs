@@ -1,8 +1,8 @@
 //! How much memory a decoder keeps: one place for the sizes that loading and estimating share.
 
-use ferrum_kernels::Backend;
+use ferrum_kernels::{Backend, KV_BLOCK_SIZE};
 
-use super::weights::{RoleKind, tensor_roles};
+use super::weights::{RoleKind, check_file, tensor_roles};
 use super::{DecoderOptions, DecoderSpec, LayerSpec};
 use crate::gguf::{Array, Gguf, Metadata, Value};
 use crate::load::{MemoryEstimate, ModelError};
@@ -53,16 +53,18 @@ impl ActivationSizes {
 }
 
 impl DecoderOptions {
-    /// Memory that [`super::DecoderRunner::load`] keeps.
+    /// Memory that [`super::DecoderRunner::load`] keeps; what it refuses, this refuses. Sums of what
+    /// no machine has end at the largest number.
     pub(crate) fn estimate<B: Backend>(
         &self,
         backend: &B,
         file: &Gguf,
         spec: &DecoderSpec,
     ) -> Result<MemoryEstimate, ModelError> {
-        let mut weights = 0;
+        check_file(backend, file, spec, self.kv_dtype)?;
+        let mut weights = 0usize;
         for role in tensor_roles(spec, file.tensor("output.weight").is_none()) {
-            weights += match role.kind {
+            let bytes = match role.kind {
                 RoleKind::Matrix { rows, cols } => {
                     backend.packed_bytes(file.require(&role.name)?.format, rows, cols)
                 }
@@ -70,17 +72,19 @@ impl DecoderOptions {
                     let format = file.require(&role.name)?.format;
                     backend.packed_bytes(format, rows, cols).saturating_mul(experts)
                 }
-                RoleKind::Vector(len) => size_of::<f32>() * len,
+                RoleKind::Vector(len) => size_of::<f32>().saturating_mul(len),
             };
+            weights = weights.saturating_add(bytes);
         }
-        let positions = self.limits.kv_blocks * ferrum_kernels::KV_BLOCK_SIZE;
+        let positions = self.limits.kv_blocks.saturating_mul(KV_BLOCK_SIZE);
         let per_position: usize = spec.layers.iter().map(|l| 2 * l.kv_heads * l.head_dim).sum();
         let rope_pairs: usize = spec.ropes.iter().map(|r| r.rotary_dim).sum();
-        let tables = size_of::<f32>() * self.limits.context * rope_pairs;
+        let table_width = size_of::<f32>().saturating_mul(rope_pairs);
         Ok(MemoryEstimate {
             weights,
-            kv_cache: self.kv_dtype.bytes(positions * per_position),
-            buffers: ActivationSizes::new(spec, &self.limits).bytes() + tables,
+            kv_cache: self.kv_dtype.bytes(positions.saturating_mul(per_position)),
+            buffers: ActivationSizes::new(spec, &self.limits).bytes(),
+            tables: self.limits.context.saturating_mul(table_width),
             vocabulary: vocabulary_bytes(file.metadata()),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use ferrum_kernels::{Backend, DType, Need, WeightSource};
+use ferrum_kernels::{Backend, DType, KvDType, Need, WeightSource};
 
 use super::{DecoderSpec, ExpertsSpec, LayerSpec, MlpSpec};
 use crate::gguf::{Gguf, TensorInfo};
@@ -133,7 +133,7 @@ fn vector(name: impl Into<String>, len: usize) -> TensorRole {
 /// Holds the file against the spec before any weight is packed: each tensor that the spec names is
 /// there with its shape and a format that the backend has, and the file has no other tensor (one
 /// that we do not use would be a part of the model that we leave out in silence).
-pub(super) fn check_tensors<B: Backend>(
+fn check_tensors<B: Backend>(
     backend: &B,
     file: &Gguf,
     spec: &DecoderSpec,
@@ -156,6 +156,20 @@ pub(super) fn check_tensors<B: Backend>(
         Some(extra) => Err(ModelError::UnusedTensor { name: extra.name.clone() }),
         None => Ok(()),
     }
+}
+
+/// [`check_tensors`], and that the backend has the attention of every layer with such a cache.
+pub(super) fn check_file<B: Backend>(
+    backend: &B,
+    file: &Gguf,
+    spec: &DecoderSpec,
+    kv: KvDType,
+) -> Result<(), ModelError> {
+    check_tensors(backend, file, spec)?;
+    for layer in &spec.layers {
+        backend.check(&Need::Attention { head_dim: layer.head_dim, kv })?;
+    }
+    Ok(())
 }
 
 fn check_shape(tensor: &TensorInfo, kind: RoleKind) -> Result<(), ModelError> {
@@ -182,7 +196,7 @@ pub(super) struct Loader<'a, B: Backend> {
 }
 
 impl<B: Backend> Loader<'_, B> {
-    /// Loads all weights; the file has passed [`check_tensors`].
+    /// Loads all weights; the file has passed [`check_file`].
     pub fn load(&mut self, spec: &DecoderSpec) -> Result<DecoderWeights<B>, ModelError> {
         let embed = self.matrix("token_embd.weight")?;
         let layers = spec

@@ -9,8 +9,8 @@
 //! the bytes that are left before memory is allocated for it.
 //!
 //! Memory for the header is bounded: at most [`MAX_HEADER_BYTES`] of a file are read as header,
-//! and metadata entries and tensors are at most [`MAX_ENTRIES`] each. No array takes
-//! more memory than twice its bytes in the file.
+//! and metadata entries and tensors are at most [`MAX_ENTRIES`] each. Once read, no
+//! array takes more memory than twice its bytes in the file.
 
 mod cursor;
 mod error;

@@ -82,3 +82,12 @@ pub fn prefill(runner: &mut dyn Runner, tokens: &[u32], chunk: usize) -> Result<
     }
     Ok(last)
 }
+
+/// Cosine of the angle between two vectors, in `f64`.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let dot = |x: &[f32], y: &[f32]| -> f64 {
+        x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
