@@ -24,6 +24,9 @@ use crate::sse::{self, Format, SseEvent};
 /// Tokens of an answer where the request does not say (OpenAI API).
 const DEFAULT_MAX_TOKENS: usize = 16;
 
+/// Log-probabilities of the prompts of a request, at most: each takes a hundred bytes and more.
+const MAX_PROMPT_LOGPROBS: usize = 1_000_000;
+
 /// The fields of this route alone.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct CompletionRequest {
@@ -130,6 +133,9 @@ fn plan(
     }
     let n = params.choices(prompts.len(), limit)?;
     let echo = own.echo == Some(true);
+    if let Some(likeliest) = own.logprobs.filter(|_| echo) {
+        check_logprobs(prompts.iter().map(Vec::len).sum(), n, likeliest)?;
+    }
     let mut requests = Vec::with_capacity(prompts.len() * n);
     for prompt in &prompts {
         for choice in 0..n {
@@ -154,6 +160,19 @@ fn plan(
         include_usage: params.include_usage(),
     };
     Ok((writer, requests))
+}
+
+/// Fails where `n` choices of prompts of `tokens` tokens in all, each with itself and its
+/// `likeliest`, are too many log-probabilities.
+fn check_logprobs(tokens: usize, n: usize, likeliest: usize) -> ApiResult<()> {
+    let entries = tokens.saturating_mul(n).saturating_mul(likeliest.saturating_add(1));
+    if entries <= MAX_PROMPT_LOGPROBS {
+        return Ok(());
+    }
+    let message = format!(
+        "echo with logprobs: {entries} log-probabilities of prompts; at most {MAX_PROMPT_LOGPROBS}"
+    );
+    Err(ApiError::field("logprobs", message))
 }
 
 impl Writer {
@@ -254,5 +273,18 @@ impl Format for Writer {
         let mut last = self.object(Vec::new());
         last["usage"] = usage_json(usage);
         vec![last.into()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_probabilities_of_prompts_are_bounded() {
+        assert!(check_logprobs(4096, 2, 20).is_ok());
+        let error = check_logprobs(100_000, 8, 20).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("logprobs"));
+        assert!(check_logprobs(usize::MAX, 2, usize::MAX).is_err());
     }
 }
