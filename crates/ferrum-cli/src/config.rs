@@ -1,9 +1,10 @@
 //! All settings of a run, from flags and environment, resolved once.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ferrum_hub::HubConfig;
 
 use crate::args::GlobalArgs;
@@ -17,8 +18,9 @@ pub struct Config {
     pub quiet: bool,
     /// The file of the chat's input history.
     pub history: PathBuf,
-    /// `FERRUM_API_KEY`: a key that requests to the server must have.
-    pub api_key: Option<String>,
+    /// `FERRUM_API_KEY`: a key that requests to the server must have, as it is in the
+    /// environment: only the server cares whether it is text.
+    pub api_key: Option<OsString>,
     /// Which standard streams are terminals.
     pub terminal: Terminal,
 }
@@ -44,12 +46,7 @@ impl Config {
             stdin: std::io::stdin().is_terminal(),
             stderr: std::io::stderr().is_terminal(),
         };
-        let api_key = match std::env::var("FERRUM_API_KEY") {
-            Ok(key) => Some(key),
-            Err(std::env::VarError::NotPresent) => None,
-            // Without its key the server would be open.
-            Err(error) => return Err(error).context("FERRUM_API_KEY"),
-        };
+        let api_key = std::env::var_os("FERRUM_API_KEY");
         Ok(Config { hub, quiet: global.quiet, history, api_key, terminal })
     }
 }

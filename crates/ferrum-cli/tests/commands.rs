@@ -197,3 +197,20 @@ fn an_instruction_set_is_one_that_there_is() {
     assert_eq!(run.code, 2, "{run:?}");
     assert!(run.err.contains("sse9") && run.err.contains("portable, avx2"), "{run:?}");
 }
+
+#[cfg(unix)]
+#[test]
+fn only_the_server_cares_whether_its_key_is_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let home = Home::new();
+    let model = home.model();
+    let with_key = |args: &[&str]| {
+        let key = std::ffi::OsStr::from_bytes(b"\xff");
+        home.command(args).env("FERRUM_API_KEY", key).output().expect("it ends")
+    };
+    assert!(with_key(&["devices"]).status.success());
+    // The discard port: where the key is not looked at, this is not where it fails.
+    let server = with_key(&["serve", arg(&model), "--port", "9"]);
+    let error = String::from_utf8_lossy(&server.stderr);
+    assert!(!server.status.success() && error.contains("FERRUM_API_KEY"), "{error}");
+}

@@ -82,7 +82,11 @@ fn server_config(args: &ServeArgs, config: &Config) -> Result<ServerConfig> {
 /// The keys of flags, file and environment.
 fn api_keys(args: &ServeArgs, config: &Config) -> Result<Vec<String>> {
     let mut keys = args.access.api_key.clone();
-    keys.extend(config.api_key.clone());
+    if let Some(key) = &config.api_key {
+        // Without its key the server would be open.
+        let text = key.to_str().ok_or_else(|| UsageError("FERRUM_API_KEY is no text".into()))?;
+        keys.push(text.to_string());
+    }
     if let Some(path) = &args.access.api_key_file {
         let before = keys.len();
         let text = std::fs::read_to_string(path)

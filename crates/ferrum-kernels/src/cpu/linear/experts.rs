@@ -98,7 +98,8 @@ struct Source<'a> {
 fn prepare(s: &mut CpuStream, source: Source<'_>, weights: &[&CpuWeight]) -> Result<()> {
     let Source { floats, cols, slots_per_row, ids } = source;
     let quantized = weights.iter().any(|w| is_quantized(w));
-    super::prepare(s, floats.len() / cols, floats, quantized)?;
+    // Results are reserved below, for the tokens of one expert.
+    super::prepare(s, 0, floats, quantized)?;
     let slots = ids.len();
     s.linear.experts.buckets.sort(ids, weights.first().map_or(0, |w| w.experts()))?;
     s.linear.reserve(s.team.threads(), s.linear.experts.buckets.largest())?;
