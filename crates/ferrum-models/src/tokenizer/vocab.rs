@@ -70,7 +70,7 @@ pub(super) struct Vocabulary {
 /// Marks a free place of the index.
 const FREE: u32 = u32::MAX;
 
-/// An open-addressing table of ids, at most half full.
+/// An open-addressing table of ids, at most three quarters full.
 struct Index {
     slots: Vec<u32>,
     hasher: RandomState,
@@ -94,7 +94,7 @@ impl Vocabulary {
             ends: Vec::with_capacity(count),
             kinds: Vec::with_capacity(count),
             index: Index {
-                slots: vec![FREE; (count * 2).next_power_of_two()],
+                slots: vec![FREE; (count * 4).div_ceil(3).max(count + 1).next_power_of_two()],
                 hasher: RandomState::new(),
             },
             longest: 0,
