@@ -5,6 +5,7 @@
 //! their order are those of [`super::products`], lane by lane: results are the same to the bit.
 
 use super::activations::Block;
+use super::dots::SIGN;
 use super::formats::Quants;
 use super::panel::{Gemm, PANEL_ROWS, STEP_BYTES, STEP_SCALES};
 use super::planes::VECTORS;
@@ -12,9 +13,6 @@ use std::arch::x86_64::*;
 
 /// Bytes of four columns of a panel.
 const VECTOR: usize = 4 * PANEL_ROWS;
-
-/// Added to signed weights when they were unpacked: see [`super::dots::VnniDots`].
-const SIGN: u8 = 0x80;
 
 /// Integer sums of `T` tokens.
 type Sums<const T: usize> = [__m512i; T];

@@ -11,7 +11,7 @@ mod x86;
 
 pub(super) use portable::PortableDots;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2Dots, VnniDots};
+pub(super) use x86::{Avx2Dots, SIGN, VnniDots};
 
 use super::super::simd::Simd;
 

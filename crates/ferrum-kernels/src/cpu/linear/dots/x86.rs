@@ -24,7 +24,7 @@ pub(in super::super) type Avx2Dots = X86Dots<false>;
 pub(in super::super) type VnniDots = X86Dots<true>;
 
 /// The zero point of signed weights that were made unsigned.
-const SIGN: u8 = 0x80;
+pub(in super::super) const SIGN: u8 = 0x80;
 
 /// Largest magnitude of a quantised activation.
 const ACTIVATION_MAX: i32 = 127;
