@@ -9,11 +9,13 @@ use anyhow::Result;
 
 use crate::args::{BenchCommand, BenchTarget};
 use crate::config::Config;
+use crate::exit::UsageError;
 
 /// Measures and prints.
 pub fn run(command: &BenchCommand, config: &Config) -> Result<()> {
-    match &command.target {
-        Some(BenchTarget::Serve(args)) => serve::run(args, config),
-        None => model::run(&command.model, config),
+    match (&command.target, &command.model.model) {
+        (Some(BenchTarget::Serve(args)), _) => serve::run(args, config),
+        (None, Some(name)) => model::run(name, &command.model, config),
+        (None, None) => Err(UsageError("no model is named".into()).into()),
     }
 }

@@ -70,13 +70,12 @@ struct ProfileReport<'a> {
 }
 
 /// Measures and prints.
-pub fn run(args: &BenchArgs, config: &Config) -> Result<()> {
+pub fn run(name: &str, args: &BenchArgs, config: &Config) -> Result<()> {
     let [prefill, decode, depth, batch] =
         [args.prefill, args.decode, args.depth, args.batch].map(|n| n as usize);
     if prefill == 0 && decode == 0 {
         return Err(UsageError("--prefill 0 --decode 0 leaves nothing to measure".into()).into());
     }
-    let name = args.model.as_deref().ok_or_else(|| UsageError("no model is named".into()))?;
     let file = open_model(name, config)?;
     let options = LoadOptions {
         context: Some(depth + prefill.max(decode)),
