@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::form::Form;
 use super::logprobs::CompletionLogprobs;
 use super::params::GenerationParams;
 use super::{Head, usage_json};
@@ -96,7 +97,7 @@ pub async fn handle(
     let (mut writer, requests) = app
         .blocking({
             let (limit, model, tenant) = (app.limits.choices, model.clone(), tenant.clone());
-            move || plan(own, &params, model, &tenant, limit)
+            move || plan(own, params, model, &tenant, limit)
         })
         .await?;
     let answers = model.service.submit(requests, &tenant)?;
@@ -115,7 +116,7 @@ pub async fn handle(
 /// Checks the request and makes the engine's requests of it.
 fn plan(
     own: CompletionRequest,
-    params: &GenerationParams,
+    mut params: GenerationParams,
     model: Arc<Model>,
     tenant: &Tenant,
     limit: usize,
@@ -127,6 +128,9 @@ fn plan(
     if own.suffix.is_some_and(|suffix| !suffix.is_empty()) {
         return Err(ApiError::unsupported("suffix", "text after the answer"));
     }
+    let form = params.form(None)?;
+    let compile = |form: Form| model.compile(&form.grammar, form.param);
+    let constraint = form.map(compile).transpose()?;
     let prompts = own.prompt.into_tokens(&model);
     if prompts.is_empty() {
         return Err(ApiError::field("prompt", "there is no prompt"));
@@ -143,6 +147,7 @@ fn plan(
             let max_tokens = request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
             request.max_tokens = Some(max_tokens);
             request.logprobs = own.logprobs;
+            request.constraint = constraint.clone();
             // Without an answer, the prompt's own probabilities are all there is to compute.
             let scored = own.logprobs.or((max_tokens == 0).then_some(0));
             request.prompt_logprobs = scored.filter(|_| echo);
