@@ -6,6 +6,7 @@ mod blocks;
 pub mod chat;
 pub mod completions;
 mod conversation;
+mod exchange;
 pub mod logprobs;
 pub mod messages;
 pub mod models;

@@ -39,7 +39,8 @@ pub struct TokenizeRequest {
 /// `POST /tokenize`
 pub async fn tokenize(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
     let request: TokenizeRequest = body.parse()?;
-    let model = app.model(request.model.as_deref())?;
+    let lease = app.lease(request.model.as_deref()).await?;
+    let model = lease.model().clone();
     app.blocking(move || {
         let pieces = request.with_pieces == Some(true);
         let tokens = tokens(request, &model)?;
@@ -98,7 +99,8 @@ pub struct DetokenizeRequest {
 /// `POST /detokenize`
 pub async fn detokenize(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
     let request: DetokenizeRequest = body.parse()?;
-    let model = app.model(request.model.as_deref())?;
+    let lease = app.lease(request.model.as_deref()).await?;
+    let model = lease.model();
     let size = model.tokenizer.vocab_size();
     if let Some(id) = request.tokens.iter().find(|&&id| id as usize >= size) {
         return Err(ApiError::field("tokens", format!("there is no token {id}")));
@@ -123,7 +125,8 @@ pub struct TemplateRequest {
 /// `POST /apply-template`
 pub async fn apply_template(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
     let request: TemplateRequest = body.parse()?;
-    let model = app.model(request.model.as_deref())?;
+    let lease = app.lease(request.model.as_deref()).await?;
+    let model = lease.model().clone();
     app.blocking(move || {
         let add = request.add_generation_prompt.unwrap_or(true);
         let extra = request.chat_template_kwargs.unwrap_or_default();
