@@ -25,7 +25,7 @@ fn completions_and_manual() {
         assert!(home.run(&["completions", shell]).ok().contains("perplexity"));
     }
     let manual = home.run(&["man"]).ok();
-    assert!(manual.contains(".TH ferrum 1") && manual.contains("FERRUM BENCH"));
+    assert!(manual.contains(".TH ferrum 1") && manual.contains("FERRUM BENCH SERVE"));
     assert!(manual.contains("temperature"));
 }
 
@@ -37,6 +37,9 @@ fn wrong_command_lines_end_with_2() {
         &["run", "--temperature", "warm", "x"],
         &["run", "-m", "a", "-p", "b", "c"],
         &["bench", "m", "--prefill", "0", "--decode", "0"],
+        &["bench"],
+        &["bench", "serve", "a-model"],
+        &["bench", "serve", "--url", "localhost:8080"],
         &["rm"],
     ] {
         let run = home.run(args);

@@ -217,6 +217,7 @@ fn every_route_but_two_needs_a_key() {
         ("GET", "/metrics"),
         ("GET", "/v1/models"),
         ("GET", "/openapi.json"),
+        ("GET", "/tokenizer_info"),
         ("GET", "/nothing"),
         ("GET", "/health/"),
         ("POST", "/tokenize"),

@@ -44,6 +44,12 @@ fn text_becomes_tokens_and_text_again() {
     let of_chat = server.ok("/tokenize", &json!({"messages": messages}));
     let of_text = server.ok("/tokenize", &json!({"content": prompt, "add_special": false}));
     assert_eq!(of_chat["tokens"], of_text["tokens"]);
+
+    let info = server.get("/tokenizer_info").json();
+    assert_eq!(info["model_max_length"], CONTEXT);
+    let eos = server.ok("/tokenize", &json!({"content": info["eos_token"], "add_special": false}));
+    assert_eq!(eos["count"], 1, "{info}");
+    assert!(info["chat_template"].as_str().unwrap().contains("messages"));
 }
 
 #[test]

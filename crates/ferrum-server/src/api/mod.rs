@@ -46,6 +46,7 @@ pub fn routes() -> Router<std::sync::Arc<App>> {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
+        .route("/tokenizer_info", get(tokens::info))
         .route("/health", get(status::health))
         .route("/ready", get(status::ready))
         .route("/metrics", get(status::metrics))

@@ -1,4 +1,5 @@
-//! `/tokenize`, `/detokenize` and `/apply-template`, with the fields of llama-server and of vLLM.
+//! `/tokenize`, `/detokenize`, `/apply-template` and `/tokenizer_info`, with the fields of
+//! llama-server and of vLLM.
 
 use std::sync::Arc;
 
@@ -135,4 +136,19 @@ pub async fn apply_template(State(app): State<Arc<App>>, body: JsonBody) -> ApiR
         Ok(Json(json!({"prompt": prompt})))
     })
     .await
+}
+
+/// `GET /tokenizer_info`: what lm-eval needs to tokenize by the server, of the first model.
+pub async fn info(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
+    let model = app.model(None)?;
+    let tokenizer = &model.tokenizer;
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
+    Ok(Json(json!({
+        "bos_token": text(tokenizer.bos()),
+        "eos_token": text(tokenizer.eos()),
+        "add_bos_token": tokenizer.add_bos(),
+        "add_eos_token": tokenizer.add_eos(),
+        "model_max_length": model.context,
+        "chat_template": model.template.as_ref().map(|template| template.source()),
+    })))
 }
