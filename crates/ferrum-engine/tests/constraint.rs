@@ -16,7 +16,7 @@ use ferrum_engine::{
     sampler::{Sampler, Workspace},
 };
 use serde_json::{Value, json};
-use support::Rng;
+use support::rng::{self, Rng};
 
 const END: u32 = 256;
 

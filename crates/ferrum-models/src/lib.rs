@@ -20,7 +20,7 @@ pub mod tokenizer;
 
 /// What the CPU backend can be told, and what it finds out about the machine.
 pub mod cpu {
-    pub use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa, Limits, physical_cores};
+    pub use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa, Limits, Tested, physical_cores};
 }
 
 /// What [`load_profiled`] records.

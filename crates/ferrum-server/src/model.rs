@@ -7,12 +7,12 @@ use ferrum_engine::constraint::{
 };
 use ferrum_engine::{Engine, EngineConfig, EngineError, Grammar, Vocabulary};
 use ferrum_models::chat::{ChatTemplate, FromMetadataError, Message, OwnedSegment, RenderOptions};
-use ferrum_models::gguf::Gguf;
+use ferrum_models::gguf::{Gguf, GgufError};
 use ferrum_models::tokenizer::{Segment, Tokenizer, TokenizerError};
 use ferrum_models::{LoadOptions, ModelError, load};
 
 use crate::error::{ApiError, ApiResult};
-use crate::metrics::Metrics;
+use crate::metrics::ModelMetrics;
 use crate::output::Conventions;
 use crate::service::{Service, ServiceConfig};
 
@@ -20,10 +20,6 @@ use crate::service::{Service, ServiceConfig};
 pub struct Model {
     /// The name by which it is listed.
     pub id: String,
-    /// Other names by which it may be asked for.
-    pub aliases: Vec<String>,
-    /// When it was loaded, in seconds since 1970.
-    pub created: u64,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// Its chat template, if it has one.
@@ -44,6 +40,8 @@ pub struct Model {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum StartError {
+    #[error(transparent)]
+    File(#[from] GgufError),
     #[error("the tokenizer cannot be used: {0}")]
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
@@ -63,8 +61,6 @@ pub enum StartError {
 pub struct ModelSpec {
     /// The name by which it is listed.
     pub id: String,
-    /// Other names by which it may be asked for.
-    pub aliases: Vec<String>,
     /// Sizes and device.
     pub load: LoadOptions,
     /// Choices of the engine.
@@ -77,7 +73,11 @@ pub struct ModelSpec {
 
 impl Model {
     /// Loads a model and starts its engine.
-    pub fn start(file: &Gguf, spec: ModelSpec, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+    pub fn start(
+        file: &Gguf,
+        spec: ModelSpec,
+        metrics: Arc<ModelMetrics>,
+    ) -> Result<Self, StartError> {
         let tokenizer = Arc::new(Tokenizer::from_metadata(file.metadata())?);
         let template = ChatTemplate::from_metadata(file.metadata(), &tokenizer)?;
         let runner = load(file, &spec.load)?;
@@ -90,15 +90,12 @@ impl Model {
         let running = spec.engine.max_running.unwrap_or(usize::MAX).min(spec.load.max_seqs);
         let config = ServiceConfig { running, queue: spec.queue, backlog: spec.backlog };
         let service = Service::start(engine, config, metrics)?;
-        let created = crate::api::seconds();
-        let ModelSpec { id, aliases, .. } = spec;
+        let id = spec.id;
         let source = template.as_ref().map(ChatTemplate::source).unwrap_or_default();
         let conventions = Conventions::of_template(source);
         let knows_tools = conventions.tools.is_some() && source.contains("tools");
         Ok(Model {
             id,
-            aliases,
-            created,
             tokenizer,
             template,
             service,
@@ -107,11 +104,6 @@ impl Model {
             knows_tools,
             compiler: OnceLock::new(),
         })
-    }
-
-    /// Whether a request for `name` means this model.
-    pub fn answers_to(&self, name: &str) -> bool {
-        name == self.id || self.aliases.iter().any(|alias| alias == name)
     }
 
     /// The prompt of a conversation, as the template writes it.

@@ -4,6 +4,8 @@
 //! cache through the step's block tables; so a wrong table, position, slot or row, or a block that
 //! two sequences write to, gives another text.
 
+pub mod rng;
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -17,6 +19,9 @@ use ferrum_models::{
     KV_BLOCK_SIZE, KernelError, StepCapacity, StepInput,
     runner::{Runner, RunnerLimits},
 };
+
+pub use self::rng::Rng;
+use self::rng::hash;
 
 /// Tokens of the fake vocabulary.
 pub const VOCAB: usize = 40;
@@ -93,13 +98,6 @@ impl Runner for FakeRunner {
         }
         Ok(&self.logits)
     }
-}
-
-/// A hash with enough mixing for logits (the finaliser of MurmurHash3).
-fn hash(mut x: u64) -> u64 {
-    x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    x ^ (x >> 33)
 }
 
 /// Logits of the token after `prefix`.
@@ -240,27 +238,6 @@ fn first_stop(text: &str, strings: &[String]) -> Option<(String, String)> {
         let stop = complete.max_by_key(|string| string.len())?;
         Some((text[..text.len() - stop.len()].to_owned(), stop.clone()))
     })
-}
-
-/// Random numbers for tests (SplitMix64).
-pub struct Rng(pub u64);
-
-impl Rng {
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        (hash(self.0) % bound as u64) as usize
-    }
-
-    /// True once in `n` times.
-    pub fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    /// One of these.
-    pub fn pick<T: Clone>(&mut self, items: &[T]) -> T {
-        items[self.below(items.len())].clone()
-    }
 }
 
 /// A prompt of 1 to `longest` tokens, none of them poisonous.

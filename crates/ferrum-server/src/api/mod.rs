@@ -6,6 +6,8 @@ mod blocks;
 pub mod chat;
 pub mod completions;
 mod conversation;
+mod exchange;
+mod form;
 pub mod logprobs;
 pub mod messages;
 pub mod models;
