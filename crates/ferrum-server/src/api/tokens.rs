@@ -140,7 +140,8 @@ pub async fn apply_template(State(app): State<Arc<App>>, body: JsonBody) -> ApiR
 
 /// `GET /tokenizer_info`: what lm-eval needs to tokenize by the server, of the first model.
 pub async fn info(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
-    let model = app.model(None)?;
+    let lease = app.lease(None).await?;
+    let model = lease.model();
     let tokenizer = &model.tokenizer;
     let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
     Ok(Json(json!({
