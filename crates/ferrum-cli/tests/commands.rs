@@ -173,7 +173,7 @@ fn a_reader_that_leaves_is_no_error() {
 fn devices_are_listed() {
     let out = Home::new().run(&["devices"]).ok();
     assert!(out.contains("cpu") && out.contains("reference"), "{out}");
-    for line in ["portable", "avx2", "avx512vnni"] {
+    for line in ["portable", "avx2", "avxvnni", "avx512vnni", "dotprod", "i8mm"] {
         assert!(out.lines().any(|l| l.starts_with(line)), "{line}: {out}");
     }
     assert_eq!(out.matches(" in use ").count(), 1, "{out}");

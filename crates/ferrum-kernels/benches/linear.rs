@@ -18,7 +18,7 @@ const COLD_BYTES: usize = 96 << 20;
 const RUNS: usize = 12;
 
 /// Format and (rows, columns) of the weights that make up most of SmolLM2 135M and Gemma 3 270M.
-const SHAPES: [(Format, usize, usize); 12] = [
+const SHAPES: [(Format, usize, usize); 15] = [
     (Format::Q4_1, 576, 576),
     (Format::Q4_1, 1536, 576),
     (Format::Q4_1, 576, 1536),
@@ -30,7 +30,10 @@ const SHAPES: [(Format, usize, usize); 12] = [
     (Format::Q8_0, 262_144, 640),
     (Format::Q4_0, 8192, 2048),
     (Format::Q4_K, 8192, 2048),
+    (Format::Q6_K, 2048, 8192),
     (Format::F16, 2048, 640),
+    (Format::BF16, 8192, 2048),
+    (Format::F32, 2048, 2048),
 ];
 
 fn main() {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
-use ferrum_models::cpu::{Cpu, CpuConfig, Isa, Limits, physical_cores};
+use ferrum_models::cpu::{Cpu, CpuConfig, Isa, Limits, Tested, physical_cores};
 use serde::Serialize;
 
 use crate::args::DevicesArgs;
@@ -24,6 +24,8 @@ struct InstructionSet {
     name: String,
     description: &'static str,
     status: &'static str,
+    /// Where its tests have run so far.
+    tested: &'static str,
     /// Processor features that it lacks here.
     missing: Vec<&'static str>,
 }
@@ -80,7 +82,13 @@ fn instruction_set(isa: Isa, used: Isa) -> InstructionSet {
         (true, false) => "available",
         (false, _) => "not on this processor",
     };
-    InstructionSet { name: isa.to_string(), description: isa.description(), status, missing }
+    let tested = match isa.tested() {
+        Tested::Hardware => "on hardware",
+        Tested::Emulation => "under emulation only",
+        Tested::Nowhere => "on no machine so far: used with --cpu-isa only",
+    };
+    let (name, description) = (isa.to_string(), isa.description());
+    InstructionSet { name, description, status, tested, missing }
 }
 
 fn print(out: &mut dyn Write, report: &Report) -> Result<()> {
@@ -92,14 +100,14 @@ fn print(out: &mut dyn Write, report: &Report) -> Result<()> {
     table.print(out)?;
 
     writeln!(out)?;
-    let columns = [("CPU ISA", Align::Left), ("STATUS", Align::Left), ("DESCRIPTION", Align::Left)];
-    let mut table = Table::new(&columns);
+    let titles = ["CPU ISA", "STATUS", "TESTED", "DESCRIPTION"];
+    let mut table = Table::new(&titles.map(|title| (title, Align::Left)));
     for isa in &report.instruction_sets {
         let status = match isa.missing.as_slice() {
             [] => isa.status.to_string(),
             missing => format!("{} ({})", isa.status, missing.join(", ")),
         };
-        table.row([isa.name.clone(), status, isa.description.to_string()]);
+        table.row([isa.name.as_str(), &status, isa.tested, isa.description]);
     }
     table.print(out)?;
 

@@ -10,17 +10,55 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// The same with the 8-bit dot products of AVX-VNNI; or of AVX-512 VNNI in 256-bit registers,
+    /// which are the same in another encoding.
+    AvxVnni,
     /// The same with the 8-bit dot products of AVX-512 VNNI, and 512-bit registers for many tokens.
     Avx512Vnni,
+    /// 64-bit Arm with the 8-bit dot products of Armv8.2.
+    NeonDot,
+    /// The same with 8-bit matrix products for many tokens.
+    NeonI8mm,
+}
+
+/// Where the tests of an instruction set have run so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tested {
+    /// On a processor that has it.
+    Hardware,
+    /// Under emulation: right, but nobody knows how fast.
+    Emulation,
+    /// On none: compiled, and used only where it is asked for.
+    Nowhere,
 }
 
 impl Isa {
-    /// Every instruction set known, from the slowest to the fastest.
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512Vnni];
+    /// Every instruction set known, from the slowest to the fastest of each kind of processor.
+    pub const ALL: [Isa; 6] =
+        [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::NeonDot, Isa::NeonI8mm];
 
-    /// The fastest that this processor has.
+    /// The fastest that this processor has and that has been tested.
     pub fn best() -> Isa {
-        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+        let tested = |isa: &Isa| isa.is_available() && isa.tested() != Tested::Nowhere;
+        Isa::ALL.into_iter().rev().find(tested).unwrap_or(Isa::Portable)
+    }
+
+    /// Where the tests have run so far of what this processor would be given. They run everything
+    /// that a machine has: whoever sees them pass on one that is not counted here changes this.
+    pub fn tested(self) -> Tested {
+        match self {
+            Isa::Portable | Isa::Avx2 | Isa::Avx512Vnni => Tested::Hardware,
+            Isa::AvxVnni if detect::vex_vnni() => Tested::Nowhere,
+            // The algorithm, that is, in the encoding of AVX-512.
+            Isa::AvxVnni => Tested::Hardware,
+            // QEMU 7.2.
+            Isa::NeonDot | Isa::NeonI8mm => Tested::Emulation,
+        }
+    }
+
+    /// Whether dot products in 256-bit registers have the encoding of AVX-VNNI here.
+    pub(super) fn vex_vnni() -> bool {
+        detect::vex_vnni()
     }
 
     /// Those that this processor has, from the slowest to the fastest.
@@ -35,9 +73,7 @@ impl Isa {
 
     /// The processor features that it needs and that this processor lacks.
     pub fn missing(self) -> Vec<&'static str> {
-        let features = detect::FEATURES.iter().filter(|f| self.needs().contains(&f.0));
-        let lacking = features.filter(|(_, has)| !has());
-        lacking.map(|&(name, _)| name).collect()
+        self.needs().iter().copied().filter(|feature| !detect::has(feature)).collect()
     }
 
     /// The processor features that it needs.
@@ -45,9 +81,12 @@ impl Isa {
         match self {
             Isa::Portable => &[],
             Isa::Avx2 => &["avx2", "fma", "f16c"],
+            Isa::AvxVnni => &["avx2", "fma", "f16c", "avxvnni"],
             Isa::Avx512Vnni => {
                 &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni"]
             }
+            Isa::NeonDot => &["dotprod"],
+            Isa::NeonI8mm => &["dotprod", "i8mm"],
         }
     }
 
@@ -56,9 +95,12 @@ impl Isa {
         match self {
             Isa::Portable => "plain Rust",
             Isa::Avx2 => "AVX2, FMA and F16C",
+            Isa::AvxVnni => "AVX2 with 8-bit dot products (VNNI) in 256-bit registers",
             Isa::Avx512Vnni => {
                 "AVX-512 with 8-bit dot products (VNNI), 512-bit registers for many tokens"
             }
+            Isa::NeonDot => "NEON with 8-bit dot products",
+            Isa::NeonI8mm => "NEON with 8-bit dot products, and matrix products for many tokens",
         }
     }
 }
@@ -68,7 +110,10 @@ impl fmt::Display for Isa {
         f.write_str(match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::NeonDot => "dotprod",
+            Isa::NeonI8mm => "i8mm",
         })
     }
 }
@@ -92,39 +137,59 @@ impl FromStr for Isa {
     }
 }
 
-/// A processor feature by name, and whether this processor has it.
-type Feature = (&'static str, fn() -> bool);
-
 #[cfg(target_arch = "x86_64")]
 mod detect {
-    use super::Feature;
+    /// Whether this processor has a feature.
+    pub(super) fn has(feature: &str) -> bool {
+        match feature {
+            "avx2" => is_x86_feature_detected!("avx2"),
+            "fma" => is_x86_feature_detected!("fma"),
+            "f16c" => is_x86_feature_detected!("f16c"),
+            "avxvnni" => vex_vnni() || (has("avx512vl") && has("avx512vnni")),
+            "avx512f" => is_x86_feature_detected!("avx512f"),
+            "avx512bw" => is_x86_feature_detected!("avx512bw"),
+            "avx512vl" => is_x86_feature_detected!("avx512vl"),
+            "avx512vnni" => is_x86_feature_detected!("avx512vnni"),
+            _ => false,
+        }
+    }
 
-    /// All that an instruction set needs.
-    pub(super) const FEATURES: &[Feature] = &[
-        ("avx2", || is_x86_feature_detected!("avx2")),
-        ("fma", || is_x86_feature_detected!("fma")),
-        ("f16c", || is_x86_feature_detected!("f16c")),
-        ("avx512f", || is_x86_feature_detected!("avx512f")),
-        ("avx512bw", || is_x86_feature_detected!("avx512bw")),
-        ("avx512vl", || is_x86_feature_detected!("avx512vl")),
-        ("avx512vnni", || is_x86_feature_detected!("avx512vnni")),
-    ];
+    /// Dot products in 256-bit registers, in the encoding of AVX-VNNI.
+    pub(super) fn vex_vnni() -> bool {
+        is_x86_feature_detected!("avxvnni")
+    }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
 mod detect {
-    use super::Feature;
+    use std::arch::is_aarch64_feature_detected;
 
-    /// All that an instruction set needs.
-    pub(super) const FEATURES: &[Feature] = &[
-        ("avx2", || false),
-        ("fma", || false),
-        ("f16c", || false),
-        ("avx512vl", || false),
-        ("avx512f", || false),
-        ("avx512bw", || false),
-        ("avx512vnni", || false),
-    ];
+    /// Whether this processor has a feature.
+    pub(super) fn has(feature: &str) -> bool {
+        match feature {
+            "dotprod" => is_aarch64_feature_detected!("dotprod"),
+            "i8mm" => is_aarch64_feature_detected!("i8mm"),
+            _ => false,
+        }
+    }
+
+    /// There is none.
+    pub(super) fn vex_vnni() -> bool {
+        false
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod detect {
+    /// Whether this processor has a feature.
+    pub(super) fn has(_feature: &str) -> bool {
+        false
+    }
+
+    /// There is none.
+    pub(super) fn vex_vnni() -> bool {
+        false
+    }
 }
 
 #[cfg(test)]
@@ -140,19 +205,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_a_feature_that_can_be_looked_for() {
-        for isa in Isa::ALL {
-            for need in isa.needs() {
-                assert!(detect::FEATURES.iter().any(|(name, _)| name == need), "{isa}: {need}");
-            }
-            assert!(isa.missing().iter().all(|name| isa.needs().contains(name)), "{isa}");
+    fn a_processor_has_instruction_sets_of_its_own_kind_alone() {
+        let (x86, arm) = (cfg!(target_arch = "x86_64"), cfg!(target_arch = "aarch64"));
+        for isa in Isa::available() {
+            let here = match isa {
+                Isa::Portable => true,
+                Isa::NeonDot | Isa::NeonI8mm => arm,
+                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => x86,
+            };
+            assert!(here, "{isa}");
         }
-        assert!(Isa::Portable.missing().is_empty());
+        assert!(!detect::has("sse9"));
     }
 
     #[test]
     fn the_best_is_available() {
         assert!(Isa::available().contains(&Isa::Portable));
-        assert_eq!(Isa::available().last(), Some(&Isa::best()));
+        assert!(Isa::best().is_available());
+        let better = Isa::available().into_iter().rev().take_while(|isa| *isa != Isa::best());
+        assert!(better.into_iter().all(|isa| isa.tested() == Tested::Nowhere));
     }
 }

@@ -20,7 +20,7 @@ mod stream;
 mod team;
 mod threads;
 
-pub use isa::{Isa, UnknownIsa};
+pub use isa::{Isa, Tested, UnknownIsa};
 pub use kv_cache::CpuKvCache;
 pub use linear::CpuWeight;
 pub use measure::Limits;

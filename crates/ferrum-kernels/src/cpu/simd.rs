@@ -8,12 +8,18 @@ mod portable;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(not(target_arch = "x86_64"))]
 use portable as avx2;
+#[cfg(not(target_arch = "aarch64"))]
+use portable as neon;
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unused_imports, reason = "for kernels that use intrinsics")]
 pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{Neon, widen};
 #[allow(unused_imports, reason = "for tests")]
 pub(crate) use portable::Portable;
 
@@ -83,11 +89,13 @@ pub(crate) trait Kernel {
 impl Isa {
     /// Runs `kernel` with this instruction set, which must be available.
     #[inline]
+    #[allow(unused_unsafe, reason = "what other processors have is plain Rust here")]
     pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             Isa::Portable => portable::run(kernel),
             // SAFETY: a stream holds only instruction sets that `Cpu::new` found available.
-            Isa::Avx2 | Isa::Avx512Vnni => unsafe { avx2::run(kernel) },
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => unsafe { avx2::run(kernel) },
+            Isa::NeonDot | Isa::NeonI8mm => neon::run(kernel),
         }
     }
 }

@@ -108,7 +108,7 @@ fn shape(request: &MessagesRequest) -> ApiResult<ShapeRequest> {
             })
         }
     };
-    Ok(ShapeRequest { tools, choice, parallel, format: None })
+    Ok(ShapeRequest { tools, choice, parallel, form: None })
 }
 
 /// The text of a string or of blocks of text.

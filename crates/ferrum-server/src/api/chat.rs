@@ -12,10 +12,11 @@ use utoipa::ToSchema;
 
 use super::conversation::{Conversation, Parser};
 use super::exchange::{self, Ask, Exchange};
+use super::form::ResponseFormat;
 use super::logprobs::chat_entry;
 use super::messages::{ChatMessage, to_messages};
 use super::params::GenerationParams;
-use super::shape::{ResponseFormat, Shape, ShapeRequest, ToolChoice, ToolDefinition, functions};
+use super::shape::{Shape, ShapeRequest, ToolChoice, ToolDefinition, functions};
 use super::{Head, random_id, usage_json};
 use crate::App;
 use crate::answer::{Piece, Whole, collect};
@@ -114,7 +115,7 @@ fn conversation(
         tools: functions(own.tools.unwrap_or_default())?,
         choice: own.tool_choice,
         parallel: own.parallel_tool_calls != Some(false),
-        format: own.response_format,
+        form: params.form(own.response_format)?,
     };
     let mut extra = own.chat_template_kwargs.unwrap_or_default();
     if let Some(effort) = own.reasoning_effort {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::form::Form;
 use super::logprobs::CompletionLogprobs;
 use super::params::GenerationParams;
 use super::{Head, usage_json};
@@ -113,7 +114,7 @@ pub async fn handle(
             let (limit, model, tenant) = (app.limits.choices, model.clone(), tenant.clone());
             move || {
                 let _until_done = body;
-                plan(own, &params, model, &tenant, limit)
+                plan(own, params, model, &tenant, limit)
             }
         })
         .await?;
@@ -131,7 +132,7 @@ pub async fn handle(
 /// Checks the request and makes the engine's requests of it.
 fn plan(
     own: CompletionRequest,
-    params: &GenerationParams,
+    mut params: GenerationParams,
     model: Arc<Model>,
     tenant: &Tenant,
     limit: usize,
@@ -148,6 +149,9 @@ fn plan(
     let prompts = own.prompt.into_tokens(&model).into_iter();
     let prompts: Vec<Vec<u32>> =
         prompts.map(|prompt| sized.truncated(prompt, model.context)).collect::<ApiResult<_>>()?;
+    let form = params.form(None)?;
+    let compile = |form: Form| model.compile(&form.grammar, form.param);
+    let constraint = form.map(compile).transpose()?;
     if prompts.is_empty() {
         return Err(ApiError::field("prompt", "there is no prompt"));
     }
@@ -165,6 +169,7 @@ fn plan(
             let mut request = params.request(prompt.clone(), choice, tenant)?;
             request.max_tokens = Some(max_tokens);
             request.logprobs = own.logprobs;
+            request.constraint = constraint.clone();
             request.prompt_logprobs = scored.filter(|_| choice == 0);
             requests.push(request);
         }

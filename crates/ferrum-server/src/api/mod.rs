@@ -7,6 +7,7 @@ pub mod chat;
 pub mod completions;
 mod conversation;
 mod exchange;
+mod form;
 pub mod logprobs;
 pub mod messages;
 pub mod models;

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use ferrum_engine::{Request, SamplingParams, StopConditions};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::form::{Form, FormRequest, ResponseFormat, StructuredOutputs};
 use crate::auth::Tenant;
 use crate::error::{ApiError, ApiResult};
 
@@ -67,6 +69,13 @@ pub struct GenerationParams {
     pub ignore_eos: Option<bool>,
     /// Divides the prefix cache further than keys do.
     pub cache_salt: Option<String>,
+    /// Text of this grammar, in GBNF.
+    pub grammar: Option<String>,
+    /// JSON of this schema.
+    #[schema(value_type = Option<Object>)]
+    pub json_schema: Option<Value>,
+    /// The same and more in other words.
+    pub structured_outputs: Option<StructuredOutputs>,
 }
 
 /// Choices about a stream.
@@ -123,6 +132,16 @@ impl GenerationParams {
                 Err(ApiError::field("n", message))
             }
         }
+    }
+
+    /// The form of the answers, which routes with a `response_format` may also say there.
+    pub fn form(&mut self, response_format: Option<ResponseFormat>) -> ApiResult<Option<Form>> {
+        Form::new(FormRequest {
+            response_format,
+            grammar: self.grammar.take(),
+            json_schema: self.json_schema.take(),
+            structured_outputs: self.structured_outputs.take(),
+        })
     }
 
     /// The engine's request for `prompt`; `choice` counts the answers to it.

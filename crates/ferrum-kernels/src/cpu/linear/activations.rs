@@ -25,6 +25,12 @@ pub(super) struct Block {
     pub(super) pairs: [i32; 2],
 }
 
+/// The sum of all activations whose sums some [`Block::pairs`] are.
+#[inline(always)]
+pub(super) fn pair_sum(pairs: &[i32]) -> i32 {
+    pairs.iter().map(|&pair| i32::from(pair as i16) + (pair >> 16)).sum()
+}
+
 // SAFETY: numbers and arrays of numbers.
 unsafe impl Plain for Block {}
 
@@ -32,8 +38,7 @@ impl Block {
     /// The sum of the first or second 16 values, in units of 1.
     #[inline(always)]
     pub(super) fn half_sum(&self, half: usize) -> f32 {
-        let pair = self.pairs[half];
-        self.scale * (i32::from(pair as i16) + (pair >> 16)) as f32
+        self.scale * pair_sum(&self.pairs[half..=half]) as f32
     }
 
     /// Quantises 32 values. A value that is not a number makes the scale one, so that it is seen in

@@ -5,7 +5,9 @@ use super::super::Isa;
 use super::activations::{self, Block};
 use super::dots::PortableDots;
 #[cfg(target_arch = "x86_64")]
-use super::dots::{Avx2Dots, VnniDots};
+use super::dots::{Avx2Dots, AvxVnniDots, VnniDots};
+#[cfg(target_arch = "aarch64")]
+use super::dots::{DotDots, MatrixDots};
 use super::float::{self, Element, FloatGemm};
 use super::formats::{
     BlockFormat, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Quants,
@@ -140,6 +142,25 @@ compile!(
     panel [panel::gemm::<Avx2Dots, Q, T>] [1, 2, 4],
     target_feature(enable = "avx2,fma,f16c")
 );
+#[cfg(target_arch = "x86_64")]
+compile!(
+    avx_vnni,
+    AvxVnniDots,
+    gemv [1, 2, 4],
+    float [1, 2, 4],
+    panel [panel::gemm::<AvxVnniDots, Q, T>] [1, 2, 4],
+    target_feature(enable = "avx2,fma,f16c,avxvnni")
+);
+// The same in the encoding of AVX-512, for tests on processors that have this one.
+#[cfg(target_arch = "x86_64")]
+compile!(
+    avx_vnni_evex,
+    VnniDots,
+    gemv [1, 2, 4],
+    float [1, 2, 4],
+    panel [panel::gemm::<VnniDots, Q, T>] [1, 2, 4],
+    target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")
+);
 // Twice the registers, so twice the tokens.
 #[cfg(target_arch = "x86_64")]
 compile!(
@@ -151,7 +172,28 @@ compile!(
     target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")
 );
 #[cfg(not(target_arch = "x86_64"))]
-use {portable as avx2, portable as vnni};
+use {portable as avx2, portable as avx_vnni, portable as avx_vnni_evex, portable as vnni};
+
+#[cfg(target_arch = "aarch64")]
+compile!(
+    dotprod,
+    DotDots,
+    gemv [1, 2, 4],
+    float [1, 2, 4],
+    panel [panel::gemm::<DotDots, Q, T>] [1, 2, 4],
+    target_feature(enable = "neon,dotprod")
+);
+#[cfg(target_arch = "aarch64")]
+compile!(
+    i8mm,
+    MatrixDots,
+    gemv [1, 2, 4],
+    float [1, 2, 4],
+    panel [panel::gemm::<MatrixDots, Q, T>] [1, 2, 4],
+    target_feature(enable = "neon,dotprod,i8mm")
+);
+#[cfg(not(target_arch = "aarch64"))]
+use {portable as dotprod, portable as i8mm};
 
 /// The kernels of `format` for `isa`.
 pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
@@ -180,7 +222,11 @@ pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
     match isa {
         Isa::Portable => by_format!(portable),
         Isa::Avx2 => by_format!(avx2),
+        Isa::AvxVnni if Isa::vex_vnni() => by_format!(avx_vnni),
+        Isa::AvxVnni => by_format!(avx_vnni_evex),
         Isa::Avx512Vnni => by_format!(vnni),
+        Isa::NeonDot => by_format!(dotprod),
+        Isa::NeonI8mm => by_format!(i8mm),
     }
 }
 
@@ -191,7 +237,11 @@ pub(super) fn quantize(isa: Isa, x: &[f32], blocks: &mut [Block]) {
         match isa {
             Isa::Portable => portable::quantize(x, blocks),
             Isa::Avx2 => avx2::quantize(x, blocks),
+            Isa::AvxVnni if Isa::vex_vnni() => avx_vnni::quantize(x, blocks),
+            Isa::AvxVnni => avx_vnni_evex::quantize(x, blocks),
             Isa::Avx512Vnni => vnni::quantize(x, blocks),
+            Isa::NeonDot => dotprod::quantize(x, blocks),
+            Isa::NeonI8mm => i8mm::quantize(x, blocks),
         }
     }
 }

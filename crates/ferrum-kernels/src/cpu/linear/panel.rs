@@ -6,7 +6,8 @@ use super::activations::Block;
 use super::dots::{Dots, ROWS, VECTOR};
 use super::formats::{BlockFormat, Quants, vectors};
 use super::planes::{STEP, VECTORS};
-use super::products::{Step, Tile, Tokens, accumulate};
+use super::products::{Step, Sums, Tile, Tokens, accumulate};
+use std::ops::Range;
 
 /// Groups of eight rows in a panel.
 pub(super) const GROUPS: usize = 2;
@@ -26,7 +27,7 @@ pub(super) const STEP_SCALES: usize = 2 * GROUPS * ROWS;
 /// A panel's memory: `PANEL_STEPS` times its size per step.
 #[derive(Clone, Copy)]
 pub(super) struct Panel {
-    /// `[steps][8 vectors][2 groups][32 bytes]`
+    /// `[steps][8 vectors][2 groups][32 bytes]`, the vectors as [`Dots::arrange`] leaves them.
     pub(super) quants: *mut u8,
     /// `[steps][2 halves][2 groups][8 rows]`
     pub(super) scales: *mut f32,
@@ -55,7 +56,7 @@ pub(super) unsafe fn expand<D: Dots, F: BlockFormat>(
                 let at = b * F::STEPS + step;
                 let packed = block.add(F::HEADER_BYTES + step * F::BITS * STEP);
                 let quants = panel.quants.add(at * STEP_BYTES);
-                for (v, bytes) in vectors::<D, F>(packed).into_iter().enumerate() {
+                for (v, bytes) in D::arrange(vectors::<D, F>(packed)).into_iter().enumerate() {
                     D::store_bytes(quants.add((v * GROUPS + group) * VECTOR), bytes);
                 }
                 let scales = F::scales::<D>(&header, step);
@@ -106,8 +107,13 @@ struct PanelStep {
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one comment for all, above")]
 impl<D: Dots> Step<D> for PanelStep {
     #[inline(always)]
-    fn vector(&self, v: usize, r: usize) -> D::Bytes {
-        unsafe { D::load_bytes(self.quants.add((v * GROUPS + r) * VECTOR)) }
+    unsafe fn sums<Q: Quants, const R: usize, const T: usize>(
+        &self,
+        tokens: Tokens,
+        halves: Range<usize>,
+    ) -> Sums<D, R, T> {
+        let vector = |v, r| unsafe { D::load_bytes(self.quants.add((v * GROUPS + r) * VECTOR)) };
+        unsafe { D::panel_sums::<Q, R, T>(vector, tokens, halves) }
     }
 
     #[inline(always)]

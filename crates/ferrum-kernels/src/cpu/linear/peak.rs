@@ -18,12 +18,16 @@ pub(in super::super) fn dot_operations(rounds: usize) -> usize {
 
 /// Multiplies for `rounds / 8` times 32 columns. `isa` must be available.
 pub(in super::super) fn dot_products(isa: Isa, rounds: usize) {
-    match isa {
-        Isa::Portable => tile::<PortableDots>(rounds),
-        // SAFETY: the instruction set is available.
-        Isa::Avx2 => unsafe { x86::avx2(rounds) },
-        // SAFETY: as above.
-        Isa::Avx512Vnni => unsafe { x86::vnni(rounds) },
+    // SAFETY: the instruction set is available.
+    unsafe {
+        match isa {
+            Isa::Portable => tile::<PortableDots>(rounds),
+            Isa::Avx2 => kinds::avx2(rounds),
+            Isa::AvxVnni if Isa::vex_vnni() => kinds::avx_vnni(rounds),
+            Isa::AvxVnni | Isa::Avx512Vnni => kinds::vnni(rounds),
+            Isa::NeonDot => kinds::dotprod(rounds),
+            Isa::NeonI8mm => kinds::i8mm(rounds),
+        }
     }
 }
 
@@ -57,31 +61,48 @@ fn tile<D: Dots>(rounds: usize) {
     black_box(ints);
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::super::dots::{Avx2Dots, VnniDots};
-    use super::tile;
+/// [`tile`] for each kind of dot products, with the attribute given; those that other processors
+/// have are plain Rust, and never called.
+macro_rules! kinds {
+    ($($name:ident: $dots:ty $(, $attribute:meta)?;)*) => {
+        mod kinds {
+            use super::*;
 
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn avx2(rounds: usize) {
-        tile::<Avx2Dots>(rounds);
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c,avx512vl,avx512vnni")]
-    pub(super) unsafe fn vnni(rounds: usize) {
-        tile::<VnniDots>(rounds);
-    }
+            $($(#[$attribute])?
+            pub(super) unsafe fn $name(rounds: usize) {
+                tile::<$dots>(rounds);
+            })*
+        }
+    };
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-mod x86 {
-    use super::{PortableDots, tile};
+#[cfg(target_arch = "x86_64")]
+use super::dots::{Avx2Dots, AvxVnniDots, VnniDots};
+#[cfg(target_arch = "x86_64")]
+kinds! {
+    avx2: Avx2Dots, target_feature(enable = "avx2,fma,f16c");
+    avx_vnni: AvxVnniDots, target_feature(enable = "avx2,fma,f16c,avxvnni");
+    vnni: VnniDots, target_feature(enable = "avx2,fma,f16c,avx512vl,avx512vnni");
+    dotprod: PortableDots;
+    i8mm: PortableDots;
+}
 
-    pub(super) unsafe fn avx2(rounds: usize) {
-        tile::<PortableDots>(rounds);
-    }
+#[cfg(target_arch = "aarch64")]
+use super::dots::{DotDots, MatrixDots};
+#[cfg(target_arch = "aarch64")]
+kinds! {
+    avx2: PortableDots;
+    avx_vnni: PortableDots;
+    vnni: PortableDots;
+    dotprod: DotDots, target_feature(enable = "neon,dotprod");
+    i8mm: MatrixDots, target_feature(enable = "neon,dotprod,i8mm");
+}
 
-    pub(super) unsafe fn vnni(rounds: usize) {
-        tile::<PortableDots>(rounds);
-    }
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+kinds! {
+    avx2: PortableDots;
+    avx_vnni: PortableDots;
+    vnni: PortableDots;
+    dotprod: PortableDots;
+    i8mm: PortableDots;
 }

@@ -13,10 +13,17 @@ use super::formats::{Quants, Scales};
 use super::planes::VECTORS;
 use std::ops::Range;
 
-/// 32 columns of `R` groups of eight rows, unpacked.
+/// 32 columns of some groups of eight rows, unpacked.
 pub(super) trait Step<D: Dots> {
-    /// Vector `v` (columns `4v` to `4v + 3`) of group `r`.
-    fn vector(&self, v: usize, r: usize) -> D::Bytes;
+    /// The integer sums over halves of the columns, of `R` groups and `T` tokens.
+    ///
+    /// # Safety
+    /// There must be as many groups and tokens.
+    unsafe fn sums<Q: Quants, const R: usize, const T: usize>(
+        &self,
+        tokens: Tokens,
+        halves: Range<usize>,
+    ) -> Sums<D, R, T>;
     /// Scale of group `r`, of all 32 columns or of their half `sub`.
     fn scale(&self, sub: usize, r: usize) -> D::Floats;
     /// Minimum, likewise.
@@ -31,8 +38,13 @@ pub(super) struct Unpacked<D: Dots> {
 
 impl<D: Dots> Step<D> for Unpacked<D> {
     #[inline(always)]
-    fn vector(&self, v: usize, _r: usize) -> D::Bytes {
-        self.vectors[v]
+    unsafe fn sums<Q: Quants, const R: usize, const T: usize>(
+        &self,
+        tokens: Tokens,
+        halves: Range<usize>,
+    ) -> Sums<D, R, T> {
+        // SAFETY: the caller's promise.
+        unsafe { sums::<D, Q, R, T>(|v, _| self.vectors[v], tokens, halves) }
     }
 
     #[inline(always)]
@@ -45,6 +57,9 @@ impl<D: Dots> Step<D> for Unpacked<D> {
         self.scales.min[sub]
     }
 }
+
+/// Integer sums of `R` groups of rows and `T` tokens.
+pub(super) type Sums<D, const R: usize, const T: usize> = [[<D as Dots>::Ints; R]; T];
 
 /// Results of `R` groups of rows and `T` tokens.
 pub(super) type Tile<D, const R: usize, const T: usize> = [[<D as Dots>::Floats; R]; T];
@@ -64,7 +79,7 @@ impl Tokens {
     /// # Safety
     /// There must be such a token, and it must stay for as long as the result is used.
     #[inline(always)]
-    unsafe fn get<'a>(self, t: usize) -> &'a Block {
+    pub(super) unsafe fn get<'a>(self, t: usize) -> &'a Block {
         // SAFETY: the caller's promise.
         unsafe { &*self.first.add(t * self.stride) }
     }
@@ -73,7 +88,7 @@ impl Tokens {
 /// Adds the products of 32 columns to a tile.
 ///
 /// # Safety
-/// There must be `T` tokens.
+/// There must be `R` groups in the step, and `T` tokens.
 #[inline(always)]
 pub(super) unsafe fn accumulate<D: Dots, Q: Quants, const R: usize, const T: usize>(
     tile: &mut Tile<D, R, T>,
@@ -81,18 +96,10 @@ pub(super) unsafe fn accumulate<D: Dots, Q: Quants, const R: usize, const T: usi
     tokens: Tokens,
 ) {
     let splat = D::Floats::splat;
-    let mut sums = [[D::zero(); R]; T];
-    // SAFETY: token t is below T, here and in the functions called.
+    // SAFETY: the caller's promise; token t is below T, here and in the functions called.
     unsafe {
         if Q::SUBS == 1 {
-            if Q::SIGNED {
-                dots_signed::<D, R, T>(&mut sums, step, tokens);
-            } else if D::sums_hold_32(Q::ZERO, Q::MAX) {
-                dots::<D, Q, R, T>(&mut sums, step, tokens, 0..2);
-            } else {
-                dots::<D, Q, R, T>(&mut sums, step, tokens, 0..1);
-                dots::<D, Q, R, T>(&mut sums, step, tokens, 1..2);
-            }
+            let sums = step.sums::<Q, R, T>(tokens, 0..2);
             for t in 0..T {
                 let unit = splat(tokens.get(t).scale);
                 for r in 0..R {
@@ -101,13 +108,12 @@ pub(super) unsafe fn accumulate<D: Dots, Q: Quants, const R: usize, const T: usi
                 }
             }
         } else {
-            let mut second = [[D::zero(); R]; T];
-            dots::<D, Q, R, T>(&mut sums, step, tokens, 0..1);
-            dots::<D, Q, R, T>(&mut second, step, tokens, 1..2);
+            let first = step.sums::<Q, R, T>(tokens, 0..1);
+            let second = step.sums::<Q, R, T>(tokens, 1..2);
             for t in 0..T {
                 let unit = splat(tokens.get(t).scale);
                 for r in 0..R {
-                    let sum = D::floats(sums[t][r]).mul(step.scale(0, r));
+                    let sum = D::floats(first[t][r]).mul(step.scale(0, r));
                     let sum = D::floats(second[t][r]).mul_add(step.scale(1, r), sum);
                     tile[t][r] = sum.mul_add(unit, tile[t][r]);
                 }
@@ -148,6 +154,33 @@ fn four(token: &Block, v: usize) -> i32 {
     i32::from_ne_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8])
 }
 
+/// [`Step::sums`] of vectors in the order of their columns: `vector(v, r)` has the columns `4v` to
+/// `4v + 3` of group `r`.
+///
+/// # Safety
+/// There must be `T` tokens.
+#[inline(always)]
+pub(super) unsafe fn sums<D: Dots, Q: Quants, const R: usize, const T: usize>(
+    vector: impl Fn(usize, usize) -> D::Bytes,
+    tokens: Tokens,
+    halves: Range<usize>,
+) -> Sums<D, R, T> {
+    let mut sums = [[D::zero(); R]; T];
+    // SAFETY: the caller's promise.
+    unsafe {
+        if Q::SIGNED {
+            dots_signed::<D, R, T>(&mut sums, vector, tokens, halves);
+        } else if halves.len() == 1 || D::sums_hold_32(Q::ZERO, Q::MAX) {
+            dots::<D, Q, R, T>(&mut sums, vector, tokens, halves);
+        } else {
+            for half in halves {
+                dots::<D, Q, R, T>(&mut sums, &vector, tokens, half..half + 1);
+            }
+        }
+    }
+    sums
+}
+
 /// Adds the integer sums over half or all of the 32 columns of unsigned quants, minus the zero
 /// point's share.
 ///
@@ -155,8 +188,8 @@ fn four(token: &Block, v: usize) -> i32 {
 /// There must be `T` tokens.
 #[inline(always)]
 unsafe fn dots<D: Dots, Q: Quants, const R: usize, const T: usize>(
-    ints: &mut [[D::Ints; R]; T],
-    step: &impl Step<D>,
+    ints: &mut Sums<D, R, T>,
+    vector: impl Fn(usize, usize) -> D::Bytes,
     tokens: Tokens,
     halves: Range<usize>,
 ) {
@@ -170,7 +203,7 @@ unsafe fn dots<D: Dots, Q: Quants, const R: usize, const T: usize>(
             for t in 0..T {
                 let a = four(tokens.get(t), v);
                 for r in 0..R {
-                    sums[t][r] = D::dot(sums[t][r], step.vector(v, r), a);
+                    sums[t][r] = D::dot(sums[t][r], vector(v, r), a);
                 }
             }
         }
@@ -182,26 +215,27 @@ unsafe fn dots<D: Dots, Q: Quants, const R: usize, const T: usize>(
     }
 }
 
-/// Integer sums over 32 columns of signed quants.
+/// Integer sums over half or all of the 32 columns of signed quants.
 ///
 /// # Safety
 /// There must be `T` tokens.
 #[inline(always)]
 unsafe fn dots_signed<D: Dots, const R: usize, const T: usize>(
-    sums: &mut [[D::Ints; R]; T],
-    step: &impl Step<D>,
+    sums: &mut Sums<D, R, T>,
+    vector: impl Fn(usize, usize) -> D::Bytes,
     tokens: Tokens,
+    halves: Range<usize>,
 ) {
     // SAFETY: t < T.
     unsafe {
         for (t, sums) in sums.iter_mut().enumerate() {
-            *sums = [D::start_signed(&tokens.get(t).pairs); R];
+            *sums = [D::start_signed(&tokens.get(t).pairs[halves.clone()]); R];
         }
-        for v in 0..VECTORS {
+        for v in halves.start * VECTORS / 2..halves.end * VECTORS / 2 {
             for t in 0..T {
                 let a = four(tokens.get(t), v);
                 for r in 0..R {
-                    sums[t][r] = D::dot_signed(sums[t][r], step.vector(v, r), a);
+                    sums[t][r] = D::dot_signed(sums[t][r], vector(v, r), a);
                 }
             }
         }

@@ -6,14 +6,22 @@
 
 mod portable;
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::{DotDots, MatrixDots};
 pub(super) use portable::PortableDots;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2Dots, SIGN, VnniDots};
+pub(super) use x86::{Avx2Dots, AvxVnniDots, SIGN, VnniDots};
 
 use super::super::simd::Simd;
+use super::formats::Quants;
+use super::planes::VECTORS;
+use super::products::{self, Sums, Tokens};
+use std::ops::Range;
 
 /// Rows of a group: the lanes of a [`Simd`] value.
 pub(super) const ROWS: usize = super::super::simd::LANES;
@@ -109,6 +117,30 @@ pub(super) trait Dots: 'static {
 
     /// Adds to each row its four signed (and prepared) weights times the four activations in `a`.
     fn dot_signed(sums: Self::Ints, w: Self::Bytes, a: i32) -> Self::Ints;
+
+    /// The vectors of a step in the order in which [`Dots::panel_sums`] takes them.
+    #[inline(always)]
+    fn arrange(vectors: [Self::Bytes; VECTORS]) -> [Self::Bytes; VECTORS] {
+        vectors
+    }
+
+    /// [`super::products::Step::sums`] of a panel; `vector(v, r)` is vector `v` of group `r`, as
+    /// arranged.
+    ///
+    /// # Safety
+    /// There must be `T` tokens.
+    #[inline(always)]
+    unsafe fn panel_sums<Q: Quants, const R: usize, const T: usize>(
+        vector: impl Fn(usize, usize) -> Self::Bytes,
+        tokens: Tokens,
+        halves: Range<usize>,
+    ) -> Sums<Self, R, T>
+    where
+        Self: Sized,
+    {
+        // SAFETY: the caller's promise.
+        unsafe { products::sums::<Self, Q, R, T>(vector, tokens, halves) }
+    }
 
     /// The integers as floats, rounded to nearest even.
     fn floats(v: Self::Ints) -> Self::Floats;

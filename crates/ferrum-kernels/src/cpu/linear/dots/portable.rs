@@ -4,6 +4,7 @@
 //! vectorise, and worth a call.
 
 use super::super::super::simd::{Portable, Simd};
+use super::super::activations::pair_sum;
 use super::{Dots, ROWS, VECTOR};
 use crate::weight::mxfp4::half_scale;
 use half::{bf16, f16};
@@ -100,8 +101,7 @@ impl Dots for PortableDots {
     }
 
     fn start(zero: u8, pairs: &[i32]) -> [i32; ROWS] {
-        let sum: i32 = pairs.iter().map(|&pair| i32::from(pair as i16) + (pair >> 16)).sum();
-        [-i32::from(zero) * sum; ROWS]
+        [-i32::from(zero) * pair_sum(pairs); ROWS]
     }
 
     fn dot(mut sums: [i32; ROWS], w: [u8; VECTOR], a: i32) -> [i32; ROWS] {

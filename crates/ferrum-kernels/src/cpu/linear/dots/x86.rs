@@ -1,5 +1,5 @@
 //! [`Dots`] on 256-bit registers of x86-64: with AVX2, FMA and F16C, or with the dot products of
-//! AVX-512 VNNI as well.
+//! VNNI as well, in the encoding of AVX-512 or of AVX-VNNI.
 //!
 //! AVX2: `vpmaddubsw` multiplies unsigned by signed bytes and adds neighbours into 16-bit lanes. For
 //! weights of few bits those lanes hold the sum of all 32 columns, so the widening is paid once.
@@ -13,15 +13,70 @@ use super::super::super::simd::Avx2;
 use super::Dots;
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
-/// 256-bit registers, with or without VNNI.
-pub(in super::super) struct X86Dots<const VNNI: bool>;
+/// 256-bit registers, with one way of multiplying bytes.
+pub(in super::super) struct X86Dots<P>(PhantomData<P>);
 
 /// [`super::super::super::Isa::Avx2`]
-pub(in super::super) type Avx2Dots = X86Dots<false>;
+pub(in super::super) type Avx2Dots = X86Dots<Maddubs>;
 
-/// [`super::super::super::Isa::Avx512Vnni`]
-pub(in super::super) type VnniDots = X86Dots<true>;
+/// VNNI in the encoding of AVX-512.
+pub(in super::super) type VnniDots = X86Dots<Evex>;
+
+/// VNNI in the encoding of AVX-VNNI.
+pub(in super::super) type AvxVnniDots = X86Dots<Vex>;
+
+/// A way of multiplying unsigned bytes with signed ones.
+pub(in super::super) trait Products: 'static {
+    /// Whether four products are added to a 32-bit lane, rather than two to a 16-bit one.
+    const VNNI: bool;
+
+    /// Adds the products of `w` and `a` to the lanes of `sums`.
+    ///
+    /// # Safety
+    /// The processor must have the instruction.
+    unsafe fn add(sums: __m256i, w: __m256i, a: __m256i) -> __m256i;
+}
+
+/// `vpmaddubsw` and `vpaddw`.
+pub(in super::super) struct Maddubs;
+
+/// `vpdpbusd` of AVX-512 VNNI with VL.
+pub(in super::super) struct Evex;
+
+/// `vpdpbusd` of AVX-VNNI: the same instruction, for processors without AVX-512.
+pub(in super::super) struct Vex;
+
+impl Products for Maddubs {
+    const VNNI: bool = false;
+
+    #[inline(always)]
+    unsafe fn add(sums: __m256i, w: __m256i, a: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { pin(_mm256_add_epi16(sums, _mm256_maddubs_epi16(w, a))) }
+    }
+}
+
+impl Products for Evex {
+    const VNNI: bool = true;
+
+    #[inline(always)]
+    unsafe fn add(sums: __m256i, w: __m256i, a: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_dpbusd_epi32(sums, w, a) }
+    }
+}
+
+impl Products for Vex {
+    const VNNI: bool = true;
+
+    #[inline(always)]
+    unsafe fn add(sums: __m256i, w: __m256i, a: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_dpbusd_avx_epi32(sums, w, a) }
+    }
+}
 
 /// The zero point of signed weights that were made unsigned.
 pub(in super::super) const SIGN: u8 = 0x80;
@@ -44,7 +99,7 @@ unsafe fn pin(mut x: __m256i) -> __m256i {
 // SAFETY of the blocks below: the features are there (see [`Dots`]), and memory is the callers'
 // promise.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one comment for all, above")]
-impl<const VNNI: bool> Dots for X86Dots<VNNI> {
+impl<P: Products> Dots for X86Dots<P> {
     type Floats = Avx2;
     type Ints = __m256i;
     type Bytes = __m256i;
@@ -52,7 +107,7 @@ impl<const VNNI: bool> Dots for X86Dots<VNNI> {
 
     #[inline(always)]
     fn sums_hold_32(zero: u8, max: u8) -> bool {
-        if VNNI {
+        if P::VNNI {
             return true;
         }
         // A lane adds 16 of the 32 products.
@@ -136,7 +191,7 @@ impl<const VNNI: bool> Dots for X86Dots<VNNI> {
 
     #[inline(always)]
     fn prepare_signed(v: __m256i) -> __m256i {
-        if !VNNI {
+        if !P::VNNI {
             return v;
         }
         unsafe { _mm256_xor_si256(v, _mm256_set1_epi8(SIGN as i8)) }
@@ -153,7 +208,7 @@ impl<const VNNI: bool> Dots for X86Dots<VNNI> {
                 sum = _mm256_add_epi16(sum, _mm256_set1_epi32(pair));
             }
             let factor = _mm256_set1_epi16(-i16::from(zero));
-            if VNNI {
+            if P::VNNI {
                 // A pair of sums to one: 32 bits.
                 _mm256_madd_epi16(sum, factor)
             } else {
@@ -164,14 +219,7 @@ impl<const VNNI: bool> Dots for X86Dots<VNNI> {
 
     #[inline(always)]
     fn dot(sums: __m256i, w: __m256i, a: i32) -> __m256i {
-        unsafe {
-            let a = _mm256_set1_epi32(a);
-            if VNNI {
-                _mm256_dpbusd_epi32(sums, w, a)
-            } else {
-                pin(_mm256_add_epi16(sums, _mm256_maddubs_epi16(w, a)))
-            }
-        }
+        unsafe { P::add(sums, w, _mm256_set1_epi32(a)) }
     }
 
     #[inline(always)]
@@ -182,19 +230,19 @@ impl<const VNNI: bool> Dots for X86Dots<VNNI> {
     #[inline(always)]
     fn finish(ints: __m256i, sums: __m256i) -> __m256i {
         unsafe {
-            let sums = if VNNI { sums } else { _mm256_madd_epi16(sums, _mm256_set1_epi16(1)) };
+            let sums = if P::VNNI { sums } else { _mm256_madd_epi16(sums, _mm256_set1_epi16(1)) };
             _mm256_add_epi32(ints, sums)
         }
     }
 
     #[inline(always)]
     fn start_signed(pairs: &[i32]) -> __m256i {
-        Self::start(if VNNI { SIGN } else { 0 }, pairs)
+        Self::start(if P::VNNI { SIGN } else { 0 }, pairs)
     }
 
     #[inline(always)]
     fn dot_signed(sums: __m256i, w: __m256i, a: i32) -> __m256i {
-        if VNNI {
+        if P::VNNI {
             return Self::dot(sums, w, a);
         }
         // |w| · (a with the sign of w): at most 128 · 127 · 2, which a 16-bit lane holds.
