@@ -8,6 +8,7 @@ use crate::{
     request::RequestId,
     sampler::Workspace,
     scheduler::Scheduler,
+    speculation::Source,
 };
 
 /// Steps after which a draft model that does not pay is tried again: texts and loads change.
@@ -80,7 +81,7 @@ impl Drafting {
         match self.draft.propose(&wants, depth, &mut guess) {
             Ok(proposals) => {
                 for (id, proposed) in proposals {
-                    scheduler.offer_draft(id, proposed);
+                    scheduler.offer(id, Source::Draft, proposed);
                 }
             }
             Err(_) => self.fail(),

@@ -21,6 +21,7 @@ use crate::{
     sampler::{Workspace, derive_seed},
     scheduler::{Chunk, Next, Plan, Scheduler, SchedulerConfig},
     sequence::SequenceSpec,
+    speculation::Source,
     stats::EngineStats,
     vocabulary::Vocabulary,
 };
@@ -248,6 +249,10 @@ impl Engine {
     /// were before the step.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
         let begun = Instant::now();
+        for id in self.scheduler.decoding() {
+            let ahead = self.generations.get_mut(&id).map(Generation::ahead).unwrap_or_default();
+            self.scheduler.offer(id, Source::Grammar, ahead);
+        }
         if let Some(drafting) = &mut self.drafting {
             drafting.prepare(&mut self.scheduler, &self.generations, &mut self.workspace);
         }

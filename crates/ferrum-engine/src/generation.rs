@@ -90,6 +90,11 @@ impl Generation {
         })
     }
 
+    /// Tokens that its grammar foresees.
+    pub(crate) fn ahead(&mut self) -> Vec<u32> {
+        self.sampler.ahead()
+    }
+
     /// The token that would follow `history` by another model's logits; `None` where they give none.
     pub(crate) fn guess(
         &self,

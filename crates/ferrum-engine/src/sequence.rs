@@ -47,6 +47,7 @@ pub struct Sequence {
     /// Where they come from.
     pub(crate) source: Source,
     lookup: Acceptance,
+    grammar: Acceptance,
     draft: Acceptance,
 }
 
@@ -67,6 +68,7 @@ impl Sequence {
             proposed: Vec::new(),
             source: Source::Lookup,
             lookup: Acceptance::default(),
+            grammar: Acceptance::FORESEEN,
             draft: Acceptance::default(),
         }
     }
@@ -85,6 +87,7 @@ impl Sequence {
     pub(crate) fn push(&mut self, sampled: &[u32]) {
         match self.source {
             Source::Lookup => self.lookup.judge(&self.proposed, sampled),
+            Source::Grammar => self.grammar.judge(&self.proposed, sampled),
             Source::Draft => self.draft.judge(&self.proposed, sampled),
         }
         self.proposed.clear();
@@ -105,11 +108,11 @@ impl Sequence {
         }
     }
 
-    /// Takes what a draft model proposes.
-    pub(crate) fn offer(&mut self, mut proposed: Vec<u32>, most: usize) {
+    /// Takes what a grammar or a draft model proposes.
+    pub(crate) fn offer(&mut self, source: Source, mut proposed: Vec<u32>, most: usize) {
         proposed.truncate(self.proposable(most));
         if !proposed.is_empty() {
-            (self.source, self.proposed) = (Source::Draft, proposed);
+            (self.source, self.proposed) = (source, proposed);
         }
     }
 
@@ -123,6 +126,7 @@ impl Sequence {
     pub(crate) fn acceptance(&self) -> Acceptance {
         match self.source {
             Source::Lookup => self.lookup,
+            Source::Grammar => self.grammar,
             Source::Draft => self.draft,
         }
     }

@@ -1,7 +1,8 @@
 //! Speculation: tokens that may follow are proposed, and the model judges all of them in one step.
 //! They come from the text itself, where what followed the last tokens before is proposed as what
-//! follows now (Saxena 2023, prompt lookup decoding), or from a draft model ([`crate::draft`];
-//! Leviathan et al. 2023, fast inference from transformers via speculative decoding).
+//! follows now (Saxena 2023, prompt lookup decoding), from a grammar, where it leaves no choice of
+//! what comes next, or from a draft model ([`crate::draft`]; Leviathan et al. 2023, fast inference
+//! from transformers via speculative decoding).
 //!
 //! It is exact. The token after each proposed one is sampled as it would be without speculation,
 //! from the logits that the same prefix gives; a proposal counts only as far as it is equal to what
@@ -54,6 +55,8 @@ pub(crate) enum Source {
     /// The text itself.
     #[default]
     Lookup,
+    /// The grammar of the answer.
+    Grammar,
     /// A draft model.
     Draft,
 }
@@ -70,6 +73,9 @@ impl Default for Acceptance {
 }
 
 impl Acceptance {
+    /// Of text that must come, of which only the spelling is a guess.
+    pub(crate) const FORESEEN: Acceptance = Acceptance(0.9);
+
     /// Learns what was sampled where `proposed` was proposed, whether or not it was run.
     pub(crate) fn judge(&mut self, proposed: &[u32], sampled: &[u32]) {
         for (proposed, sampled) in proposed.iter().zip(sampled) {

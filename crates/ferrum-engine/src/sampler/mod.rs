@@ -75,6 +75,11 @@ impl Sampler {
         self
     }
 
+    /// Tokens that the grammar foresees: see [`ConstraintState::ahead`].
+    pub fn ahead(&mut self) -> Vec<u32> {
+        self.constraint.as_mut().map(ConstraintState::ahead).unwrap_or_default()
+    }
+
     /// Whether the grammar's answer is complete, so that no token can follow.
     pub fn is_complete(&self) -> bool {
         self.constraint.as_ref().is_some_and(ConstraintState::is_complete)

@@ -14,7 +14,7 @@ use crate::{
     pacer::{PrefillBudget, StepLoad},
     request::RequestId,
     sequence::Sequence,
-    speculation::{Acceptance, Speculation},
+    speculation::{Acceptance, Source, Speculation},
 };
 
 /// The part of a step that reads prompts, as it is given out.
@@ -185,10 +185,16 @@ impl Scheduler {
         plain.depth(&requests, seconds, most)
     }
 
-    /// Takes what a draft model proposes for a request.
-    pub(crate) fn offer_draft(&mut self, id: RequestId, proposed: Vec<u32>) {
+    /// The requests that decode and that tokens may be proposed for.
+    pub(crate) fn decoding(&self) -> Vec<RequestId> {
+        let decodes = |sequence: &&Sequence| sequence.remaining() == 1 && self.max_draft > 0;
+        self.running.iter().filter(decodes).map(|sequence| sequence.id).collect()
+    }
+
+    /// Takes what is proposed for a request.
+    pub(crate) fn offer(&mut self, id: RequestId, source: Source, proposed: Vec<u32>) {
         if let Some(index) = self.running_index(id) {
-            self.running[index].offer(proposed, self.max_draft);
+            self.running[index].offer(source, proposed, self.max_draft);
         }
     }
 
