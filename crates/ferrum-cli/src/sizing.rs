@@ -92,6 +92,7 @@ pub fn default_memory() -> Option<u64> {
 /// What a model needs, before its context and its KV cache are chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct Needs {
+    /// With a draft model, its parts are included in what a block takes.
     known: Known,
     /// Weights, buffers and vocabulary.
     fixed: u64,
@@ -125,6 +126,26 @@ impl Needs {
         })
     }
 
+    /// Together with a draft model, whose KV cache has as many blocks.
+    pub fn with_draft(self, draft: &Needs) -> Self {
+        let known = Known {
+            block_bytes: self.known.block_bytes.saturating_add(draft.known.block_bytes),
+            ..self.known
+        };
+        Needs {
+            known,
+            fixed: self.fixed.saturating_add(draft.fixed),
+            table_bytes: self.table_bytes.saturating_add(draft.table_bytes),
+        }
+    }
+
+    /// How the draft model is loaded for a model that is loaded with `options`: with as many blocks,
+    /// and a context as long as it was trained for.
+    pub fn as_draft(&self, options: &LoadOptions) -> LoadOptions {
+        let context = options.context.map(|context| context.min(self.known.trained));
+        LoadOptions { context, max_samples: None, ..options.clone() }
+    }
+
     /// Bytes with the KV cache of one sequence as long as it may be.
     fn with_one(&self) -> u64 {
         self.fixed.saturating_add(self.cache(1))
@@ -140,6 +161,15 @@ impl Needs {
 
     /// Sets context and KV blocks of `options`.
     pub fn fit(&self, options: &LoadOptions, room: Room) -> Result<LoadOptions> {
+        if let Room::Whole(bytes) = room
+            && bytes < self.fixed
+        {
+            bail!(
+                "it takes {} without a KV cache; there is room for {}",
+                text::bytes(self.fixed),
+                text::bytes(bytes)
+            );
+        }
         let known = match room {
             // What the user gives is for the KV cache alone.
             Room::Kv(bytes) => Known { kv_bytes: Some(bytes), ..self.known },

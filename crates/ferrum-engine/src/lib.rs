@@ -32,4 +32,4 @@ pub use request::{
 };
 pub use sampler::{ParamError, SamplingParams};
 pub use stats::EngineStats;
-pub use vocabulary::{Detokenizer, Vocabulary};
+pub use vocabulary::{Detokenizer, Vocabulary, VocabularyMismatch, same_vocabulary};

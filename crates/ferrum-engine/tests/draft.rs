@@ -108,6 +108,8 @@ fn plain(count: usize) -> Vec<Request> {
         sampling: SamplingParams {
             temperature: if n.is_multiple_of(2) { 0.0 } else { 1.0 },
             seed: Some(n as u64),
+            // No loops: they are for prompt lookup.
+            logit_bias: vec![(LOOP, f32::NEG_INFINITY)],
             ..SamplingParams::default()
         },
         stop: StopConditions { ignore_eos: true, ..StopConditions::default() },

@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock};
 use ferrum_engine::constraint::{
     CompileLimits, Constraint, ConstraintCompiler, ConstraintError, TokenTable,
 };
-use ferrum_engine::{Engine, EngineConfig, EngineError, Grammar, ReasoningLimit, Vocabulary};
+use ferrum_engine::{
+    Engine, EngineConfig, EngineError, Grammar, ReasoningLimit, Vocabulary, VocabularyMismatch,
+    same_vocabulary,
+};
 use ferrum_models::chat::{ChatTemplate, FromMetadataError, Message, OwnedSegment, RenderOptions};
 use ferrum_models::gguf::GgufError;
 use ferrum_models::tokenizer::{Segment, Tokenizer, TokenizerError};
@@ -50,6 +53,8 @@ pub enum StartError {
     Model(#[from] ModelError),
     #[error("the tokenizer has more tokens than the model")]
     Vocabulary,
+    #[error("the draft model does not fit: {0}")]
+    Draft(#[from] VocabularyMismatch),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("the engine's thread could not be started: {0}")]
@@ -78,6 +83,16 @@ impl Model {
         spec: ModelSpec,
         metrics: Arc<ModelMetrics>,
     ) -> Result<Self, StartError> {
+        Self::start_with(file, None, spec, metrics)
+    }
+
+    /// Loads a model, with one that proposes tokens for it, and starts its engine.
+    pub fn start_with(
+        file: &dyn Checkpoint,
+        draft: Option<(&dyn Checkpoint, &LoadOptions)>,
+        spec: ModelSpec,
+        metrics: Arc<ModelMetrics>,
+    ) -> Result<Self, StartError> {
         let tokenizer = Arc::new(file.tokenizer()?);
         let template = ChatTemplate::from_metadata(file.metadata(), &tokenizer)?;
         let runner = load(file, &spec.load)?;
@@ -85,7 +100,11 @@ impl Model {
             return Err(StartError::Vocabulary);
         }
         let vocabulary: Arc<dyn Vocabulary> = tokenizer.clone();
-        let engine = Engine::new(runner, vocabulary, spec.engine)?;
+        let mut engine = Engine::new(runner, vocabulary, spec.engine)?;
+        if let Some((file, options)) = draft {
+            same_vocabulary(&tokenizer, &Tokenizer::from_metadata(file.metadata())?)?;
+            engine = engine.with_draft(load(file, options)?)?;
+        }
         let context = engine.max_len();
         let running = spec.engine.max_running.unwrap_or(usize::MAX).min(spec.load.max_seqs);
         let config = ServiceConfig { running, queue: spec.queue, backlog: spec.backlog };

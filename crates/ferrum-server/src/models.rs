@@ -284,7 +284,7 @@ impl Inner {
 
     /// Gives the thread what is to be done now, and lets those who wait look again.
     fn advance(&self, state: &mut State) {
-        if let Some(step) = state.residency.next() {
+        if let Some(step) = state.residency.next_step() {
             state.todo = Some(step);
         }
         self.work.notify_all();
@@ -378,7 +378,7 @@ impl Waiter {
         match state.residency.turn(ticket) {
             Turn::Wait => {
                 // The first time it asks, there may be something to do for it.
-                if let Some(step) = state.residency.next() {
+                if let Some(step) = state.residency.next_step() {
                     state.todo = Some(step);
                     self.inner.work.notify_all();
                 }

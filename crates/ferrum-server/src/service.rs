@@ -180,9 +180,9 @@ impl Service {
         *locked(&self.shared.stats)
     }
 
-    /// Whether the engine's thread lives.
-    pub fn is_alive(&self) -> bool {
-        self.shared.alive.load(Ordering::Acquire)
+    /// Whether the engine's thread ended although nobody closed the service.
+    pub fn has_failed(&self) -> bool {
+        !self.shared.alive.load(Ordering::Acquire) && locked(&self.submissions).is_some()
     }
 
     /// How long the step that runs has been running.

@@ -1,5 +1,6 @@
 //! The command line: one struct per command, shared groups of flags in files of their own.
 
+mod draft;
 mod load;
 mod measure;
 mod models;
@@ -12,6 +13,7 @@ mod tests;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use draft::DraftArgs;
 pub use load::LoadArgs;
 pub use measure::{
     BenchArgs, BenchCommand, BenchServeArgs, BenchTarget, DevicesArgs, PerplexityArgs,

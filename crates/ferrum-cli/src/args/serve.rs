@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::LoadArgs;
+use super::{DraftArgs, LoadArgs};
 
 /// Answer requests over HTTP: the OpenAI API
 ///
@@ -35,6 +35,8 @@ pub struct ServeArgs {
     pub access: AccessArgs,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub draft: DraftArgs,
 }
 
 /// How much the server holds.
@@ -110,6 +112,7 @@ const EXAMPLES: &str = "\
 Examples:
   ferrum serve
   ferrum serve gemma3 --port 9000 --max-seqs 4
+  ferrum serve ./large.gguf --draft-model ./small.gguf
   ferrum serve smollm2 gemma3 small=./model.gguf --memory 4GB
   FERRUM_API_KEY=secret ferrum serve ./model.gguf --host 0.0.0.0";
 

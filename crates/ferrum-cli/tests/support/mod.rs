@@ -40,9 +40,14 @@ impl Home {
 
     /// A tiny model of random weights with a chat template.
     pub fn model(&self) -> PathBuf {
+        self.model_of("tiny.gguf", 400)
+    }
+
+    /// One with so many tokens.
+    pub fn model_of(&self, name: &str, vocab: usize) -> PathBuf {
         let preset = SynthSpec::preset("llama-tiny").expect("a preset");
-        let spec = SynthSpec { layers: 2, hidden: 64, ffn: 96, heads: 2, vocab: 400, ..preset };
-        let path = self.path("tiny.gguf");
+        let spec = SynthSpec { layers: 2, hidden: 64, ffn: 96, heads: 2, vocab, ..preset };
+        let path = self.path(name);
         spec.write(File::create(&path).expect("writable")).expect("written");
         path
     }

@@ -14,7 +14,7 @@ use crate::error::{ApiError, ApiResult};
 /// Whether the engines live and make progress: what a supervisor restarts on.
 pub async fn health(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
     for model in app.models.resident() {
-        if !model.service.is_alive() {
+        if model.service.has_failed() {
             return Err(ApiError::unavailable(format!("the engine of {} has stopped", model.id)));
         }
         let time = model.service.step_time();

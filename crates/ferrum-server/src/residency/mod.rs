@@ -152,7 +152,7 @@ impl Residency {
 
     /// What is to be done now: to be asked after everything that happens. It says nothing while
     /// what it said before is not done.
-    pub fn next(&mut self) -> Option<Step> {
+    pub fn next_step(&mut self) -> Option<Step> {
         if self.slots.iter().any(|s| matches!(s.place, Place::Loading | Place::Leaving)) {
             return None;
         }

@@ -1,9 +1,11 @@
+//! Cases of the residency, and thousands of random ones.
+
 use super::*;
 
 /// Does what is to be done until there is nothing, and says what it was.
 fn settle(r: &mut Residency) -> Vec<Step> {
     let mut done = Vec::new();
-    while let Some(step) = r.next() {
+    while let Some(step) = r.next_step() {
         r.check_integrity();
         match step {
             Step::Load(index) => r.loaded(index),
@@ -101,13 +103,13 @@ fn who_gives_up_lets_others_go_on() {
 fn a_load_that_fails_ends_what_waits_for_it() {
     let mut r = three(10);
     let tickets = [r.arrive(0), r.arrive(0)];
-    assert_eq!(r.next(), Some(Step::Load(0)));
-    assert_eq!(r.next(), None, "one at a time");
+    assert_eq!(r.next_step(), Some(Step::Load(0)));
+    assert_eq!(r.next_step(), None, "one at a time");
     r.withdraw(&tickets[1]);
     r.failed(0);
     r.check_integrity();
     assert_eq!(r.turn(&tickets[0]), Turn::Failed);
-    assert_eq!((r.waiting(0), r.next()), (0, None), "nobody waits any more");
+    assert_eq!((r.waiting(0), r.next_step()), (0, None), "nobody waits any more");
     r.withdraw(&tickets[0]);
     assert_eq!(enter(&mut r, 0), [Step::Load(0)], "the next one tries again");
 }
@@ -173,7 +175,7 @@ fn random_lives() {
                 }
                 _ => {}
             }
-            doing = doing.or_else(|| r.next());
+            doing = doing.or_else(|| r.next_step());
             r.check_integrity();
             turns += 1;
             assert!(turns < 200_000, "no end in sight");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ferrum_engine::EngineConfig;
+use ferrum_engine::{EngineConfig, same_vocabulary};
 use ferrum_hub::{ModelRef, catalogue};
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
 use ferrum_server::{Limits, Model, ModelSpec, Offer};
@@ -14,7 +14,7 @@ use ferrum_server::{Limits, Model, ModelSpec, Offer};
 use crate::args::ServeArgs;
 use crate::config::Config;
 use crate::exit::UsageError;
-use crate::session::{ModelFile, open_reference};
+use crate::session::{ModelFile, open_model, open_reference};
 use crate::sizing::{self, Needs, Room};
 use crate::ui::text;
 
@@ -35,6 +35,8 @@ struct Candidate {
     file: ModelFile,
     options: LoadOptions,
     needs: Needs,
+    /// The model that proposes tokens for it.
+    draft: Option<(ModelFile, Needs)>,
 }
 
 /// Opens the models, downloading those that are not here, and chooses their sizes.
@@ -43,9 +45,16 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
     let words = if args.models.is_empty() { &default } else { args.models.as_slice() };
     let mut candidates =
         words.iter().map(|word| candidate(word, args, config)).collect::<Result<Vec<_>>>()?;
+    let several = candidates.len() > 1;
+    if let Some(draft) = &args.draft.draft_model {
+        if several {
+            let message = "--draft-model is for one model, not for several";
+            return Err(UsageError(message.into()).into());
+        }
+        candidates[0].add_draft(draft, config)?;
+    }
     candidates[0].aliases.extend(args.alias.iter().cloned());
     drop_doubtful_names(&mut candidates);
-    let several = candidates.len() > 1;
     let memory = args.size.memory.or(sizing::default_memory().filter(|_| several));
     let rooms = rooms(&candidates, args, memory);
     let mut offers = Offers { list: Vec::new(), memory, lines: Vec::new() };
@@ -78,6 +87,7 @@ fn candidate(word: &str, args: &ServeArgs, config: &Config) -> Result<Candidate>
         context: size.context.map(|n| n as usize),
         max_seqs: size.max_seqs as usize,
         step_tokens: (size.step_tokens as usize).max(size.max_seqs as usize),
+        max_samples: args.draft.samples(size.max_seqs as usize),
         ..args.load.options()
     };
     let stem = |path: &Path| {
@@ -93,7 +103,22 @@ fn candidate(word: &str, args: &ServeArgs, config: &Config) -> Result<Candidate>
     aliases.dedup();
     aliases.retain(|alias| *alias != id);
     let needs = Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
-    Ok(Candidate { id, aliases, file, options, needs })
+    Ok(Candidate { id, aliases, file, options, needs, draft: None })
+}
+
+impl Candidate {
+    /// Opens the draft model and checks that it has the same tokens.
+    fn add_draft(&mut self, name: &str, config: &Config) -> Result<()> {
+        let file = open_model(name, config)?;
+        let cannot = || format!("{name} cannot propose tokens for {}", self.id);
+        same_vocabulary(&self.file.tokenizer()?, &file.tokenizer()?).with_context(cannot)?;
+        let options = LoadOptions { max_samples: None, context: None, ..self.options.clone() };
+        let needs =
+            Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
+        self.needs = self.needs.with_draft(&needs);
+        self.draft = Some((file, needs));
+        Ok(())
+    }
 }
 
 /// A name of the user's own before `=`, where there is one, and the model. A path may contain `=`.
@@ -116,6 +141,23 @@ fn drop_doubtful_names(candidates: &mut [Candidate]) {
     }
 }
 
+/// A draft model with its sizes.
+struct Proposer {
+    name: String,
+    path: PathBuf,
+    load: LoadOptions,
+    bytes: usize,
+}
+
+impl Proposer {
+    /// For a model that is loaded with `options`.
+    fn new(file: ModelFile, needs: &Needs, options: &LoadOptions) -> Result<Self> {
+        let load = needs.as_draft(options);
+        let bytes = memory_estimate(&*file.checkpoint, &load)?.total();
+        Ok(Proposer { name: file.name, path: file.path, load, bytes })
+    }
+}
+
 fn cannot_load(path: &Path) -> String {
     format!("cannot load {}", path.display())
 }
@@ -127,7 +169,7 @@ fn offer(
     args: &ServeArgs,
     limits: &Limits,
 ) -> Result<(Offer, String)> {
-    let Candidate { id, aliases, file, options, needs } = candidate;
+    let Candidate { id, aliases, file, options, needs, draft } = candidate;
     let load = needs.fit(&options, room).with_context(|| format!("the model {id}"))?;
     let spec = ModelSpec {
         id: id.clone(),
@@ -136,13 +178,16 @@ fn offer(
             // Requests without a seed are not to repeat those before a restart.
             seed: RandomState::new().hash_one(std::process::id()),
             itl_target: Some(Duration::from_millis(u64::from(args.size.itl_target_ms))),
+            max_draft: usize::from(args.draft.draft_max),
             ..EngineConfig::default()
         },
         queue: limits.queue,
         backlog: limits.backlog,
     };
     let memory = memory_estimate(&*file.checkpoint, &spec.load)?;
-    let line = format!(
+    let draft = draft.map(|(file, needs)| Proposer::new(file, &needs, &spec.load)).transpose()?;
+    let mut bytes = memory.total();
+    let mut line = format!(
         "{id}: context {} tokens, {} requests at once and {} waiting, KV cache for {} tokens ({}), weights {}",
         spec.load.context.unwrap_or(0),
         spec.load.max_seqs,
@@ -151,15 +196,26 @@ fn offer(
         text::bytes(memory.kv_cache as u64),
         text::bytes(memory.weights as u64),
     );
+    if let Some(Proposer { name, bytes: more, .. }) = &draft {
+        bytes = bytes.saturating_add(*more);
+        line += &format!(", draft model {name} ({})", text::bytes(*more as u64));
+    }
     let path: PathBuf = file.path;
     let offer = Offer {
         id,
         aliases,
         context: spec.load.context.unwrap_or(0),
-        bytes: memory.total() as u64,
+        bytes: bytes as u64,
         waiting: spec.load.max_seqs + spec.queue,
         start: Box::new(move |metrics| {
-            Model::start(&*checkpoint::open(&path)?, spec.clone(), metrics)
+            let file = checkpoint::open(&path)?;
+            match &draft {
+                None => Model::start(&*file, spec.clone(), metrics),
+                Some(Proposer { path, load, .. }) => {
+                    let draft = checkpoint::open(path)?;
+                    Model::start_with(&*file, Some((&*draft, load)), spec.clone(), metrics)
+                }
+            }
         }),
     };
     Ok((offer, line))
