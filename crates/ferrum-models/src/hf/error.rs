@@ -47,6 +47,8 @@ pub enum HfError {
     Experts { name: String, found: usize },
     #[error("quantised layer {name:?}: {reason}")]
     Quantized { name: String, reason: String },
+    #[error("there is no \"lm_head.weight\", though \"tie_word_embeddings\" is false")]
+    NoHead,
     #[error("config.json: {key:?} is missing")]
     Missing { key: String },
     #[error("config.json: {key:?} = {value} is not supported")]

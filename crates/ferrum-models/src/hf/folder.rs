@@ -154,6 +154,9 @@ impl<'a> Collector<'a> {
             let part = Part { format: Format::F32, dims, name: "rope_scaling".into(), source };
             self.insert((*name).to_string(), part)?;
         }
+        if self.config.tied == Some(false) && !self.tensors.contains_key("output.weight") {
+            return Err(HfError::NoHead);
+        }
         Ok(self.tensors)
     }
 
@@ -168,7 +171,7 @@ impl<'a> Collector<'a> {
         let unknown = || Place { module: name.clone(), part: String::new(), expert: None };
         let Place { module, part, expert } =
             names::place(name, self.config.architecture).unwrap_or_else(unknown);
-        if self.config.tied && module == "output" {
+        if self.config.tied == Some(true) && module == "output" {
             return Ok(());
         }
         if self.quantization.is_some() {

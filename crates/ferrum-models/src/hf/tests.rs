@@ -186,6 +186,8 @@ fn tensors_that_are_no_part_of_the_model_are_named() {
     // Of what the settings say anyway, there may be a copy.
     assert!(load(&extra("model.layers.0.self_attn.rotary_emb.inv_freq")).is_ok());
     assert!(load(&extra("lm_head.weight")).is_ok());
+    let untied = folder(&with("tie_word_embeddings", false.into()), &tensors());
+    assert!(matches!(Folder::open(untied.path()), Err(HfError::NoHead)));
     let mut wrong = tensors();
     wrong[5].1 = vec![8, 8];
     assert!(matches!(load(&wrong), Err(ModelError::TensorShape { .. })));
