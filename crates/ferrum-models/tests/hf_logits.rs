@@ -1,7 +1,8 @@
 //! Folders from Hugging Face beside transformers: logits after a prompt of 40 tokens and 8 steps.
 //!
 //! The golden files were made by `tools/golden/hf_reference.py`. They hold no weights: these follow
-//! from the names of the tensors, and are written to a folder here.
+//! from the names of the tensors, and are written to a folder here. The same models as GGUF files, with
+//! what the converter to GGUF changes, give the same logits.
 
 mod support;
 
@@ -10,7 +11,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use ferrum_models::{Device, KvDType, LoadOptions, checkpoint};
+use ferrum_models::gguf::{Gguf, GgufWriter};
+use ferrum_models::{Checkpoint, Device, KvDType, LoadOptions, checkpoint};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use support::{Sequence, step};
@@ -97,6 +99,56 @@ fn check(golden: &str, device: Device, shards: usize) -> Result<()> {
     let golden: Golden = serde_json::from_str(golden)?;
     let folder = tempfile::tempdir()?;
     golden.write(folder.path(), shards)?;
+    let model = checkpoint::open(folder.path())?;
+    check_model(&golden, model.as_ref(), device)?;
+    let file = folder.path().join("model.gguf");
+    write_gguf(model.as_ref(), &file)?;
+    check_model(&golden, &Gguf::open(&file)?, device).context("as GGUF")
+}
+
+/// Architectures whose q and k the converter to GGUF reorders.
+const REORDERED: &[&str] = &["llama", "granite", "smollm3"];
+
+/// Writes a folder's model as the converter of llama.cpp does: the same tensors, but for the rows of
+/// q and k, which lie side by side where they are rotated together.
+fn write_gguf(model: &dyn Checkpoint, path: &Path) -> Result<()> {
+    let metadata = model.metadata();
+    let arch = metadata.need_str("general.architecture")?;
+    let mut writer = GgufWriter::new();
+    for (key, value) in metadata.iter() {
+        writer.set(key, value.clone())?;
+    }
+    let names = model.names();
+    for name in &names {
+        let tensor = model.require(name)?;
+        writer.tensor(name, tensor.format, tensor.dims)?;
+    }
+    let mut out = writer.start(fs::File::create(path)?)?;
+    for name in names {
+        let (tensor, data) = (model.require(name)?, model.read(name)?);
+        let heads = match name.split('.').nth(2) {
+            Some("attn_q") => "attention.head_count",
+            Some("attn_k") => "attention.head_count_kv",
+            _ => "",
+        };
+        if heads.is_empty() || !REORDERED.contains(&arch) {
+            out.write(name, &data)?;
+            continue;
+        }
+        let heads = metadata.need_u32(&format!("{arch}.{heads}"))? as usize;
+        let (rows, row) = (tensor.rows(), data.len() / tensor.rows());
+        let half = rows / heads / 2;
+        for to in 0..rows {
+            let (head, pair, side) = (to / (2 * half), to % (2 * half) / 2, to % 2);
+            let from = head * 2 * half + side * half + pair;
+            out.write(name, &data[from * row..][..row])?;
+        }
+    }
+    out.finish()?;
+    Ok(())
+}
+
+fn check_model(golden: &Golden, model: &dyn Checkpoint, device: Device) -> Result<()> {
     let options = LoadOptions {
         device,
         context: Some(64),
@@ -104,8 +156,7 @@ fn check(golden: &str, device: Device, shards: usize) -> Result<()> {
         step_tokens: 16,
         ..LoadOptions::default()
     };
-    let model = checkpoint::open(folder.path())?;
-    let mut runner = ferrum_models::load(model.as_ref(), &options)?;
+    let mut runner = ferrum_models::load(model, &options)?;
     let tokens = [&golden.prompt[..], &golden.steps].concat();
     let blocks = runner.limits().kv_blocks;
     let mut sequence = [Sequence::new(&tokens, 0, 1, blocks)];

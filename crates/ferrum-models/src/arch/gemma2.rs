@@ -16,6 +16,9 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 
 /// Of so many layers, the last is global.
 const PERIOD: usize = 2;
+/// Bounds of logits and of attention scores, where the file does not state them; 0 is none.
+const LOGITS: f32 = 30.0;
+const SCORES: f32 = 50.0;
 /// The 27B model scales attention by its hidden size per head and not by the head's own width;
 /// GGUF files do not state it, the number of layers tells.
 const LAYERS_27B: usize = 46;
@@ -24,8 +27,14 @@ fn spec(h: &Hparams<'_>) -> Result<DecoderSpec, ModelError> {
     let mut spec = h.base(RopeStyle::Split)?;
     h.alternate(&mut spec, PERIOD)?;
     spec.embed_scale = (spec.hidden as f32).sqrt();
-    spec.logits.softcap = h.positive("final_logit_softcapping")?;
-    let softcap = h.positive("attn_logit_softcapping")?;
+    let bound = |key: &str, default: f32| {
+        Ok::<_, ModelError>(match h.f32(key)? {
+            None => Some(default),
+            Some(_) => h.positive(key)?,
+        })
+    };
+    spec.logits.softcap = bound("final_logit_softcapping", LOGITS)?;
+    let softcap = bound("attn_logit_softcapping", SCORES)?;
     let scaled_by_hidden =
         spec.layers.len() == LAYERS_27B && h.positive("attention.scale")?.is_none();
     for layer in &mut spec.layers {

@@ -98,8 +98,9 @@ pub(super) struct Config {
     pub metadata: Metadata,
     /// Tensors of RoPE's divisors, which GGUF keeps and transformers computes.
     pub divisors: Vec<(&'static str, Vec<f32>)>,
-    /// The output head is the embedding, whatever else there is.
-    pub tied: bool,
+    /// The output head is the embedding, whatever else there is; or it is not. Where nothing is said,
+    /// the tensors tell.
+    pub tied: Option<bool>,
 }
 
 /// Translates a `config.json`.
@@ -123,7 +124,9 @@ pub(super) fn translate(json: Object<'_>) -> Result<Config, HfError> {
         }
     }
     for (theirs, ours) in NUMBERS {
-        if let Some(value) = config.number(theirs)? {
+        // Null is said of a bound that there is not, where there is one by default.
+        let none = config.0.get(*theirs).filter(|_| theirs.ends_with("softcapping")).map(|_| 0.0);
+        if let Some(value) = config.number(theirs)?.or(none) {
             out.number(ours, value)?;
         }
     }
@@ -148,8 +151,7 @@ pub(super) fn translate(json: Object<'_>) -> Result<Config, HfError> {
         .ok_or_else(|| HfError::Missing { key: "max_position_embeddings".into() })?;
     out.count("context_length", positions.max(rope.context.unwrap_or(0)))?;
     let tied = config.bool("tie_word_embeddings")?.or(json.bool("tie_word_embeddings")?);
-    let (tied, divisors) = (tied.unwrap_or(false), rope.divisors);
-    Ok(Config { architecture, metadata: out.metadata, divisors, tied })
+    Ok(Config { architecture, metadata: out.metadata, divisors: rope.divisors, tied })
 }
 
 /// Refuses settings that would change the result.

@@ -45,6 +45,10 @@ pub enum HfError {
     Shape { name: String, shape: Vec<usize> },
     #[error("{name:?}: the {found} experts of a layer do not have the same type and shape")]
     Experts { name: String, found: usize },
+    #[error("quantised layer {name:?}: {reason}")]
+    Quantized { name: String, reason: String },
+    #[error("there is no \"lm_head.weight\", though \"tie_word_embeddings\" is false")]
+    NoHead,
     #[error("config.json: {key:?} is missing")]
     Missing { key: String },
     #[error("config.json: {key:?} = {value} is not supported")]

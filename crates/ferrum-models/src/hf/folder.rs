@@ -13,6 +13,7 @@ use super::config::{self, Config};
 use super::error::HfError;
 use super::json::{self, Object};
 use super::names::{self, Place};
+use super::quant::{Layer, Parts, Quantization};
 use super::shards::{Shards, StoredTensor};
 use super::template;
 use crate::checkpoint::{Checkpoint, Layout, Tensor};
@@ -56,6 +57,8 @@ enum Source {
     Stack(Vec<usize>),
     /// A vector plus one, in `f32`.
     PlusOne(usize),
+    /// Quantised: a layer, or that of every expert.
+    Quantized(Vec<Layer>),
     /// Computed from the settings.
     Values(Vec<f32>),
 }
@@ -69,15 +72,16 @@ impl Folder {
             return Err(HfError::NoConfig { path: path.to_path_buf() });
         };
         let config = config::translate(Object(&json))?;
-        if let Some(method) = Object(&json).object("quantization_config")? {
-            return Err(method.refuse("quant_method"));
-        }
+        let quantization = match Object(&json).object("quantization_config")? {
+            Some(object) => Some(Quantization::read(object)?),
+            None => None,
+        };
         let tokenizer_config = read("tokenizer_config.json")?.unwrap_or_default();
         let generation = read("generation_config.json")?.unwrap_or_default();
         let mut ends = end_tokens(Object(&json))?;
         ends.extend(end_tokens(Object(&generation))?);
         let shards = Shards::open(path)?;
-        let tensors = collect(&shards, &config)?;
+        let tensors = Collector::new(&shards, &config, quantization).collect()?;
         let mut metadata = config.metadata;
         if let Some(template) = template::read(path, &tokenizer_config)? {
             // There is no such key yet.
@@ -116,49 +120,123 @@ fn end_tokens(config: Object<'_>) -> Result<Vec<u32>, HfError> {
 }
 
 /// Gives every tensor of the files its name in GGUF.
-fn collect(shards: &Shards, config: &Config) -> Result<BTreeMap<String, Part>, HfError> {
-    let mut tensors: BTreeMap<String, Part> = BTreeMap::new();
-    let mut stacks: BTreeMap<String, BTreeMap<usize, usize>> = BTreeMap::new();
-    for (index, tensor) in shards.tensors.iter().enumerate() {
+struct Collector<'a> {
+    shards: &'a Shards,
+    config: &'a Config,
+    quantization: Option<Quantization>,
+    tensors: BTreeMap<String, Part>,
+    /// By name, the matrices of the experts.
+    stacks: BTreeMap<String, BTreeMap<usize, usize>>,
+    /// By module, the parts of the layer, or of that of every expert.
+    layers: BTreeMap<String, BTreeMap<usize, Parts>>,
+}
+
+impl<'a> Collector<'a> {
+    fn new(shards: &'a Shards, config: &'a Config, quantization: Option<Quantization>) -> Self {
+        let (tensors, stacks, layers) = Default::default();
+        Collector { shards, config, quantization, tensors, stacks, layers }
+    }
+
+    fn collect(mut self) -> Result<BTreeMap<String, Part>, HfError> {
+        for index in 0..self.shards.tensors.len() {
+            self.sort(index)?;
+        }
+        for (ours, matrices) in std::mem::take(&mut self.stacks) {
+            let part = stack(self.shards, &matrices)?;
+            self.insert(ours, part)?;
+        }
+        for (module, experts) in std::mem::take(&mut self.layers) {
+            let part = self.quantized(&module, &experts)?;
+            self.insert(format!("{module}.weight"), part)?;
+        }
+        for (name, values) in &self.config.divisors {
+            let (dims, source) = (vec![values.len()], Source::Values(values.clone()));
+            let part = Part { format: Format::F32, dims, name: "rope_scaling".into(), source };
+            self.insert((*name).to_string(), part)?;
+        }
+        if self.config.tied == Some(false) && !self.tensors.contains_key("output.weight") {
+            return Err(HfError::NoHead);
+        }
+        Ok(self.tensors)
+    }
+
+    /// Puts a tensor where it belongs.
+    fn sort(&mut self, index: usize) -> Result<(), HfError> {
+        let tensor = &self.shards.tensors[index];
         let name = &tensor.raw.name;
         if names::is_beside(name) {
-            continue;
+            return Ok(());
         }
         // A name that says nothing is kept, and found to be unused.
         let unknown = || Place { module: name.clone(), part: String::new(), expert: None };
         let Place { module, part, expert } =
-            names::place(name, config.architecture).unwrap_or_else(unknown);
-        if config.tied && module == "output" {
-            continue;
+            names::place(name, self.config.architecture).unwrap_or_else(unknown);
+        if self.config.tied == Some(true) && module == "output" {
+            return Ok(());
+        }
+        if self.quantization.is_some() {
+            let parts = self.layers.get(&module).and_then(|all| all.get(&expert.unwrap_or(0)));
+            let mut parts = parts.copied().unwrap_or_default();
+            let place = match part.as_str() {
+                "qweight" => Some(&mut parts.qweight),
+                "qzeros" => Some(&mut parts.qzeros),
+                "scales" => Some(&mut parts.scales),
+                "g_idx" => Some(&mut parts.g_idx),
+                _ => None,
+            };
+            if let Some(place) = place {
+                if let Some(first) = place.replace(index) {
+                    return Err(same_part(self.shards, first, index));
+                }
+                self.layers.entry(module).or_default().insert(expert.unwrap_or(0), parts);
+                return Ok(());
+            }
+            // Some programs give every layer a bias.
+            if part == "bias" && self.shards.data(tensor).iter().all(|byte| *byte == 0) {
+                return Ok(());
+            }
         }
         let ours = if part.is_empty() { module } else { format!("{module}.{part}") };
         if let Some(expert) = expert {
-            let matrices = stacks.entry(ours).or_default();
-            if let Some(first) = matrices.insert(expert, index) {
-                return Err(same_part(shards, first, index));
-            }
-            continue;
+            let matrices = self.stacks.entry(ours).or_default();
+            return match matrices.insert(expert, index) {
+                Some(first) => Err(same_part(self.shards, first, index)),
+                None => Ok(()),
+            };
         }
-        let plus_one = config.architecture.norms_less_one && ours.ends_with("norm.weight");
+        let plus_one = self.config.architecture.norms_less_one && ours.ends_with("norm.weight");
         let part = stored(tensor, index, plus_one)?;
-        if let Some(other) = tensors.insert(ours, part) {
-            return Err(HfError::SamePart { first: other.name, second: name.clone() });
+        self.insert(ours, part)
+    }
+
+    fn insert(&mut self, ours: String, part: Part) -> Result<(), HfError> {
+        let second = part.name.clone();
+        match self.tensors.insert(ours, part) {
+            Some(other) => Err(HfError::SamePart { first: other.name, second }),
+            None => Ok(()),
         }
     }
-    for (ours, matrices) in stacks {
-        let part = stack(shards, &matrices)?;
-        if let Some(other) = tensors.insert(ours, part) {
-            let first = *matrices.first_key_value().map_or(&0, |(_, index)| index);
-            let second = shards.tensors[first].raw.name.clone();
-            return Err(HfError::SamePart { first: other.name, second });
+
+    /// A quantised layer, or a stack of them, which must be numbered from zero and alike.
+    fn quantized(&self, module: &str, experts: &BTreeMap<usize, Parts>) -> Result<Part, HfError> {
+        let name = names::theirs(&format!("{module}.weight")).unwrap_or_else(|| module.into());
+        let layer = |parts: &Parts| match self.quantization {
+            Some(quantization) => Layer::new(quantization, *parts, self.shards, &name),
+            None => Err(HfError::Quantized { name: name.clone(), reason: "unexpected".into() }),
+        };
+        let layers: Vec<Layer> = experts.values().map(layer).collect::<Result<_, _>>()?;
+        let kind = |layer: &Layer| (layer.format, layer.rows, layer.cols);
+        let (format, rows, cols) = kind(&layers[0]);
+        let numbered = experts.keys().copied().eq(0..experts.len());
+        if !numbered || layers.iter().any(|layer| kind(layer) != (format, rows, cols)) {
+            return Err(HfError::Experts { name, found: layers.len() });
         }
+        let mut dims = vec![cols, rows];
+        if layers.len() > 1 {
+            dims.push(layers.len());
+        }
+        Ok(Part { format, dims, name, source: Source::Quantized(layers) })
     }
-    for (name, values) in &config.divisors {
-        let (dims, source) = (vec![values.len()], Source::Values(values.clone()));
-        let part = Part { format: Format::F32, dims, name: "rope_scaling".into(), source };
-        tensors.insert((*name).to_string(), part);
-    }
-    Ok(tensors)
 }
 
 fn same_part(shards: &Shards, first: usize, second: usize) -> HfError {
@@ -245,6 +323,13 @@ impl Checkpoint for Folder {
                 let mut values = vec![0.0; tensor.raw.shape.iter().product()];
                 dequantize_row(format_of(tensor)?, self.stored_bytes(*index), &mut values)?;
                 Cow::Owned(values.iter().flat_map(|v| (v + 1.0).to_le_bytes()).collect())
+            }
+            Source::Quantized(layers) => {
+                let mut all = Vec::new();
+                for layer in layers {
+                    all.extend(layer.decode(&self.shards, &part.name)?);
+                }
+                Cow::Owned(all)
             }
             Source::Values(values) => {
                 Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())

@@ -13,6 +13,7 @@ mod error;
 mod folder;
 mod json;
 mod names;
+mod quant;
 mod rope;
 mod shards;
 mod template;
