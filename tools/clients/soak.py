@@ -96,7 +96,7 @@ def judge(kind, out, stream):
     if status in (429, 503) and b"retry-after:" not in head.lower():
         note(f"{kind}: no Retry-After", head)
     if status == 200 and stream:
-        if not body.endswith(b"data: [DONE]\n\n") or b'"error"' in body:
+        if not body.endswith(b"data: [DONE]\n\n") or b'data: {"error"' in body:
             note(f"{kind}: a stream without its end", body[-100:])
         return
     try:

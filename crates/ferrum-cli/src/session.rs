@@ -11,22 +11,21 @@ use ferrum_engine::{
 };
 use ferrum_hub::{Hub, ModelRef};
 use ferrum_models::chat::{ChatTemplate, Message, OwnedSegment, RenderOptions};
-use ferrum_models::gguf::Gguf;
 use ferrum_models::tokenizer::{Segment, Tokenizer};
-use ferrum_models::{LoadOptions, load};
+use ferrum_models::{Checkpoint, LoadOptions, checkpoint, load};
 
 use crate::config::Config;
 use crate::ui::interrupt::Interrupt;
 use crate::ui::progress;
 
-/// A model's file.
+/// A model's file or folder.
 pub struct ModelFile {
     /// Its name in messages.
     pub name: String,
     /// Where it is.
     pub path: PathBuf,
-    /// The file, mapped.
-    pub gguf: Gguf,
+    /// What is there, mapped.
+    pub checkpoint: Box<dyn Checkpoint>,
 }
 
 /// Opens the model that `name` means, downloading it if it is not here.
@@ -37,16 +36,15 @@ pub fn open_model(name: &str, config: &Config) -> Result<ModelFile> {
 /// Opens a model, downloading it if it is not here.
 pub fn open_reference(reference: &ModelRef, config: &Config) -> Result<ModelFile> {
     let path = Hub::new(config.hub.clone()).fetch(reference, &mut *progress::new(config))?;
-    let gguf = Gguf::open(&path)?;
-    Ok(ModelFile { name: reference.to_string(), path, gguf })
+    let checkpoint = checkpoint::open(&path)?;
+    Ok(ModelFile { name: reference.to_string(), path, checkpoint })
 }
 
 impl ModelFile {
     /// The tokenizer of the model.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let path = self.path.display();
-        Tokenizer::from_metadata(self.gguf.metadata())
-            .with_context(|| format!("{path}: the tokenizer cannot be used"))
+        self.checkpoint.tokenizer().with_context(|| format!("{path}: the tokenizer cannot be used"))
     }
 }
 
@@ -90,8 +88,8 @@ impl Session {
     pub fn load(file: ModelFile, options: &LoadOptions) -> Result<Self> {
         let start = Instant::now();
         let tokenizer = Arc::new(file.tokenizer()?);
-        let template = ChatTemplate::from_metadata(file.gguf.metadata(), &tokenizer)?;
-        let runner = load(&file.gguf, options)
+        let template = ChatTemplate::from_metadata(file.checkpoint.metadata(), &tokenizer)?;
+        let runner = load(&*file.checkpoint, options)
             .with_context(|| format!("cannot load {}", file.path.display()))?;
         if tokenizer.vocab_size() > runner.limits().vocab {
             bail!("{}: the tokenizer has more tokens than the model", file.path.display());

@@ -1,8 +1,7 @@
 //! How much context and KV cache a server gets: as asked, or as the memory allows.
 
 use anyhow::{Result, bail};
-use ferrum_models::gguf::Gguf;
-use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, arch, memory_estimate};
+use ferrum_models::{Checkpoint, KV_BLOCK_SIZE, LoadOptions, arch, memory_estimate};
 
 use crate::ui::text;
 
@@ -101,7 +100,7 @@ pub struct Needs {
 
 impl Needs {
     /// Of a file loaded with `options`.
-    pub fn of(file: &Gguf, options: &LoadOptions) -> Result<Self> {
+    pub fn of(file: &dyn Checkpoint, options: &LoadOptions) -> Result<Self> {
         let trained = arch::spec(file)?.context;
         let block = LoadOptions {
             kv_blocks: Some(1),

@@ -7,9 +7,9 @@ use ferrum_engine::constraint::{
 };
 use ferrum_engine::{Engine, EngineConfig, EngineError, Grammar, Vocabulary};
 use ferrum_models::chat::{ChatTemplate, FromMetadataError, Message, OwnedSegment, RenderOptions};
-use ferrum_models::gguf::{Gguf, GgufError};
+use ferrum_models::gguf::GgufError;
 use ferrum_models::tokenizer::{Segment, Tokenizer, TokenizerError};
-use ferrum_models::{LoadOptions, ModelError, load};
+use ferrum_models::{Checkpoint, LoadOptions, ModelError, load};
 
 use crate::error::{ApiError, ApiResult};
 use crate::metrics::ModelMetrics;
@@ -74,11 +74,11 @@ pub struct ModelSpec {
 impl Model {
     /// Loads a model and starts its engine.
     pub fn start(
-        file: &Gguf,
+        file: &dyn Checkpoint,
         spec: ModelSpec,
         metrics: Arc<ModelMetrics>,
     ) -> Result<Self, StartError> {
-        let tokenizer = Arc::new(Tokenizer::from_metadata(file.metadata())?);
+        let tokenizer = Arc::new(file.tokenizer()?);
         let template = ChatTemplate::from_metadata(file.metadata(), &tokenizer)?;
         let runner = load(file, &spec.load)?;
         if tokenizer.vocab_size() > runner.limits().vocab {

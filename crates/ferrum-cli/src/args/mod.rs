@@ -25,7 +25,8 @@ pub use serve::ServeArgs;
 const AFTER_HELP: &str = "\
 Models are named by
   an alias             smollm2 (the default), gemma3; `ferrum list --all` shows them
-  a path               ./model.gguf (the first part of a split model)
+  a path               ./model.gguf (the first part of a split model), or a folder with
+                       config.json, tokenizer.json and safetensors files
   a hub repository     owner/repo:Q4_K_M or owner/repo/model.gguf
 
 Environment:

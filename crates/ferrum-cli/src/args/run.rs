@@ -11,7 +11,7 @@ use crate::exit::UsageError;
 /// With a prompt it answers once; the answer goes to standard output, all else to standard error.
 /// Without one it reads the prompt from standard input, or, on a terminal, starts a chat.
 ///
-/// One word or text alone is a model if it is an alias, an existing file, ends in .gguf or has the
+/// One word or text alone is a model if it is an alias, an existing file or model folder, ends in .gguf or has the
 /// form owner/repo[:QUANT]; anything else is a prompt for the default model. -m and -p say it
 /// without doubt.
 #[derive(Debug, Args)]

@@ -19,7 +19,7 @@ use crate::checkpoint::{Checkpoint, Layout, Tensor};
 use crate::gguf::{GgufError, Metadata};
 use crate::load::ModelError;
 use crate::safetensors::RawTensor;
-use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::tokenizer::{Beside, Tokenizer, TokenizerError};
 
 /// The longest `tokenizer.json` that is accepted; Gemma 3's has 33 MB.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
@@ -272,7 +272,9 @@ impl Checkpoint for Folder {
         let path = self.path.join("tokenizer.json");
         let bytes =
             json::read_bytes(&path, MAX_TOKENIZER_BYTES)?.ok_or(TokenizerError::NoFile { path })?;
-        Tokenizer::from_json(&bytes, &self.tokenizer_config, &self.ends)
+        let tokens = self.find("token_embd.weight").map(|t| t.rows());
+        let beside = Beside { config: &self.tokenizer_config, ends: &self.ends, tokens };
+        Tokenizer::from_json(&bytes, &beside)
     }
 
     fn name_in_file(&self, name: &str) -> String {

@@ -87,8 +87,8 @@ pub fn run(name: &str, args: &BenchArgs, config: &Config) -> Result<()> {
     let before = limits()?;
     let start = Instant::now();
     let (runner, profiler) = match args.profile {
-        true => load_profiled(&file.gguf, &options).map(|(runner, p)| (runner, Some(p)))?,
-        false => (load(&file.gguf, &options)?, None),
+        true => load_profiled(&*file.checkpoint, &options).map(|(runner, p)| (runner, Some(p)))?,
+        false => (load(&*file.checkpoint, &options)?, None),
     };
     let load_seconds = start.elapsed().as_secs_f64();
     let mut bench = Bench::new(runner, profiler, batch)?;

@@ -8,8 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ferrum_engine::EngineConfig;
 use ferrum_hub::{ModelRef, catalogue};
-use ferrum_models::gguf::Gguf;
-use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, memory_estimate};
+use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
 use ferrum_server::{Limits, Model, ModelSpec, Offer};
 
 use crate::args::ServeArgs;
@@ -81,7 +80,10 @@ fn candidate(word: &str, args: &ServeArgs, config: &Config) -> Result<Candidate>
         step_tokens: (size.step_tokens as usize).max(size.max_seqs as usize),
         ..args.load.options()
     };
-    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let stem = |path: &Path| {
+        let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+        stem.map(|stem| stem.to_string_lossy().into_owned())
+    };
     let own = match &reference {
         ModelRef::Path(path) => stem(path).unwrap_or_else(|| file.name.clone()),
         _ => file.name.clone(),
@@ -90,7 +92,7 @@ fn candidate(word: &str, args: &ServeArgs, config: &Config) -> Result<Candidate>
     let mut aliases: Vec<String> = [Some(own), stem(&file.path)].into_iter().flatten().collect();
     aliases.dedup();
     aliases.retain(|alias| *alias != id);
-    let needs = Needs::of(&file.gguf, &options).with_context(|| cannot_load(&file.path))?;
+    let needs = Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
     Ok(Candidate { id, aliases, file, options, needs })
 }
 
@@ -139,7 +141,7 @@ fn offer(
         queue: limits.queue,
         backlog: limits.backlog,
     };
-    let memory = memory_estimate(&file.gguf, &spec.load)?;
+    let memory = memory_estimate(&*file.checkpoint, &spec.load)?;
     let line = format!(
         "{id}: context {} tokens, {} requests at once and {} waiting, KV cache for {} tokens ({}), weights {}",
         spec.load.context.unwrap_or(0),
@@ -156,7 +158,9 @@ fn offer(
         context: spec.load.context.unwrap_or(0),
         bytes: memory.total() as u64,
         waiting: spec.load.max_seqs + spec.queue,
-        start: Box::new(move |metrics| Model::start(&Gguf::open(&path)?, spec.clone(), metrics)),
+        start: Box::new(move |metrics| {
+            Model::start(&*checkpoint::open(&path)?, spec.clone(), metrics)
+        }),
     };
     Ok((offer, line))
 }
