@@ -54,26 +54,29 @@ pub fn layer_norm_of_every_shape<B: Backend>(subjects: &mut [Subject<B>]) {
                 let want = run(&mut oracle(), &c);
                 let zeros = want.iter().skip(width).take(width).zip(&c.bias);
                 zeros.for_each(|(y, b)| assert_eq!(y, b));
+                let ratios: Vec<f64> = c.src.chunks(width).map(|row| ratio(row, c.eps)).collect();
                 for s in &mut *subjects {
                     let got = run(s, &c);
                     let case = (groups, width, scale, mean);
                     report.compare(s, &case, &got, &want, |i| {
-                        let row = &c.src[i / width * width..][..width];
-                        // A rounding of the mean, in units of the deviation, and those of the sums.
-                        let n = width as f64;
-                        let m = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
-                        let v = row.iter().map(|&x| (f64::from(x) - m).powi(2)).sum::<f64>() / n;
-                        let deviation = (v + f64::from(c.eps)).sqrt();
-                        let largest = row.iter().fold(0.0, |l, x| f64::max(l, x.abs().into()));
                         let (w, b) = (c.weight[i % width].abs(), c.bias[i % width].abs());
                         let own = f64::from(want[i].abs() + 2.0 * b);
-                        4e-7 * f64::from(w) * largest / deviation + 1e-6 * own
+                        4e-7 * f64::from(w) * ratios[i / width] + 1e-6 * own
                     });
                 }
             }
         }
     }
     report.finish();
+}
+
+/// The largest value in units of the deviation: what a rounding of it, or of the mean, becomes.
+fn ratio(row: &[f32], eps: f32) -> f64 {
+    let n = row.len() as f64;
+    let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+    let largest = row.iter().fold(0.0, |l, x| f64::max(l, x.abs().into()));
+    largest / (variance + f64::from(eps)).sqrt()
 }
 
 /// Each row of a norm, alone and with others: the same to the bit.
