@@ -1,5 +1,6 @@
 //! The command line: one struct per command, shared groups of flags in files of their own.
 
+mod embed;
 mod load;
 mod measure;
 mod models;
@@ -12,6 +13,7 @@ mod tests;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use embed::EmbedArgs;
 pub use load::LoadArgs;
 pub use measure::{
     BenchArgs, BenchCommand, BenchServeArgs, BenchTarget, DevicesArgs, PerplexityArgs,
@@ -68,6 +70,7 @@ pub struct GlobalArgs {
 pub enum Command {
     Run(Box<RunArgs>),
     Serve(Box<ServeArgs>),
+    Embed(Box<EmbedArgs>),
     /// Download a model
     Pull(PullArgs),
     /// List the models on this machine
