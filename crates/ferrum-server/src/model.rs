@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use ferrum_engine::constraint::{
     CompileLimits, Constraint, ConstraintCompiler, ConstraintError, TokenTable,
 };
-use ferrum_engine::{Engine, EngineConfig, EngineError, Grammar, Vocabulary};
+use ferrum_engine::{Engine, EngineConfig, EngineError, Grammar, ReasoningLimit, Vocabulary};
 use ferrum_models::chat::{ChatTemplate, FromMetadataError, Message, OwnedSegment, RenderOptions};
 use ferrum_models::gguf::GgufError;
 use ferrum_models::tokenizer::{Segment, Tokenizer, TokenizerError};
@@ -13,7 +13,7 @@ use ferrum_models::{Checkpoint, LoadOptions, ModelError, load};
 
 use crate::error::{ApiError, ApiResult};
 use crate::metrics::ModelMetrics;
-use crate::output::Conventions;
+use crate::output::{Conventions, REASONING_MARKS};
 use crate::service::{Service, ServiceConfig};
 
 /// A model that answers.
@@ -154,6 +154,14 @@ impl Model {
             _ => {}
         }
         tokens
+    }
+
+    /// The bound on reasoning of `tokens` tokens, for an answer to a prompt that ends within
+    /// reasoning if `opened`. It ends in the way that models write it.
+    pub fn reasoning_limit(&self, tokens: usize, opened: bool) -> ReasoningLimit {
+        let [begin, end] = REASONING_MARKS.map(str::to_string);
+        let close = self.tokenizer.encode_markup(&format!("\n{end}\n\n"));
+        ReasoningLimit { tokens, opened, begin, end, close }
     }
 
     /// A token as text; where it is no text by itself, its bytes as `bytes:\xe2\x96`.

@@ -332,7 +332,7 @@ fn responses() {
     for (extra, param) in [
         (json!({"previous_response_id": "resp_1"}), "previous_response_id"),
         (json!({"store": true}), "store"),
-        (json!({"truncation": "auto"}), "truncation"),
+        (json!({"truncation": "middle"}), "truncation"),
         (json!({"background": true}), "background"),
         (json!({"input": []}), "input"),
         (json!({"input": [{"type": "item_reference", "id": "x"}]}), "input.0.type"),

@@ -6,9 +6,12 @@
 
 pub mod rng;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use ferrum_engine::{
@@ -50,6 +53,10 @@ pub struct FakeRunner {
     pub computed: Arc<AtomicUsize>,
     /// Steps that fail before one succeeds.
     pub failures: usize,
+    /// Makes it another model.
+    pub twist: Option<u32>,
+    /// Time that a step takes.
+    pub delay: Duration,
 }
 
 impl FakeRunner {
@@ -60,6 +67,8 @@ impl FakeRunner {
             logits: Vec::new(),
             computed: Arc::default(),
             failures: 0,
+            twist: None,
+            delay: Duration::ZERO,
         }
     }
 }
@@ -74,6 +83,9 @@ impl Runner for FakeRunner {
         if self.failures > 0 {
             self.failures -= 1;
             return Err(KernelError::OutOfMemory { bytes: 1, what: "a test" });
+        }
+        if !self.delay.is_zero() {
+            std::thread::sleep(self.delay);
         }
         self.computed.fetch_add(step.tokens.len(), Ordering::Relaxed);
         let block = KV_BLOCK_SIZE as i32;
@@ -93,7 +105,11 @@ impl Runner for FakeRunner {
                 assert_eq!(written, position, "a slot of another position");
                 token as u32
             };
-            let prefix: Vec<u32> = (0..=step.positions[row as usize]).map(read).collect();
+            let mut prefix: Vec<u32> = (0..=step.positions[row as usize]).map(read).collect();
+            if let Some(twist) = self.twist {
+                prefix.insert(0, twist);
+                prefix.push(twist);
+            }
             self.logits.extend(logits(&prefix));
         }
         Ok(&self.logits)

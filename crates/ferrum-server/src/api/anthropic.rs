@@ -90,7 +90,7 @@ pub struct Thinking {
     /// `enabled` or `disabled`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Tokens of thinking, at most; not supported.
+    /// Tokens of thinking, at most: then the thinking is ended, and the answer begins.
     pub budget_tokens: Option<usize>,
 }
 

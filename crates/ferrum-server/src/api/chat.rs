@@ -128,6 +128,8 @@ fn conversation(
         params,
         extra,
         logprobs: wants.then_some(own.top_logprobs.unwrap_or(0)),
+        thinking: None,
+        drops_turns: false,
     })
 }
 

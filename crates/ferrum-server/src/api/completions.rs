@@ -144,10 +144,14 @@ fn plan(
     if own.suffix.is_some_and(|suffix| !suffix.is_empty()) {
         return Err(ApiError::unsupported("suffix", "text after the answer"));
     }
+    let max_tokens = params.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    let sized = GenerationParams { max_tokens: Some(max_tokens), ..params.clone() };
+    let prompts = own.prompt.into_tokens(&model).into_iter();
+    let prompts: Vec<Vec<u32>> =
+        prompts.map(|prompt| sized.truncated(prompt, model.context)).collect::<ApiResult<_>>()?;
     let form = params.form(None)?;
     let compile = |form: Form| model.compile(&form.grammar, form.param);
     let constraint = form.map(compile).transpose()?;
-    let prompts = own.prompt.into_tokens(&model);
     if prompts.is_empty() {
         return Err(ApiError::field("prompt", "there is no prompt"));
     }
@@ -156,7 +160,6 @@ fn plan(
     if let Some(likeliest) = own.logprobs.filter(|_| echo) {
         check_logprobs(prompts.iter().map(Vec::len).sum(), n, likeliest)?;
     }
-    let max_tokens = params.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let run = if max_tokens == 0 { 1 } else { n };
     // Without an answer, the prompt's own probabilities are all there is to compute.
     let scored = own.logprobs.or((max_tokens == 0).then_some(0)).filter(|_| echo);

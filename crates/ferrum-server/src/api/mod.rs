@@ -19,6 +19,7 @@ mod responses_request;
 mod shape;
 pub mod status;
 pub mod tokens;
+mod turns;
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};

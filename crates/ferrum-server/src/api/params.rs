@@ -63,6 +63,8 @@ pub struct GenerationParams {
     pub logit_bias: Option<BTreeMap<String, f32>>,
     /// Most tokens of an answer.
     pub max_tokens: Option<usize>,
+    /// Keeps only this many of the last tokens of a prompt; -1: as many as fit (vLLM).
+    pub truncate_prompt_tokens: Option<i64>,
     /// Goes on after the model's own end.
     pub ignore_eos: Option<bool>,
     /// Divides the prefix cache further than keys do.
@@ -152,6 +154,27 @@ impl GenerationParams {
             cache_salt: tenant.cache_salt(self.cache_salt.as_deref()),
             ..Request::default()
         })
+    }
+
+    /// Tokens that a prompt may have so that its answer fits the context.
+    pub fn room(&self, context: usize) -> usize {
+        context.saturating_sub(self.max_tokens.unwrap_or(1).max(1))
+    }
+
+    /// What is kept of a prompt: all, unless the request says otherwise.
+    pub fn truncated(&self, mut prompt: Vec<u32>, context: usize) -> ApiResult<Vec<u32>> {
+        let keep = match self.truncate_prompt_tokens {
+            None => return Ok(prompt),
+            Some(-1) => self.room(context).max(1),
+            Some(count) => {
+                usize::try_from(count).ok().filter(|&count| count > 0).ok_or_else(|| {
+                    let field = "truncate_prompt_tokens";
+                    ApiError::field(field, format!("{field} must be -1 or at least 1"))
+                })?
+            }
+        };
+        prompt.drain(..prompt.len().saturating_sub(keep));
+        Ok(prompt)
     }
 
     /// Checks what no other check sees.

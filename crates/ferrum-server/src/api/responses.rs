@@ -51,7 +51,8 @@ pub struct ResponsesRequest {
     pub reasoning: Option<ReasoningOptions>,
     /// Nothing is ever stored.
     pub store: Option<bool>,
-    /// Only `disabled`: nothing is left out of a prompt.
+    /// `auto`: the oldest turns are left out of a conversation that is too long. `disabled`, the
+    /// default: it is refused.
     pub truncation: Option<String>,
     /// Nothing more can be included.
     pub include: Option<Vec<String>>,
@@ -119,7 +120,7 @@ fn head(request: &ResponsesRequest) -> Map<String, Value> {
         "tool_choice": request.tool_choice.clone().unwrap_or_else(|| "auto".into()),
         "tools": request.tools.clone().unwrap_or_default(),
         "top_p": request.top_p.unwrap_or(1.0),
-        "truncation": "disabled",
+        "truncation": request.truncation.as_deref().unwrap_or("disabled"),
         "usage": null,
         "metadata": {},
     });

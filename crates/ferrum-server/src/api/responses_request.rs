@@ -53,7 +53,8 @@ pub fn conversation(request: ResponsesRequest, model: &Model) -> ApiResult<Conve
         ..GenerationParams::default()
     };
     let shape = Shape::new(shape, model)?;
-    Ok(Conversation { messages, shape, params, extra, logprobs: None })
+    let drops_turns = request.truncation.as_deref() == Some("auto");
+    Ok(Conversation { messages, shape, params, extra, logprobs: None, thinking: None, drops_turns })
 }
 
 /// What needs more than one request, or more than text.
@@ -64,7 +65,8 @@ fn check(request: &ResponsesRequest) -> ApiResult<()> {
     if request.background == Some(true) {
         return Err(ApiError::unsupported("background", "true"));
     }
-    if let Some(other) = request.truncation.as_deref().filter(|t| *t != "disabled") {
+    if let Some(other) = request.truncation.as_deref().filter(|t| !["auto", "disabled"].contains(t))
+    {
         return Err(ApiError::unsupported("truncation", other));
     }
     if let Some(other) = request.include.iter().flatten().next() {

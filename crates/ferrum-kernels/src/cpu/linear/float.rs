@@ -1,7 +1,11 @@
 //! Weights in F32, F16 and BF16: eight rows interleaved by one column, times `f32` activations.
+//!
+//! Each sum runs over the columns in order, however many tokens there are, so results are the same to
+//! the bit.
 
 use super::super::simd::Simd;
 use super::dots::{Dots, ROWS};
+use super::gemv::prefetch;
 use super::panel::{GROUPS, PANEL_ROWS};
 use half::{bf16, f16};
 
@@ -47,6 +51,9 @@ impl Element for bf16 {
     }
 }
 
+/// Columns after which memory is asked for again: a cache line of the narrowest element.
+const FETCH: usize = 4;
+
 /// What a kernel needs to multiply 16 rows with some tokens.
 #[derive(Clone, Copy)]
 pub(super) struct FloatGemm {
@@ -61,22 +68,28 @@ pub(super) struct FloatGemm {
     pub(super) out: *mut f32,
 }
 
-/// 16 rows times `T` tokens. Each sum runs over the columns in order, so it does not depend on `T`.
+/// 16 rows times `T` tokens.
 ///
 /// # Safety
 /// Every pointer of `p` must have what it says, for `T` tokens.
 #[inline(always)]
 pub(super) unsafe fn gemm<D: Dots, E: Element, const T: usize>(p: FloatGemm) {
     let mut tile = [[D::Floats::splat(0.0); GROUPS]; T];
-    for k in 0..p.cols {
-        // SAFETY: k is a column of the groups and of every token.
-        unsafe {
-            let at = k * ROWS * E::BYTES;
-            let weights = [E::load::<D>(p.groups[0].add(at)), E::load::<D>(p.groups[1].add(at))];
-            for (t, sums) in tile.iter_mut().enumerate() {
-                let x = D::Floats::splat(*p.tokens.add(t * p.cols + k));
-                for (sum, w) in sums.iter_mut().zip(weights) {
-                    *sum = w.mul_add(x, *sum);
+    for first in (0..p.cols).step_by(FETCH) {
+        for group in p.groups {
+            prefetch::<D>(group.wrapping_add(first * ROWS * E::BYTES), FETCH * ROWS * E::BYTES);
+        }
+        for k in first..p.cols.min(first + FETCH) {
+            // SAFETY: k is a column of the groups and of every token.
+            unsafe {
+                let at = k * ROWS * E::BYTES;
+                let weights =
+                    [E::load::<D>(p.groups[0].add(at)), E::load::<D>(p.groups[1].add(at))];
+                for (t, sums) in tile.iter_mut().enumerate() {
+                    let x = D::Floats::splat(*p.tokens.add(t * p.cols + k));
+                    for (sum, w) in sums.iter_mut().zip(weights) {
+                        *sum = w.mul_add(x, *sum);
+                    }
                 }
             }
         }

@@ -67,7 +67,7 @@ pub(super) unsafe fn gemv<D: Dots, F: BlockFormat, const T: usize>(p: Gemv) {
 
 /// Asks for what lies [`AHEAD`] of `bytes` bytes at `p`.
 #[inline(always)]
-fn prefetch<D: Dots>(p: *const u8, bytes: usize) {
+pub(super) fn prefetch<D: Dots>(p: *const u8, bytes: usize) {
     for line in 0..bytes.div_ceil(LINE) {
         // The address may lie past the weights: it is not read through.
         D::prefetch_once(p.wrapping_add(AHEAD + line * LINE));

@@ -167,7 +167,7 @@ compile!(
     vnni,
     VnniDots,
     gemv [1, 2, 4, 8],
-    float [1, 2, 4],
+    float [1, 2, 4, 8],
     panel [wide::gemm::<Q, T>] [1, 2, 4, 8],
     target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")
 );
