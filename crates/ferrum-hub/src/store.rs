@@ -49,6 +49,11 @@ impl Store {
         Ok(self.root.join(safe_relative_path(repo)?).join(safe_relative_path(file)?))
     }
 
+    /// The folder of a repository.
+    pub(crate) fn folder(&self, repo: &str) -> Result<PathBuf> {
+        Ok(self.root.join(safe_relative_path(repo)?))
+    }
+
     /// The names of a repository's model files in the store.
     pub(crate) fn files_of(&self, repo: &str) -> Result<Vec<String>> {
         let folder = self.root.join(safe_relative_path(repo)?);

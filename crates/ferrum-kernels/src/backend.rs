@@ -9,8 +9,8 @@
 //! - a backend returns an error for what it cannot honour; it never ignores a parameter.
 
 use crate::params::{
-    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
-    Linear, RmsNorm, Rope, RouteTopk,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec,
+    KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk,
 };
 use crate::{DType, Format, KvDType, Result, StepInput, WeightSource};
 
@@ -67,7 +67,7 @@ pub trait Backend: Send + Sized + 'static {
     /// Allocates the KV cache of one layer.
     fn kv_cache(&self, spec: &KvSpec) -> Result<Self::KvCache>;
 
-    /// `dst[t, :] = scale · table[tokens[t], :]`
+    /// `dst[t, :] (+)= scale · table[tokens[t], :]`
     fn embed(
         &self,
         s: &mut Self::Stream,
@@ -116,6 +116,17 @@ pub trait Backend: Send + Sized + 'static {
         p: &RmsNorm<'_, Self>,
     ) -> Result<()>;
 
+    /// Layer normalisation (Ba, Kiros & Hinton 2016, arXiv:1607.06450).
+    fn layer_norm(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &LayerNorm<'_, Self>,
+    ) -> Result<()>;
+
+    /// `x[t, :] = act(x[t, :])`
+    fn activate(&self, s: &mut Self::Stream, x: &mut Self::Buffer, p: &Activate) -> Result<()>;
+
     /// Rotary position embedding, in place (Su et al. 2021, arXiv:2104.09864).
     fn rope(&self, s: &mut Self::Stream, x: &mut Self::Buffer, p: &Rope<'_, Self>) -> Result<()>;
 
@@ -133,6 +144,15 @@ pub trait Backend: Send + Sized + 'static {
         s: &mut Self::Stream,
         dst: &mut Self::Buffer,
         p: &Attention<'_, Self>,
+    ) -> Result<()>;
+
+    /// Attention within the sequences of a packed batch, in both directions and without a cache
+    /// (Vaswani et al. 2017, arXiv:1706.03762): that of encoders.
+    fn packed_attention(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &PackedAttention<'_, Self>,
     ) -> Result<()>;
 
     /// `dst[r, :] = src[rows[r], :]`
@@ -205,5 +225,10 @@ pub enum Need {
         head_dim: usize,
         /// Element type of the cache.
         kv: KvDType,
+    },
+    /// [`Backend::packed_attention`] with this head width.
+    PackedAttention {
+        /// Values per head, for queries, keys and values alike.
+        head_dim: usize,
     },
 }

@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use crate::host::HostBuffer;
 use crate::params::{
-    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
-    Linear, RmsNorm, Rope, RouteTopk,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec,
+    KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk,
 };
 use crate::weight::check_experts;
 use crate::{
@@ -239,6 +239,40 @@ pub(crate) fn rms_norm<'a, B: Backend<Buffer = HostBuffer>>(
     })
 }
 
+/// Operands of [`Backend::layer_norm`].
+pub(crate) struct LayerNormView<'a> {
+    /// `[groups, width]`; `None`: `dst` is the source.
+    pub src: Option<&'a [f32]>,
+    /// `[width]`
+    pub weight: &'a [f32],
+    /// `[width]`
+    pub bias: &'a [f32],
+    /// `[groups, width]`
+    pub dst: &'a mut [f32],
+}
+
+/// [`Backend::layer_norm`]
+pub(crate) fn layer_norm<'a, B: Backend<Buffer = HostBuffer>>(
+    dst: &'a mut HostBuffer,
+    p: &LayerNorm<'a, B>,
+) -> Result<LayerNormView<'a>> {
+    let op = "layer_norm";
+    ensure(op, p.width > 0, || "a width of zero".into())?;
+    ensure(op, p.eps >= 0.0, || format!("eps is {}", p.eps))?;
+    let len = product(op, &[p.groups, p.width])?;
+    Ok(LayerNormView {
+        src: p.src.map(|b| b.f32(op, len)).transpose()?,
+        weight: p.weight.f32(op, p.width)?,
+        bias: p.bias.f32(op, p.width)?,
+        dst: dst.f32_mut(op, len)?,
+    })
+}
+
+/// [`Backend::activate`]: the values.
+pub(crate) fn activate<'a>(x: &'a mut HostBuffer, p: &Activate) -> Result<&'a mut [f32]> {
+    x.f32_mut("activate", product("activate", &[p.rows, p.width])?)
+}
+
 /// Operands of [`Backend::rope`].
 pub(crate) struct RopeView<'a> {
     /// `[T]`, each with a row in the table.
@@ -378,6 +412,56 @@ fn sequences(op: &'static str, view: &AttentionView<'_>, tokens: usize) -> Resul
         })?;
     }
     Ok(())
+}
+
+/// Operands of [`Backend::packed_attention`].
+pub(crate) struct PackedAttentionView<'a> {
+    /// `[T, heads · head_dim]`
+    pub q: &'a [f32],
+    /// `[T, kv_heads · head_dim]`
+    pub k: &'a [f32],
+    /// `[T, kv_heads · head_dim]`
+    pub v: &'a [f32],
+    /// `[T, heads · head_dim]`
+    pub dst: &'a mut [f32],
+    /// Query heads that share a head of keys and values.
+    pub group: usize,
+    query_starts: &'a [i32],
+}
+
+impl PackedAttentionView<'_> {
+    /// The tokens of each sequence, none without any.
+    pub fn sequences(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.query_starts.windows(2).map(|w| w[0] as usize..w[1] as usize)
+    }
+}
+
+/// [`Backend::packed_attention`]
+pub(crate) fn packed_attention<'a, B: Backend<Buffer = HostBuffer>>(
+    dst: &'a mut HostBuffer,
+    p: &PackedAttention<'a, B>,
+) -> Result<PackedAttentionView<'a>> {
+    let op = "packed_attention";
+    let &PackedAttention { tokens, seqs, heads, kv_heads, head_dim, .. } = p;
+    let grouped = heads > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads);
+    ensure(op, grouped, || format!("{heads} heads over {kv_heads} of keys and values"))?;
+    ensure(op, head_dim > 0, || "heads of no values".into())?;
+    ensure(op, p.scale.is_finite(), || format!("a factor of {}", p.scale))?;
+    let (len, kv_len) =
+        (product(op, &[tokens, heads, head_dim])?, product(op, &[tokens, kv_heads, head_dim])?);
+    let starts = p.query_starts.i32(op, seqs.saturating_add(1))?;
+    let covered = starts.first() == Some(&0)
+        && starts.last().is_some_and(|&t| usize::try_from(t) == Ok(tokens))
+        && starts.windows(2).all(|w| w[0] < w[1]);
+    ensure(op, covered, || format!("the sequences do not share out {tokens} tokens"))?;
+    Ok(PackedAttentionView {
+        q: p.q.f32(op, len)?,
+        k: p.k.f32(op, kv_len)?,
+        v: p.v.f32(op, kv_len)?,
+        dst: dst.f32_mut(op, len)?,
+        group: heads / kv_heads,
+        query_starts: starts,
+    })
 }
 
 /// Operands of [`Backend::gather_rows`].

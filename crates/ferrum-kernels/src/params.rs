@@ -14,6 +14,8 @@ pub struct Embed<'a, B: Backend> {
     pub rows: usize,
     /// Factor on every value (Gemma multiplies by the root of the width).
     pub scale: f32,
+    /// Add to `dst` instead of overwriting it: embeddings of positions to those of words.
+    pub accumulate: bool,
 }
 
 /// [`Backend::linear`]: one input, one or more outputs.
@@ -120,6 +122,45 @@ pub enum Activation {
     Silu,
     /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))`
     GeluTanh,
+    /// `x/2 · (1 + erf(x/√2))` (Hendrycks & Gimpel 2016, arXiv:1606.08415)
+    Gelu,
+    /// `max(x, 0)`
+    Relu,
+}
+
+impl Activation {
+    /// Every activation, for tests and tables.
+    pub const ALL: [Activation; 4] =
+        [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::Relu];
+}
+
+/// [`Backend::activate`]: a non-linearity on its own, of an MLP without a gate. In place.
+pub struct Activate {
+    /// `T`
+    pub rows: usize,
+    /// Values of a row.
+    pub width: usize,
+    /// Applied to each value.
+    pub activation: Activation,
+}
+
+/// [`Backend::layer_norm`]: each group of `width` values `x` becomes
+/// `(x - mean(x)) / sqrt(var(x) + eps) ⊙ weight + bias`, the variance that of all the values.
+///
+/// A residual is added before it by the linear that feeds it ([`LinearOutput::accumulate`]).
+pub struct LayerNorm<'a, B: Backend> {
+    /// `F32 [groups, width]`; `None` normalises `dst` in place.
+    pub src: Option<&'a B::Buffer>,
+    /// `F32 [width]`
+    pub weight: &'a B::Buffer,
+    /// `F32 [width]`
+    pub bias: &'a B::Buffer,
+    /// Groups of `width` values.
+    pub groups: usize,
+    /// Values normalised together.
+    pub width: usize,
+    /// Added to the variance.
+    pub eps: f32,
 }
 
 /// [`Backend::rms_norm`]: each group of `width` values `x` becomes
@@ -209,6 +250,32 @@ pub struct Attention<'a, B: Backend> {
     pub window: Option<usize>,
     /// Scores become `c · tanh(score / c)` (Gemma 2).
     pub softcap: Option<f32>,
+}
+
+/// [`Backend::packed_attention`]: `softmax(scale · Q·Kᵀ) · V` within each of `S` sequences that lie
+/// one after the other, without a cache. Every token sees all tokens of its sequence, those after it
+/// too. Query head `h` uses key-value head `h / (heads / kv_heads)`.
+pub struct PackedAttention<'a, B: Backend> {
+    /// `F32 [T, heads · head_dim]`
+    pub q: &'a B::Buffer,
+    /// `F32 [T, kv_heads · head_dim]`
+    pub k: &'a B::Buffer,
+    /// `F32 [T, kv_heads · head_dim]`
+    pub v: &'a B::Buffer,
+    /// First token of each sequence, and `T` at the end: `I32 [S + 1]`.
+    pub query_starts: &'a B::Buffer,
+    /// `T`
+    pub tokens: usize,
+    /// `S`
+    pub seqs: usize,
+    /// Query heads; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Values per head.
+    pub head_dim: usize,
+    /// Factor on the scores.
+    pub scale: f32,
 }
 
 /// [`Backend::gather_rows`]: picks rows, such as the last token of each sequence.

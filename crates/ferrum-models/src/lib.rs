@@ -9,6 +9,7 @@ pub mod arch;
 pub mod chat;
 pub mod checkpoint;
 pub mod decoder;
+pub mod encoder;
 pub mod gguf;
 pub mod hf;
 pub mod load;

@@ -144,13 +144,13 @@ pub fn load_profiled(
     })
 }
 
-fn cpu(options: &LoadOptions) -> Result<Cpu, KernelError> {
+pub(crate) fn cpu(options: &LoadOptions) -> Result<Cpu, KernelError> {
     let threads = options.threads.unwrap_or_else(physical_cores);
     Cpu::new(CpuConfig { threads, threads_batch: options.threads_batch, isa: options.isa })
 }
 
 /// The oracle has one thread and plain arithmetic: flags that ask for other are not dropped.
-fn reference(options: &LoadOptions) -> Result<Reference, ModelError> {
+pub(crate) fn reference(options: &LoadOptions) -> Result<Reference, ModelError> {
     let flags = [
         ("--threads", options.threads.is_some()),
         ("--threads-batch", options.threads_batch.is_some()),

@@ -1,6 +1,6 @@
 //! HTTP and JSON: the OpenAI API and its neighbours, in front of the engine.
 //!
-//! [`models`] has the models, of which as many are loaded as memory allows ([`residency`]). A
+//! [`models`] has the models that generate, of which as many are loaded as memory allows ([`residency`]). A
 //! [`model::Model`] has a [`service::Service`], the thread that owns its engine. [`api`] has the
 //! routes: they make [`ferrum_engine::Request`]s of JSON ([`body`]), follow the answers
 //! ([`answer`]) and write them as JSON or as a stream of events ([`sse`]). [`auth`] decides who may
@@ -12,6 +12,7 @@ pub mod api;
 pub mod auth;
 pub mod body;
 pub mod config;
+pub mod encoders;
 pub mod error;
 pub mod metrics;
 pub mod model;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 pub use config::{Limits, ServerConfig};
+pub use encoders::Encoder;
 pub use metrics::Metrics;
 pub use model::{Model, ModelSpec, StartError};
 pub use models::{Lease, Models, ModelsConfig, Offer, OfferError};
@@ -40,6 +42,8 @@ use error::{ApiError, ApiResult};
 pub struct App {
     /// The models; the first is the one of requests that name none.
     pub models: Models,
+    /// Those that make embeddings.
+    pub encoders: Vec<Arc<Encoder>>,
     /// Bounds on what clients can cost.
     pub limits: Limits,
     /// All counters.
@@ -55,11 +59,49 @@ impl App {
         let gate = Gate::new(&config);
         let limits = config.limits;
         let bodies = limits.bodies_bytes.max(limits.body_bytes).min(Semaphore::MAX_PERMITS);
-        App { models, limits, metrics, gate, bodies: Arc::new(Semaphore::new(bodies)) }
+        App {
+            models,
+            encoders: Vec::new(),
+            limits,
+            metrics,
+            gate,
+            bodies: Arc::new(Semaphore::new(bodies)),
+        }
+    }
+
+    /// The same with models that make embeddings, of other names than those of `models`.
+    pub fn with_encoders(self, encoders: Vec<Encoder>) -> Self {
+        App { encoders: encoders.into_iter().map(Arc::new).collect(), ..self }
+    }
+
+    /// The model that a request for embeddings means: without a name it is the first that makes
+    /// some.
+    pub fn encoder(&self, name: Option<&str>) -> ApiResult<Arc<Encoder>> {
+        let found = match name {
+            None | Some("" | "default") => self.encoders.first(),
+            Some(name) => self.encoders.iter().find(|encoder| encoder.answers_to(name)),
+        };
+        if let Some(encoder) = found {
+            return Ok(encoder.clone());
+        }
+        let offer = &self.models.offers()[self.models.find(name)?];
+        let message = format!("the model {} generates text; it makes no embeddings", offer.id);
+        Err(ApiError::field("model", message))
     }
 
     /// A lease on the model that a request means.
     pub async fn lease(&self, name: Option<&str>) -> ApiResult<Lease> {
+        let named = |encoder: &&Arc<Encoder>| match name {
+            None | Some("" | "default") => self.models.offers().is_empty(),
+            Some(name) => encoder.answers_to(name),
+        };
+        if let Some(encoder) = self.encoders.iter().find(named) {
+            let message = format!(
+                "the model {} makes embeddings and generates no text; use /v1/embeddings",
+                encoder.id
+            );
+            return Err(ApiError::field("model", message));
+        }
         self.models.lease(self.models.find(name)?).await
     }
 
@@ -77,6 +119,8 @@ impl App {
 
     /// Requests that wait or run in an engine, or whose answers are being read.
     pub fn in_flight(&self) -> usize {
-        self.models.resident().iter().map(|model| model.service.in_flight()).sum()
+        let encoders = self.encoders.iter().map(|encoder| encoder.in_flight());
+        let models = self.models.resident();
+        models.iter().map(|model| model.service.in_flight()).chain(encoders).sum()
     }
 }

@@ -109,6 +109,15 @@ impl Models {
         if offers.is_empty() {
             return Err(OfferError::None);
         }
+        Models::perhaps_none(offers, config, metrics)
+    }
+
+    /// The same, where there are models that make embeddings and perhaps none that generate.
+    pub fn perhaps_none(
+        offers: Vec<Offer>,
+        config: ModelsConfig,
+        metrics: &Metrics,
+    ) -> Result<Self, OfferError> {
         let names = |offer: &Offer| [vec![offer.id.clone()], offer.aliases.clone()].concat();
         for (i, offer) in offers.iter().enumerate() {
             let taken = |name: &String| offers[..i].iter().any(|other| other.answers_to(name));
@@ -170,13 +179,15 @@ impl Models {
     /// The model that a request means. Without a name, and by the name `default`, it is the first.
     pub fn find(&self, name: Option<&str>) -> ApiResult<usize> {
         let found = match name {
-            None | Some("" | "default") => Some(0),
+            None | Some("" | "default") => Some(0).filter(|_| !self.0.offers.is_empty()),
             Some(name) => self.0.offers.iter().position(|offer| offer.answers_to(name)),
         };
         found.ok_or_else(|| {
             let known: Vec<&str> = self.0.offers.iter().map(|offer| offer.id.as_str()).collect();
             let name = name.unwrap_or_default();
-            let message = format!("there is no model '{name}'; there is {}", known.join(", "));
+            let known =
+                if known.is_empty() { "none that generates".into() } else { known.join(", ") };
+            let message = format!("there is no model '{name}'; there is {known}");
             ApiError {
                 code: Some("model_not_found"),
                 param: Some("model".into()),

@@ -1,6 +1,7 @@
 //! The command line: one struct per command, shared groups of flags in files of their own.
 
 mod draft;
+mod embed;
 mod load;
 mod measure;
 mod models;
@@ -14,6 +15,7 @@ mod tests;
 use clap::{Args, Parser, Subcommand};
 
 pub use draft::DraftArgs;
+pub use embed::EmbedArgs;
 pub use load::LoadArgs;
 pub use measure::{
     BenchArgs, BenchCommand, BenchServeArgs, BenchTarget, DevicesArgs, PerplexityArgs,
@@ -70,6 +72,7 @@ pub struct GlobalArgs {
 pub enum Command {
     Run(Box<RunArgs>),
     Serve(Box<ServeArgs>),
+    Embed(Box<EmbedArgs>),
     /// Download a model
     Pull(PullArgs),
     /// List the models on this machine

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod devices;
+mod embed;
 mod inspect;
 mod list;
 mod perplexity;
@@ -26,6 +27,7 @@ pub fn run(command: Command, config: Config) -> Result<Outcome> {
     match command {
         Command::Run(args) => return run::run(&args, &config),
         Command::Serve(args) => serve::run(&args, &config)?,
+        Command::Embed(args) => embed::run(&args, &config)?,
         Command::Pull(args) => pull::run(&args, &config)?,
         Command::List(args) => list::run(&args, &config)?,
         Command::Rm(args) => rm::run(&args, &config)?,

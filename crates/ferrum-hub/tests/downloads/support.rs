@@ -218,6 +218,7 @@ pub fn entry(bytes: &[u8], wheels: &[(&'static str, &'static str, &[u8])]) -> &'
         size: bytes.len() as u64,
         sha256: Sha256::of(bytes),
         packages: Vec::leak(packages),
+        folder: &[],
     }))
 }
 

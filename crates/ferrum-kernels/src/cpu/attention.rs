@@ -12,6 +12,7 @@
 
 mod kernels;
 mod merge;
+mod packed;
 mod plan;
 mod scaled;
 mod tile;
@@ -28,6 +29,8 @@ use merge::{Merge, State};
 use plan::{Plan, Tile};
 use std::ops::Range;
 use tile::Attend;
+
+pub(super) use packed::{check as check_packed, packed_attention};
 
 /// Positions of a step of the online softmax: enough to make up for its fixed cost, few enough
 /// for the step's keys and values to stay in the first-level cache.
@@ -47,6 +50,8 @@ pub(crate) struct Workspace {
     partials: Vec<f32>,
     /// Scratch of each thread.
     threads: Vec<f32>,
+    /// The tokens of each sequence of [`packed_attention`].
+    sequences: Vec<Range<usize>>,
 }
 
 /// What all tiles of an operation share.
@@ -127,7 +132,7 @@ fn run<E: KvElement>(
     dst: &mut [f32],
 ) {
     let isa = s.isa;
-    let Workspace { plan, partials, threads } = &mut s.attention;
+    let Workspace { plan, partials, threads, .. } = &mut s.attention;
     let scratch_len = scratch_len(plan, shape);
     let (partials, threads, dst) =
         (SharedSlice::new(partials), SharedSlice::new(threads), SharedSlice::new(dst));

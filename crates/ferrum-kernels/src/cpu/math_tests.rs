@@ -110,7 +110,7 @@ fn special_values() {
 #[test]
 fn a_gate_does_not_depend_on_its_place() {
     for isa in Isa::available() {
-        for activation in [Activation::Silu, Activation::GeluTanh] {
+        for activation in Activation::ALL {
             let x: Vec<f32> = (0..37).map(|i| (i as f32 * 0.71).sin() * 9.0).collect();
             let up: Vec<f32> = (0..37).map(|i| (i as f32 * 1.3).cos()).collect();
             let mut all = x.clone();
@@ -119,6 +119,13 @@ fn a_gate_does_not_depend_on_its_place() {
                 let mut part = x[start..].to_vec();
                 gate(isa, activation, &mut part, &up[start..]);
                 assert_eq!(part, all[start..], "{isa} {activation:?} from {start}");
+            }
+            let mut all = x.clone();
+            activate_all(isa, activation, &mut all);
+            for start in 0..37 {
+                let mut part = x[start..].to_vec();
+                activate_all(isa, activation, &mut part);
+                assert_eq!(part, all[start..], "{isa} {activation:?} alone, from {start}");
             }
         }
     }

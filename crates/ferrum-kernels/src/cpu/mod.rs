@@ -1,6 +1,7 @@
 //! The processor as a backend: a persistent team of threads, one file per operation, and the
 //! instruction set chosen at run time.
 
+mod activate;
 mod aligned;
 mod attention;
 mod gather_rows;
@@ -8,6 +9,7 @@ mod isa;
 mod kv_cache;
 mod kv_quantize;
 mod kv_write;
+mod layer_norm;
 mod linear;
 mod math;
 mod measure;
@@ -33,8 +35,8 @@ use team::Team;
 
 use crate::host::HostBuffer;
 use crate::params::{
-    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
-    Linear, RmsNorm, Rope, RouteTopk,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec,
+    KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk,
 };
 use crate::{Backend, DType, Format, KernelError, Need, Result, StepInput, WeightSource};
 
@@ -131,6 +133,7 @@ impl Backend for Cpu {
             }
             Need::Embed(format) => linear::supported(format, format.block_len()),
             Need::Attention { head_dim, kv } => kv_cache::check_head_dim(head_dim, kv),
+            Need::PackedAttention { head_dim } => attention::check_packed(head_dim),
         }
     }
 
@@ -221,6 +224,19 @@ impl Backend for Cpu {
         rms_norm::rms_norm(s, dst, p)
     }
 
+    fn layer_norm(
+        &self,
+        s: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &LayerNorm<'_, Self>,
+    ) -> Result<()> {
+        layer_norm::layer_norm(s, dst, p)
+    }
+
+    fn activate(&self, s: &mut CpuStream, x: &mut HostBuffer, p: &Activate) -> Result<()> {
+        activate::activate(s, x, p)
+    }
+
     fn rope(&self, s: &mut CpuStream, x: &mut HostBuffer, p: &Rope<'_, Self>) -> Result<()> {
         rope::rope(s, x, p)
     }
@@ -241,6 +257,15 @@ impl Backend for Cpu {
         p: &Attention<'_, Self>,
     ) -> Result<()> {
         attention::attention(s, dst, p)
+    }
+
+    fn packed_attention(
+        &self,
+        s: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &PackedAttention<'_, Self>,
+    ) -> Result<()> {
+        attention::packed_attention(s, dst, p)
     }
 
     fn gather_rows(

@@ -3,7 +3,8 @@
 
 use super::record::Cost;
 use crate::params::{
-    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvWrite, Linear, RmsNorm, Rope,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvWrite, LayerNorm,
+    Linear, PackedAttention, RmsNorm, Rope,
 };
 use crate::{Backend, KV_BLOCK_SIZE, KvStorage, PackedWeight, StepInput};
 
@@ -18,7 +19,8 @@ fn cost(bytes: u64, ops: usize) -> Cost {
 
 pub(super) fn embed<B: Backend>(p: &Embed<'_, B>) -> Cost {
     let (row, width) = (p.table.resident_bytes() / p.table.rows().max(1), p.table.cols());
-    cost((p.rows * row) as u64 + floats(p.rows * width), p.rows * width)
+    let passes = if p.accumulate { 2 } else { 1 };
+    cost((p.rows * row) as u64 + floats(passes * p.rows * width), p.rows * width)
 }
 
 pub(super) fn linear<B: Backend>(p: &Linear<'_, '_, B>) -> Cost {
@@ -43,6 +45,18 @@ pub(super) fn rms_norm<B: Backend>(p: &RmsNorm<'_, B>) -> Cost {
     let values = p.groups * p.width;
     let passes = if p.accumulate { 3 } else { 2 };
     cost(floats(passes * values + p.width), 4 * values)
+}
+
+/// A sum, the squares of what is left without the mean, and the product with the weight.
+pub(super) fn layer_norm<B: Backend>(p: &LayerNorm<'_, B>) -> Cost {
+    let values = p.groups * p.width;
+    cost(floats(2 * values + 2 * p.width), 6 * values)
+}
+
+/// An activation is a dozen operations or two, but for `relu`; counted as one value.
+pub(super) fn activate(p: &Activate) -> Cost {
+    let values = p.rows * p.width;
+    cost(floats(2 * values), values)
 }
 
 pub(super) fn rope<B: Backend>(p: &Rope<'_, B>) -> Cost {
@@ -74,6 +88,14 @@ pub(super) fn attention<B: Backend>(p: &Attention<'_, B>, step: &StepInput) -> C
     let width = p.heads * p.kv.spec().head_dim;
     let activations = floats(2 * p.batch.shape.tokens * width);
     cost((positions * position_bytes(p.kv)) as u64 + activations, 4 * pairs * width)
+}
+
+/// Two multiply-adds a value of a head, for each pair of tokens of a sequence.
+pub(super) fn packed_attention<B: Backend>(p: &PackedAttention<'_, B>, step: &StepInput) -> Cost {
+    let lens = step.query_starts.windows(2).map(|w| (w[1] - w[0]) as usize);
+    let pairs: usize = lens.map(|len| len * len).sum();
+    let activations = floats(2 * p.tokens * (p.heads + p.kv_heads) * p.head_dim);
+    cost(activations, 4 * pairs * p.heads * p.head_dim)
 }
 
 /// Experts that `rows` tokens are expected to need between them, if each chose at random.

@@ -16,8 +16,8 @@ use std::time::Instant;
 pub use record::{Op, OpRecord, Profiler};
 
 use crate::params::{
-    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
-    Linear, LinearOutput, RmsNorm, Rope, RouteTopk,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec,
+    KvWrite, LayerNorm, Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RouteTopk,
 };
 use crate::{Backend, DType, Format, Need, PackedWeight, Result, StepInput, WeightSource};
 use record::{Cost, Formats};
@@ -66,7 +66,7 @@ fn role(last: Option<Op>, outputs: usize) -> Op {
     match last {
         _ if outputs > 1 => Op::Qkv,
         Some(Op::Attention) => Op::AttentionOutput,
-        Some(Op::GateUp) => Op::Down,
+        Some(Op::GateUp | Op::Activate) => Op::Down,
         Some(Op::GatherRows) => Op::Head,
         Some(Op::AttentionOutput) => Op::Router,
         _ => Op::OtherLinear,
@@ -128,8 +128,9 @@ impl<B: Backend> Backend for Profiled<B> {
 
     fn embed(&self, s: &mut Stream<B>, dst: &mut B::Buffer, p: &Embed<'_, Self>) -> Result<()> {
         let what = (Op::Embed, Formats::of([p.table.format()]), cost::embed(p));
-        let &Embed { table, tokens, rows, scale } = p;
-        self.record(s, what, |b, s| b.embed(s, dst, &Embed { table, tokens, rows, scale }))
+        let &Embed { table, tokens, rows, scale, accumulate } = p;
+        let p = Embed { table, tokens, rows, scale, accumulate };
+        self.record(s, what, |b, s| b.embed(s, dst, &p))
     }
 
     fn linear(&self, s: &mut Stream<B>, p: Linear<'_, '_, Self>) -> Result<()> {
@@ -175,6 +176,23 @@ impl<B: Backend> Backend for Profiled<B> {
         self.record(s, what, |b, s| b.rms_norm(s, dst, &p))
     }
 
+    fn layer_norm(
+        &self,
+        s: &mut Stream<B>,
+        dst: &mut B::Buffer,
+        p: &LayerNorm<'_, Self>,
+    ) -> Result<()> {
+        let what = (Op::Norm, Formats::default(), cost::layer_norm(p));
+        let &LayerNorm { src, weight, bias, groups, width, eps } = p;
+        let p = LayerNorm { src, weight, bias, groups, width, eps };
+        self.record(s, what, |b, s| b.layer_norm(s, dst, &p))
+    }
+
+    fn activate(&self, s: &mut Stream<B>, x: &mut B::Buffer, p: &Activate) -> Result<()> {
+        let what = (Op::Activate, Formats::default(), cost::activate(p));
+        self.record(s, what, |b, s| b.activate(s, x, p))
+    }
+
     fn rope(&self, s: &mut Stream<B>, x: &mut B::Buffer, p: &Rope<'_, Self>) -> Result<()> {
         let what = (Op::Rope, Formats::default(), cost::rope(p));
         let &Rope { positions, table, rows, heads, head_dim, rotary_dim, style } = p;
@@ -203,6 +221,30 @@ impl<B: Backend> Backend for Profiled<B> {
         let &Attention { q, kv, batch, heads, scale, window, softcap } = p;
         let p = Attention { q, kv, batch, heads, scale, window, softcap };
         self.record(s, what, |b, s| b.attention(s, dst, &p))
+    }
+
+    fn packed_attention(
+        &self,
+        s: &mut Stream<B>,
+        dst: &mut B::Buffer,
+        p: &PackedAttention<'_, Self>,
+    ) -> Result<()> {
+        let what = (Op::Attention, Formats::default(), cost::packed_attention(p, &s.step));
+        let &PackedAttention { q, k, v, query_starts, tokens, seqs, .. } = p;
+        let &PackedAttention { heads, kv_heads, head_dim, scale, .. } = p;
+        let p = PackedAttention {
+            q,
+            k,
+            v,
+            query_starts,
+            tokens,
+            seqs,
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+        };
+        self.record(s, what, |b, s| b.packed_attention(s, dst, &p))
     }
 
     fn gather_rows(

@@ -6,12 +6,13 @@
 use crate::backend::{Backend, KvStorage, Need, PackedWeight};
 use crate::host::{HostBuffer, zeroed};
 use crate::params::{
-    Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec, KvWrite,
-    Linear, RmsNorm, Rope, RouteTopk,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec,
+    KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk,
 };
 use crate::weight::dequantize_row;
 use crate::{DType, Format, KV_SCALE_GROUP, KernelError, KvDType, Result, WeightSource, checks};
 
+mod activate;
 mod attention;
 mod embed;
 mod expert_combine;
@@ -19,7 +20,9 @@ mod expert_gated_linear;
 mod gated_linear;
 mod gather_rows;
 mod kv_write;
+mod layer_norm;
 mod linear;
+mod packed_attention;
 mod rms_norm;
 mod rope;
 mod route_topk;
@@ -120,7 +123,9 @@ impl Backend for Reference {
             {
                 unsupported(format!("{format} weights with rows of {cols} values"))
             }
-            Need::Attention { head_dim: 0, .. } => unsupported("heads of no values".into()),
+            Need::Attention { head_dim: 0, .. } | Need::PackedAttention { head_dim: 0 } => {
+                unsupported("heads of no values".into())
+            }
             Need::Attention { head_dim, kv: KvDType::Q8_0 }
                 if !head_dim.is_multiple_of(KV_SCALE_GROUP) =>
             {
@@ -129,7 +134,8 @@ impl Backend for Reference {
             Need::Linear { .. }
             | Need::ExpertLinear { .. }
             | Need::Embed(_)
-            | Need::Attention { .. } => Ok(()),
+            | Need::Attention { .. }
+            | Need::PackedAttention { .. } => Ok(()),
         }
     }
 
@@ -219,6 +225,19 @@ impl Backend for Reference {
         rms_norm::rms_norm(dst, p)
     }
 
+    fn layer_norm(
+        &self,
+        _: &mut Stream,
+        dst: &mut HostBuffer,
+        p: &LayerNorm<'_, Self>,
+    ) -> Result<()> {
+        layer_norm::layer_norm(dst, p)
+    }
+
+    fn activate(&self, _: &mut Stream, x: &mut HostBuffer, p: &Activate) -> Result<()> {
+        activate::activate(x, p)
+    }
+
     fn rope(&self, _: &mut Stream, x: &mut HostBuffer, p: &Rope<'_, Self>) -> Result<()> {
         rope::rope(x, p)
     }
@@ -234,6 +253,15 @@ impl Backend for Reference {
         p: &Attention<'_, Self>,
     ) -> Result<()> {
         attention::attention(dst, p)
+    }
+
+    fn packed_attention(
+        &self,
+        _: &mut Stream,
+        dst: &mut HostBuffer,
+        p: &PackedAttention<'_, Self>,
+    ) -> Result<()> {
+        packed_attention::packed_attention(dst, p)
     }
 
     fn gather_rows(

@@ -15,7 +15,7 @@ fn run<B: Backend>(s: &mut Subject<B>, w: &WeightBytes, tokens: &[i32], scale: f
     let ids = s.indices(tokens);
     let len = tokens.len() * w.cols;
     let mut dst = s.target(&vec![f32::NAN; len]);
-    let p = Embed { table: &table, tokens: &ids, rows: tokens.len(), scale };
+    let p = Embed { table: &table, tokens: &ids, rows: tokens.len(), scale, accumulate: false };
     s.backend.embed(&mut s.stream, &mut dst, &p).expect("embed");
     s.result(&dst, len)
 }
@@ -51,4 +51,27 @@ pub fn embed_of_every_format<B: Backend>(subjects: &mut [Subject<B>]) {
         }
     }
     report.finish();
+}
+
+/// Rows are added to what was there, those of every format.
+pub fn embed_adds_up<B: Backend>(subjects: &mut [Subject<B>]) {
+    let mut rng = Rng::new(22);
+    for format in Format::ALL {
+        let w = WeightBytes::new(&mut rng, format, 11, 256, Pattern::Random);
+        let tokens = [10, 0, 7, 10];
+        let before = rng.normals(tokens.len() * w.cols, 1.0);
+        for s in &mut *subjects {
+            let plain = run(s, &w, &tokens, 0.5);
+            let (table, ids) = (s.pack(&w), s.indices(&tokens));
+            let mut dst = s.target(&before);
+            let p = Embed { table: &table, tokens: &ids, rows: 4, scale: 0.5, accumulate: true };
+            s.backend.embed(&mut s.stream, &mut dst, &p).expect("embed");
+            let got = s.result(&dst, before.len());
+            for ((got, plain), before) in got.iter().zip(&plain).zip(&before) {
+                let want = before + plain;
+                let near = (got - want).abs() <= 2e-7 * (before.abs() + plain.abs());
+                assert!(near, "{} {format}: {got}, not {want}", s.label);
+            }
+        }
+    }
 }

@@ -359,7 +359,7 @@ pub fn route<B: Backend>(s: &mut Subject<B>, c: &Route, scores: &[f32]) -> (Vec<
     let table = WeightBytes { format: Format::F32, rows: c.experts, cols: 1, data: numbers };
     let table = s.pack(&table);
     let mut read = s.target(&vec![f32::NAN; len]);
-    let p = Embed { table: &table, tokens: &ids, rows: len, scale: 1.0 };
+    let p = Embed { table: &table, tokens: &ids, rows: len, scale: 1.0, accumulate: false };
     s.backend.embed(&mut s.stream, &mut read, &p).expect("embed");
     (s.result(&read, len), s.result(&weights, len))
 }

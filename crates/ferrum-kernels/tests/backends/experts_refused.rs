@@ -177,7 +177,8 @@ pub fn stacks_are_refused_where_one_weight_is_meant<B: Backend>(subjects: &mut [
             let tokens = s.indices(&[0]);
             let mut dst = s.target(&vec![0.0; cols.max(9)]);
             let (b, stream) = (&s.backend, &mut s.stream);
-            let p = Embed { table: &stack, tokens: &tokens, rows: 1, scale: 1.0 };
+            let p =
+                Embed { table: &stack, tokens: &tokens, rows: 1, scale: 1.0, accumulate: false };
             assert!(b.embed(stream, &mut dst, &p).is_err(), "{}: embed {format}", s.label);
             let activation = Activation::Silu;
             let p = GatedLinear { input: &input, rows: 1, gate: &stack, up: &stack, activation };

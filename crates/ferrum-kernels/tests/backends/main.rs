@@ -14,7 +14,9 @@ mod experts_refused;
 mod gated_linear;
 mod gather_rows;
 mod invariance;
+mod layer_norm;
 mod linear;
+mod packed_attention;
 mod refusals;
 mod rms_norm;
 mod rope;
@@ -74,6 +76,13 @@ on! { cpu, super::cpus:
     experts_refused::wrong_operands_of_experts_are_refused,
     experts_refused::stacks_are_refused_where_one_weight_is_meant,
     rms_norm::rms_norm_of_every_shape,
+    layer_norm::layer_norm_of_every_shape,
+    layer_norm::layer_norm_rows_are_independent,
+    layer_norm::activate_of_every_shape,
+    packed_attention::packed_attention_of_every_shape,
+    packed_attention::packed_sequences_are_independent,
+    packed_attention::wrong_packed_attention_is_refused,
+    embed::embed_adds_up,
     rope::rope_of_every_shape,
     gather_rows::gather_rows_of_every_shape,
     attention::attention_of_every_shape,
@@ -97,6 +106,10 @@ on! { profiled, super::profiled:
     experts::routes_of_every_shape,
     experts::experts_worked_by_hand,
     rms_norm::rms_norm_of_every_shape,
+    layer_norm::layer_norm_of_every_shape,
+    layer_norm::activate_of_every_shape,
+    packed_attention::packed_attention_of_every_shape,
+    embed::embed_adds_up,
     rope::rope_of_every_shape,
     gather_rows::gather_rows_of_every_shape,
     attention::attention_of_every_shape,
@@ -108,6 +121,8 @@ on! { profiled, super::profiled:
 // The oracle cannot be held against itself: against values worked out by hand.
 on! { reference, super::references:
     linear::linear_of_nothing,
+    embed::embed_adds_up,
+    packed_attention::wrong_packed_attention_is_refused,
     attention::attention_in_chunks_equals_one_shot,
     experts::experts_worked_by_hand,
     experts_refused::wrong_operands_of_experts_are_refused,

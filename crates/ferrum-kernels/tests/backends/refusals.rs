@@ -2,8 +2,8 @@
 //! shapes that contradict each other. Never a panic, never a silent default.
 
 use ferrum_kernels::params::{
-    Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, LinearOutput,
-    RmsNorm, Rope, RopeStyle,
+    Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm,
+    Linear, LinearOutput, RmsNorm, Rope, RopeStyle,
 };
 use ferrum_kernels::{
     Backend, Buffer, DType, Format, KvDType, KvStorage, Need, PackedWeight, Result, StepBatch,
@@ -78,6 +78,7 @@ pub fn wrong_operands_are_refused<B: Backend>(subjects: &mut [Subject<B>]) {
         refuse_linears(s);
         refuse_embed(s);
         refuse_norm(s);
+        refuse_layer_norm(s);
         refuse_rope(s);
         refuse_gather(s);
         refuse_transfers(s);
@@ -164,7 +165,8 @@ fn refuse_embed<B: Backend>(s: &mut Subject<B>) {
     refuses(s, "embed", good, &spoils, |s, z| {
         let tokens = buffer(s, z.types[3], z.ints, z.index);
         let mut y = buffer(s, z.types[1], z.dst, 0);
-        let p = Embed { table: &table, tokens: &tokens, rows: z.rows, scale: 1.0 };
+        let p =
+            Embed { table: &table, tokens: &tokens, rows: z.rows, scale: 1.0, accumulate: false };
         s.backend.embed(&mut s.stream, &mut y, &p)
     });
 }
@@ -196,6 +198,37 @@ fn refuse_norm<B: Backend>(s: &mut Subject<B>) {
             accumulate: z.flag,
         };
         s.backend.rms_norm(&mut s.stream, &mut y, &p)
+    });
+}
+
+fn refuse_layer_norm<B: Backend>(s: &mut Subject<B>) {
+    let spoils = [
+        TYPE_INPUT,
+        TYPE_DST,
+        TYPE_EXTRA,
+        SHORT_INPUT,
+        SHORT_DST,
+        SHORT_EXTRA,
+        OVERFLOW,
+        ("a width of zero", |z: &mut Sizes| z.width = 0),
+        ("a short bias", |z: &mut Sizes| z.dim = 7),
+        ("a negative eps", |z: &mut Sizes| z.eps = -1.0),
+        ("an eps that is no number", |z: &mut Sizes| z.eps = f32::NAN),
+    ];
+    let good = Sizes { dim: 8, ..sizes(3 * 8, 3 * 8, 8, 0, 3, 8) };
+    refuses(s, "layer_norm", good, &spoils, |s, z| {
+        let src = buffer(s, z.types[0], z.input, 0);
+        let weight = buffer(s, z.types[2], z.extra, 0);
+        let bias = buffer(s, F, z.dim, 0);
+        let mut y = buffer(s, z.types[1], z.dst, 0);
+        let (src, weight, bias) = (Some(&src), &weight, &bias);
+        let p = LayerNorm { src, weight, bias, groups: z.rows, width: z.width, eps: z.eps };
+        s.backend.layer_norm(&mut s.stream, &mut y, &p)
+    });
+    refuses(s, "activate", good, &[TYPE_DST, SHORT_DST, OVERFLOW], |s, z| {
+        let mut x = buffer(s, z.types[1], z.dst, 0);
+        let p = Activate { rows: z.rows, width: z.width, activation: Activation::Gelu };
+        s.backend.activate(&mut s.stream, &mut x, &p)
     });
 }
 

@@ -1,8 +1,8 @@
 //! Cases small enough to be worked out by hand, for the oracle above all.
 
 use ferrum_kernels::params::{
-    Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, Linear, LinearOutput,
-    RmsNorm, Rope, RopeStyle,
+    Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm,
+    Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RopeStyle,
 };
 use ferrum_kernels::{Backend, Format, KvDType, StepCapacity, StepInput};
 
@@ -26,6 +26,7 @@ pub fn worked_by_hand<B: Backend>(subjects: &mut [Subject<B>]) {
     for s in subjects {
         products(s);
         norms(s);
+        encoders(s);
         rotations(s);
         attention(s);
         half_precision(s);
@@ -65,7 +66,7 @@ fn products<B: Backend>(s: &mut Subject<B>) {
 
     let tokens = s.indices(&[2, 0]);
     let mut y = s.target(&[0.0; 4]);
-    let p = Embed { table: &w, tokens: &tokens, rows: 2, scale: 2.0 };
+    let p = Embed { table: &w, tokens: &tokens, rows: 2, scale: 2.0, accumulate: false };
     s.backend.embed(&mut s.stream, &mut y, &p).unwrap();
     close(&label, "embed", &s.result(&y, 4), &[8.0, 0.0, 2.0, 4.0]);
 
@@ -91,6 +92,51 @@ fn norms<B: Backend>(s: &mut Subject<B>) {
         s.backend.rms_norm(&mut s.stream, &mut y, &p).unwrap();
         close(&s.label.clone(), "rms_norm", &s.result(&y, 4), &want);
     }
+}
+
+fn encoders<B: Backend>(s: &mut Subject<B>) {
+    let label = s.label.clone();
+    // Mean 2, variance 1; mean -1, variance 4 (and eps 0).
+    let src = s.operand(&[1.0, 3.0, -3.0, 1.0]);
+    let (weight, bias) = (s.operand(&[2.0, 3.0]), s.operand(&[0.5, -1.0]));
+    let mut y = s.target(&[0.0; 4]);
+    let (src, weight, bias) = (Some(&src), &weight, &bias);
+    let p = LayerNorm { src, weight, bias, groups: 2, width: 2, eps: 0.0 };
+    s.backend.layer_norm(&mut s.stream, &mut y, &p).unwrap();
+    close(&label, "layer_norm", &s.result(&y, 4), &[-1.5, 2.0, -1.5, 2.0]);
+
+    // Φ(1) = 0.8413447461, Φ(-2) = 0.0227501319
+    for (activation, want) in [
+        (Activation::Gelu, [0.841_344_75, -0.045_500_264, 0.0]),
+        (Activation::Relu, [1.0, 0.0, 0.0]),
+        (Activation::Silu, [0.731_058_6, -0.238_405_84, 0.0]),
+    ] {
+        let mut y = s.target(&[1.0, -2.0, 0.0]);
+        let p = Activate { rows: 3, width: 1, activation };
+        s.backend.activate(&mut s.stream, &mut y, &p).unwrap();
+        close(&label, "activate", &s.result(&y, 3), &want);
+    }
+
+    // Two sequences: weights 1 : 2 for the first token, 2 : 1 for the second; and one alone.
+    let ln2 = std::f32::consts::LN_2;
+    let row = |xs: [f32; 3]| xs.iter().flat_map(|&x| [x; 8]).collect::<Vec<_>>();
+    let (q, k) = (s.operand(&row([1.0, -1.0, 5.0])), s.operand(&row([0.0, ln2, 9.0])));
+    let (v, starts) = (s.operand(&row([3.0, 6.0, -7.0])), s.indices(&[0, 2, 3]));
+    let mut y = s.target(&[0.0; 24]);
+    let p = PackedAttention {
+        q: &q,
+        k: &k,
+        v: &v,
+        query_starts: &starts,
+        tokens: 3,
+        seqs: 2,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 8,
+        scale: 1.0 / 8.0,
+    };
+    s.backend.packed_attention(&mut s.stream, &mut y, &p).unwrap();
+    close(&label, "packed_attention", &s.result(&y, 24), &row([5.0, 4.0, -7.0]));
 }
 
 fn rotations<B: Backend>(s: &mut Subject<B>) {

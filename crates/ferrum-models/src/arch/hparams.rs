@@ -331,6 +331,8 @@ fn activation_name(activation: Activation) -> &'static str {
     match activation {
         Activation::Silu => "silu",
         Activation::GeluTanh => "gelu_pytorch_tanh",
+        Activation::Gelu => "gelu",
+        Activation::Relu => "relu",
     }
 }
 

@@ -319,6 +319,7 @@ impl<B: Backend> Runner for DecoderRunner<B> {
                 tokens: &self.batch.tokens,
                 rows: self.batch.shape.tokens,
                 scale: self.spec.embed_scale,
+                accumulate: false,
             },
         )?;
         for i in 0..self.spec.layers.len() {

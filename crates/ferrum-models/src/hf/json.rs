@@ -11,10 +11,10 @@ use super::error::HfError;
 
 /// The longest `config.json`, index or `tokenizer_config.json` that is accepted. Indices of the
 /// largest models have some megabytes.
-pub(super) const MAX_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
 /// Reads a file of at most `max` bytes; `None` where there is none.
-pub(super) fn read_bytes(path: &Path, max: u64) -> Result<Option<Vec<u8>>, HfError> {
+pub(crate) fn read_bytes(path: &Path, max: u64) -> Result<Option<Vec<u8>>, HfError> {
     let io = |reason| HfError::Io { path: path.to_path_buf(), reason };
     let metadata = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -30,7 +30,7 @@ pub(super) fn read_bytes(path: &Path, max: u64) -> Result<Option<Vec<u8>>, HfErr
 }
 
 /// Reads a JSON file; `None` where there is none. Depth is bounded by serde_json (128).
-pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, HfError> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, HfError> {
     let Some(bytes) = read_bytes(path, MAX_BYTES)? else { return Ok(None) };
     match serde_json::from_slice(&bytes) {
         Ok(value) => Ok(Some(value)),
@@ -43,7 +43,7 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, HfErro
 
 /// An object of `config.json`, with typed access. Members that are null count as absent.
 #[derive(Clone, Copy)]
-pub(super) struct Object<'a>(pub &'a Map<String, Value>);
+pub(crate) struct Object<'a>(pub &'a Map<String, Value>);
 
 impl<'a> Object<'a> {
     /// The member, unless it is null.

@@ -11,7 +11,7 @@
 mod config;
 mod error;
 mod folder;
-mod json;
+pub(crate) mod json;
 mod names;
 mod quant;
 mod rope;

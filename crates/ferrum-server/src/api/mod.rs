@@ -6,6 +6,7 @@ mod blocks;
 pub mod chat;
 pub mod completions;
 mod conversation;
+pub mod embeddings;
 mod exchange;
 mod form;
 pub mod logprobs;
@@ -42,7 +43,7 @@ pub fn routes() -> Router<std::sync::Arc<App>> {
         .route("/v1/responses", post(responses::handle))
         .route("/v1/messages", post(anthropic::handle))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
-        .route("/v1/embeddings", post(models::embeddings))
+        .route("/v1/embeddings", post(embeddings::handle))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/tokenize", post(tokens::tokenize))

@@ -1,15 +1,14 @@
-//! `GET /v1/models`, and routes about abilities that the loaded models lack.
+//! `GET /v1/models`.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::body::JsonBody;
-use crate::error::{ApiError, ApiResult};
+use crate::encoders::Encoder;
+use crate::error::ApiResult;
 use crate::models::{Models, Offer};
 use crate::residency::Place;
 
@@ -38,29 +37,33 @@ fn objects(models: &Models) -> Vec<Value> {
     both.map(|(offer, place)| object(models, offer, place)).collect()
 }
 
+/// A model that makes embeddings: always loaded.
+fn encoder(models: &Models, encoder: &Encoder) -> Value {
+    json!({
+        "id": encoder.id,
+        "object": "model",
+        "created": models.created(),
+        "owned_by": "ferrum",
+        "max_model_len": encoder.texts.max_tokens(),
+        "aliases": encoder.aliases,
+        "loaded": true,
+        "status": {"value": "loaded"},
+        "dimensions": encoder.dimensions,
+    })
+}
+
 /// All models.
 pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(json!({"object": "list", "data": objects(&app.models)}))
+    let mut data = objects(&app.models);
+    data.extend(app.encoders.iter().map(|e| encoder(&app.models, e)));
+    Json(json!({"object": "list", "data": data}))
 }
 
 /// One model.
 pub async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    if let Some(found) = app.encoders.iter().find(|e| e.answers_to(&id)) {
+        return Ok(Json(encoder(&app.models, found)));
+    }
     let index = app.models.find(Some(&id))?;
     Ok(Json(objects(&app.models).swap_remove(index)))
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct EmbeddingsRequest {
-    model: Option<String>,
-}
-
-/// `POST /v1/embeddings`: no model of ours makes embeddings yet.
-pub async fn embeddings(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
-    let value: Value = body.parse()?;
-    let request = EmbeddingsRequest::deserialize(value)
-        .map_err(|error| ApiError::invalid(error.to_string()))?;
-    let offer = &app.models.offers()[app.models.find(request.model.as_deref())?];
-    let message = format!("the model {} generates text; it makes no embeddings", offer.id);
-    Err(ApiError::field("model", message))
 }

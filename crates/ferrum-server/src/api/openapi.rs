@@ -7,6 +7,7 @@ use utoipa::{OpenApi, ToSchema};
 use super::anthropic::MessagesRequest;
 use super::chat::ChatRequest;
 use super::completions::CompletionRequest;
+use super::embeddings::EmbeddingsRequest;
 use super::params::GenerationParams;
 use super::responses::ResponsesRequest;
 use super::tokens::{DetokenizeRequest, TemplateRequest, TokenizeRequest};
@@ -37,6 +38,7 @@ struct CompletionBody {
     components(schemas(
         ChatCompletionBody,
         CompletionBody,
+        EmbeddingsRequest,
         MessagesRequest,
         ResponsesRequest,
         TokenizeRequest,
@@ -58,7 +60,7 @@ pub const ROUTES: [(&str, &str, &str, Option<&str>); 18] = [
     ("post", "/v1/responses", "OpenAI's Responses API, stateless", Some("ResponsesRequest")),
     ("post", "/v1/messages", "Anthropic's Messages API", Some("MessagesRequest")),
     ("post", "/v1/messages/count_tokens", "Tokens of a conversation", Some("MessagesRequest")),
-    ("post", "/v1/embeddings", "Refused: no loaded model makes embeddings", None),
+    ("post", "/v1/embeddings", "Texts to vectors", Some("EmbeddingsRequest")),
     ("get", "/v1/models", "All models", None),
     ("get", "/v1/models/{id}", "One model", None),
     ("post", "/tokenize", "A text or a conversation to tokens", Some("TokenizeRequest")),

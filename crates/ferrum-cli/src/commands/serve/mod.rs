@@ -19,23 +19,25 @@ use crate::ui::text;
 pub fn run(args: &ServeArgs, config: &Config) -> Result<()> {
     let server_config = server_config(args, config)?;
     let offers = offers::open(args, &server_config.limits, config)?;
-    offers::check_names(&offers.list)?;
+    offers::check_names(&offers.list, &offers.encoders)?;
     let metrics = Metrics::new()?;
     let wait = Duration::from_secs(u64::from(args.size.load_wait));
-    let first = offers.list[0].id.clone();
-    let models = Models::new(offers.list, ModelsConfig { memory: offers.memory, wait }, &metrics)?;
+    let first = offers.list.first().map(|offer| offer.id.clone());
+    let (generating, choices) = (offers.list.len(), ModelsConfig { memory: offers.memory, wait });
+    let models = Models::perhaps_none(offers.list, choices, &metrics)?;
     let begun = Instant::now();
-    if !args.size.lazy {
+    if let Some(first) = first.filter(|_| !args.size.lazy) {
         let load = models.load(0);
         load.map_err(|error| anyhow!("the model {first} could not be loaded: {error}"))?;
     }
     let loaded = begun.elapsed();
     let open = server_config.api_keys.is_empty();
-    let app = App::new(models, metrics, server_config);
+    let app = App::new(models, metrics, server_config).with_encoders(offers.encoders);
     let server = Server::bind(SocketAddr::new(args.host, args.port), Arc::new(app))?;
     if !config.quiet {
         for (i, line) in offers.lines.iter().enumerate() {
             match i == 0 && !args.size.lazy {
+                _ if i >= generating => eprintln!("{line}; loaded"),
                 true => eprintln!("{line}; loaded in {:.1} s", loaded.as_secs_f64()),
                 false => eprintln!("{line}; loaded when it is asked for"),
             }

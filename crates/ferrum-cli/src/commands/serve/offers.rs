@@ -7,21 +7,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ferrum_engine::{EngineConfig, same_vocabulary};
-use ferrum_hub::{ModelRef, catalogue};
+use ferrum_hub::{Hub, ModelRef, catalogue};
+use ferrum_models::encoder::is_encoder;
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
-use ferrum_server::{Limits, Model, ModelSpec, Offer};
+use ferrum_server::{Encoder, Limits, Model, ModelSpec, Offer};
 
 use crate::args::ServeArgs;
 use crate::config::Config;
 use crate::exit::UsageError;
 use crate::session::{ModelFile, open_model, open_reference};
 use crate::sizing::{self, Needs, Room};
-use crate::ui::text;
+use crate::ui::{progress, text};
 
 /// All models as the command line names them.
 pub struct Offers {
-    /// The models.
+    /// The models that generate.
     pub list: Vec<Offer>,
+    /// Those that make embeddings, loaded.
+    pub encoders: Vec<Encoder>,
     /// Memory for all that are loaded at once, where it is limited.
     pub memory: Option<u64>,
     /// The sizes of each in a line.
@@ -43,27 +46,70 @@ struct Candidate {
 pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers> {
     let default = [catalogue::DEFAULT_ALIAS.to_string()];
     let words = if args.models.is_empty() { &default } else { args.models.as_slice() };
-    let mut candidates =
-        words.iter().map(|word| candidate(word, args, config)).collect::<Result<Vec<_>>>()?;
+    let (mut candidates, mut encoders, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, word) in words.iter().enumerate() {
+        let (name, model) = named(word);
+        let reference = ModelRef::parse(model)?;
+        let path = Hub::new(config.hub.clone()).fetch(&reference, &mut *progress::new(config))?;
+        let alias = if i == 0 { args.alias.as_slice() } else { &[] };
+        if is_encoder(&path)? {
+            let (encoder, line) = encoder((name, &reference, &path), alias, args, limits)?;
+            encoders.push(encoder);
+            lines.push(line);
+        } else {
+            let mut candidate = candidate(word, args, config)?;
+            candidate.aliases.extend(alias.iter().cloned());
+            candidates.push(candidate);
+        }
+    }
     let several = candidates.len() > 1;
     if let Some(draft) = &args.draft.draft_model {
-        if several {
-            let message = "--draft-model is for one model, not for several";
+        let [candidate] = candidates.as_mut_slice() else {
+            let message = "--draft-model is for one model that generates, not for several";
             return Err(UsageError(message.into()).into());
-        }
-        candidates[0].add_draft(draft, config)?;
+        };
+        candidate.add_draft(draft, config)?;
     }
-    candidates[0].aliases.extend(args.alias.iter().cloned());
     drop_doubtful_names(&mut candidates);
     let memory = args.size.memory.or(sizing::default_memory().filter(|_| several));
     let rooms = rooms(&candidates, args, memory);
-    let mut offers = Offers { list: Vec::new(), memory, lines: Vec::new() };
+    let mut offers = Offers { list: Vec::new(), encoders, memory, lines: Vec::new() };
     for (candidate, room) in candidates.into_iter().zip(rooms) {
         let (offer, line) = offer(candidate, room, args, limits)?;
         offers.list.push(offer);
         offers.lines.push(line);
     }
+    offers.lines.extend(lines);
     Ok(offers)
+}
+
+/// Loads a model that makes embeddings, by its name if it has one, what names it and where it is.
+fn encoder(
+    (name, reference, path): (Option<&str>, &ModelRef, &Path),
+    alias: &[String],
+    args: &ServeArgs,
+    limits: &Limits,
+) -> Result<(Encoder, String)> {
+    let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let file_name = file_name.unwrap_or_else(|| reference.to_string());
+    let own = match reference {
+        ModelRef::Path(_) => file_name.clone(),
+        _ => reference.to_string(),
+    };
+    let id = name.map_or_else(|| own.clone(), str::to_string);
+    let mut aliases = vec![own, file_name];
+    aliases.dedup();
+    aliases.retain(|alias| *alias != id);
+    aliases.extend(alias.iter().cloned());
+    let options = args.load.options();
+    let encoder = Encoder::load(id.clone(), aliases, path, &options, limits.queue)
+        .with_context(|| cannot_load(path))?;
+    let (width, longest) = (encoder.dimensions, encoder.texts.max_tokens());
+    let queue = limits.queue;
+    let line = format!(
+        "{id}: embeddings of {width} values, texts of up to {longest} tokens, {queue} requests waiting"
+    );
+    Ok((encoder, line))
 }
 
 /// The memory of each model.
@@ -221,8 +267,19 @@ fn offer(
     Ok((offer, line))
 }
 
-/// Refuses two models of one name before anything is loaded.
-pub fn check_names(offers: &[Offer]) -> Result<()> {
+/// Refuses two models of one name before those that generate are loaded.
+pub fn check_names(offers: &[Offer], encoders: &[Encoder]) -> Result<()> {
+    for (i, encoder) in encoders.iter().enumerate() {
+        let names = |other: &Encoder| other.answers_to(&encoder.id);
+        let twice = encoders[..i].iter().any(names) || {
+            let mut offers = offers.iter();
+            offers.any(|o| encoder.answers_to(&o.id) || o.aliases.contains(&encoder.id))
+        };
+        if twice {
+            let message = format!("two models are called {}; NAME=MODEL names one", encoder.id);
+            return Err(UsageError(message).into());
+        }
+    }
     for (i, offer) in offers.iter().enumerate() {
         if offers[..i].iter().any(|other| other.id == offer.id) {
             let message = format!("two models are called {}; NAME=MODEL names one", offer.id);

@@ -277,3 +277,12 @@ pub(super) fn divide<S: Simd>(sums: &[f32], total: f32, dst: &mut [f32]) {
         S::load(s).div(total).store(d);
     }
 }
+
+/// `sums = sums / total`
+#[inline(always)]
+pub(super) fn divide_in_place<S: Simd>(sums: &mut [f32], total: f32) {
+    let total = S::splat(total);
+    for s in sums.as_chunks_mut::<LANES>().0 {
+        S::load(s).div(total).store(s);
+    }
+}

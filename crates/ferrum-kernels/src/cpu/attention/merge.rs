@@ -75,7 +75,7 @@ impl Kernel for MergeSplit<'_, '_, '_> {
 
 /// `a = a · fa + b · fb`
 #[inline(always)]
-fn combine<S: Simd>(a: &mut [f32], fa: f32, b: &[f32], fb: f32) {
+pub(super) fn combine<S: Simd>(a: &mut [f32], fa: f32, b: &[f32], fb: f32) {
     let (fa, fb) = (S::splat(fa), S::splat(fb));
     for (a, b) in a.as_chunks_mut::<LANES>().0.iter_mut().zip(b.as_chunks::<LANES>().0) {
         S::load(b).mul_add(fb, S::load(a).mul(fa)).store(a);

@@ -2,10 +2,11 @@
 
 use super::super::shared::SharedSlice;
 use super::super::{Cpu, CpuStream, Isa};
+use super::Scratch;
 use super::dots::{ROWS, VECTOR};
 use super::kernels::{BlockKernels, Kernels, kernels};
 use super::multiply::PanelMemory;
-use super::panel::{GROUPS, PANEL_STEPS, STEP_BYTES, STEP_SCALES};
+use super::panel::{GROUPS, PANEL_ROWS, PANEL_STEPS, STEP_BYTES, STEP_SCALES};
 use super::planes::STEP;
 use super::weight::CpuWeight;
 use crate::checks::{self, EmbedView};
@@ -22,7 +23,8 @@ pub(in super::super) fn embed(
 ) -> Result<()> {
     let EmbedView { tokens, dst } = checks::embed(dst, p)?;
     let cols = p.table.cols();
-    s.linear.reserve(s.team.threads(), 0)?;
+    // Room for the row that is added.
+    s.linear.reserve(s.team.threads(), if p.accumulate { cols.div_ceil(PANEL_ROWS) } else { 0 })?;
     let scratch = SharedSlice::new(&mut s.linear.scratch);
     let dst = SharedSlice::new(dst);
     s.team.chunks(p.rows, &|thread, t| {
@@ -30,9 +32,14 @@ pub(in super::super) fn embed(
         let (scratch, out) = unsafe {
             (scratch.range_mut(thread..thread + 1), dst.range_mut(t * cols..(t + 1) * cols))
         };
-        row(p.table, tokens[t] as usize, &mut scratch[0].panel, out);
-        for v in out {
-            *v *= p.scale;
+        let Scratch { panel, results: [values, _] } = &mut scratch[0];
+        if p.accumulate {
+            let values = &mut values[..cols];
+            row(p.table, tokens[t] as usize, panel, values);
+            out.iter_mut().zip(values).for_each(|(out, v)| *out += *v * p.scale);
+        } else {
+            row(p.table, tokens[t] as usize, panel, out);
+            out.iter_mut().for_each(|v| *v *= p.scale);
         }
     });
     Ok(())

@@ -10,7 +10,7 @@ fn embed(bench: &mut Bench, plain: &Plain, tokens: &[i32], scale: f32) -> Vec<f3
     let rows = tokens.len();
     let mut dst = HostBuffer::F32(vec![f32::NAN; rows * plain.cols]);
     let tokens = &HostBuffer::I32(tokens.to_vec());
-    let p = Embed { table, tokens, rows, scale };
+    let p = Embed { table, tokens, rows, scale, accumulate: false };
     bench.cpu.embed(&mut bench.stream, &mut dst, &p).unwrap();
     super::values(dst)
 }
@@ -51,7 +51,13 @@ fn a_token_outside_of_the_vocabulary_is_refused() {
     let table = &bench.pack(&Plain::new(Format::Q8_0, 3, 32, 5));
     for bad in [-1, 3, i32::MAX, i32::MIN] {
         let mut dst = HostBuffer::F32(vec![0.0; 64]);
-        let p = Embed { table, tokens: &HostBuffer::I32(vec![0, bad]), rows: 2, scale: 1.0 };
+        let p = Embed {
+            table,
+            tokens: &HostBuffer::I32(vec![0, bad]),
+            rows: 2,
+            scale: 1.0,
+            accumulate: false,
+        };
         assert!(bench.cpu.embed(&mut bench.stream, &mut dst, &p).is_err(), "{bad}");
     }
 }

@@ -1,0 +1,114 @@
+//! What an encoder's `config.json` says.
+
+use std::path::Path;
+
+use ferrum_kernels::params::Activation;
+use serde_json::{Map, Value};
+
+use crate::hf::HfError;
+use crate::hf::json::{self, Object};
+
+/// Model types that are encoders.
+const MODEL_TYPES: &[&str] = &["bert"];
+
+/// Settings that change the result and that are not done here, with the value at which they change
+/// nothing.
+const UNSUPPORTED: &[(&str, &str)] = &[
+    ("add_cross_attention", "false"),
+    ("is_decoder", "false"),
+    ("position_embedding_type", "\"absolute\""),
+];
+
+/// Hyperparameters of a bert (Devlin et al. 2018, arXiv:1810.04805).
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderSpec {
+    /// Tokens in the vocabulary.
+    pub vocab: usize,
+    /// Values of a hidden state.
+    pub hidden: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Heads; they divide `hidden`.
+    pub heads: usize,
+    /// Values between the two halves of an MLP.
+    pub mlp_width: usize,
+    /// Positions that there are embeddings for.
+    pub positions: usize,
+    /// Kinds of segments that there are embeddings for; texts are of kind 0.
+    pub token_types: usize,
+    /// Added to variances.
+    pub eps: f32,
+    /// Of the MLPs.
+    pub activation: Activation,
+}
+
+/// Whether the model at `path` is a folder with an encoder, by its `model_type`.
+pub fn is_encoder(path: &Path) -> Result<bool, HfError> {
+    if !path.is_dir() {
+        return Ok(false);
+    }
+    let config = json::read::<Map<String, Value>>(&path.join("config.json"))?.unwrap_or_default();
+    Ok(Object(&config).text("model_type")?.is_some_and(|name| MODEL_TYPES.contains(&name)))
+}
+
+impl EncoderSpec {
+    /// Reads `config.json` in `folder`.
+    pub fn read(folder: &Path) -> Result<Self, HfError> {
+        let Some(json) = json::read::<Map<String, Value>>(&folder.join("config.json"))? else {
+            return Err(HfError::NoConfig { path: folder.to_path_buf() });
+        };
+        EncoderSpec::of(Object(&json))
+    }
+
+    pub(super) fn of(config: Object<'_>) -> Result<Self, HfError> {
+        let missing = |key: &str| HfError::Missing { key: key.into() };
+        let name = config.text("model_type")?.ok_or_else(|| missing("model_type"))?;
+        if !MODEL_TYPES.contains(&name) {
+            let known = MODEL_TYPES.join(", ");
+            return Err(HfError::ModelType { name: name.into(), known });
+        }
+        for (key, neutral) in UNSUPPORTED {
+            if config.get(key).is_some_and(|value| value.to_string() != *neutral) {
+                return Err(config.refuse(key));
+            }
+        }
+        if let Some(method) = config.object("quantization_config")? {
+            return Err(method.refuse("quant_method"));
+        }
+        let count = |key: &str| match config.count(key)? {
+            Some(0) => Err(config.refuse(key)),
+            Some(n) => Ok(n as usize),
+            None => Err(missing(key)),
+        };
+        let (hidden, heads) = (count("hidden_size")?, count("num_attention_heads")?);
+        if !hidden.is_multiple_of(heads) {
+            return Err(config.refuse("num_attention_heads"));
+        }
+        let eps = config.number("layer_norm_eps")?.unwrap_or(1e-12) as f32;
+        if eps < 0.0 {
+            return Err(config.refuse("layer_norm_eps"));
+        }
+        Ok(EncoderSpec {
+            vocab: count("vocab_size")?,
+            hidden,
+            layers: count("num_hidden_layers")?,
+            heads,
+            mlp_width: count("intermediate_size")?,
+            positions: count("max_position_embeddings")?,
+            token_types: config.count("type_vocab_size")?.unwrap_or(2).max(1) as usize,
+            eps,
+            activation: match config.text("hidden_act")?.unwrap_or("gelu") {
+                "gelu" => Activation::Gelu,
+                "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+                "relu" => Activation::Relu,
+                "silu" | "swish" => Activation::Silu,
+                _ => return Err(config.refuse("hidden_act")),
+            },
+        })
+    }
+
+    /// Values per head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden / self.heads
+    }
+}

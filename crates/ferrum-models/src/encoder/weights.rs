@@ -1,0 +1,192 @@
+//! Tensors of the files to packed weights.
+
+use std::collections::{HashMap, HashSet};
+
+use ferrum_kernels::weight::dequantize_row;
+use ferrum_kernels::{Backend, DType, Format, Need, WeightSource};
+
+use super::EncoderSpec;
+use crate::hf::{HfError, Shards, StoredTensor};
+use crate::load::ModelError;
+
+/// What models have beside the encoder, and vectors do not depend on: the pooler of the task of next
+/// sentences, the head of the one of masked words, and a table of numbers.
+const BESIDE: &[&str] = &["pooler.", "cls.", "embeddings.position_ids"];
+
+/// A linear with its bias.
+pub(super) struct Dense<B: Backend> {
+    pub weight: B::Weight,
+    pub bias: B::Buffer,
+}
+
+/// Weight and bias of a norm.
+pub(super) struct Norm<B: Backend> {
+    pub weight: B::Buffer,
+    pub bias: B::Buffer,
+}
+
+/// Weights of one layer.
+pub(super) struct Layer<B: Backend> {
+    pub q: Dense<B>,
+    pub k: Dense<B>,
+    pub v: Dense<B>,
+    pub output: Dense<B>,
+    pub attention_norm: Norm<B>,
+    pub up: Dense<B>,
+    pub down: Dense<B>,
+    pub norm: Norm<B>,
+}
+
+/// All weights of an encoder.
+pub(super) struct Weights<B: Backend> {
+    /// `[vocab, hidden]`
+    pub words: B::Weight,
+    /// `[positions, hidden]`, the embedding of segment 0 added.
+    pub positions: B::Weight,
+    pub norm: Norm<B>,
+    pub layers: Vec<Layer<B>>,
+}
+
+/// Reads and packs tensors, and remembers which.
+struct Loader<'a, B: Backend> {
+    backend: &'a B,
+    stream: &'a mut B::Stream,
+    shards: &'a Shards,
+    by_name: HashMap<&'a str, &'a StoredTensor>,
+    used: HashSet<String>,
+}
+
+/// Loads all weights. A tensor that is missing, of another shape or not used is an error.
+pub(super) fn load<B: Backend>(
+    backend: &B,
+    stream: &mut B::Stream,
+    shards: &Shards,
+    spec: &EncoderSpec,
+) -> Result<Weights<B>, ModelError> {
+    // Models with a head keep the encoder under a name of its own.
+    let plain = |name: &'_ str| -> usize { if name.starts_with("bert.") { 5 } else { 0 } };
+    let mut by_name = HashMap::new();
+    for tensor in &shards.tensors {
+        let name = tensor.raw.name.as_str();
+        if let Some(first) = by_name.insert(&name[plain(name)..], tensor) {
+            let (first, second) = (first.raw.name.clone(), name.to_string());
+            return Err(HfError::SamePart { first, second }.into());
+        }
+    }
+    let mut loader = Loader { backend, stream, shards, by_name, used: HashSet::new() };
+    let weights = loader.all(spec)?;
+    let unused = loader.by_name.iter().find(|(name, _)| {
+        !loader.used.contains(**name) && !BESIDE.iter().any(|beside| name.starts_with(beside))
+    });
+    match unused {
+        Some((_, tensor)) => Err(ModelError::UnusedTensor { name: tensor.raw.name.clone() }),
+        None => Ok(weights),
+    }
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn all(&mut self, spec: &EncoderSpec) -> Result<Weights<B>, ModelError> {
+        let hidden = spec.hidden;
+        let name = "embeddings.word_embeddings.weight";
+        self.backend.check(&Need::Embed(self.format(name)?))?;
+        Ok(Weights {
+            words: self.matrix(name, spec.vocab, hidden)?,
+            positions: self.positions(spec)?,
+            norm: self.norm("embeddings.LayerNorm", hidden)?,
+            layers: (0..spec.layers).map(|i| self.layer(spec, i)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Every text is one segment, of kind 0: its embedding goes with those of the positions.
+    fn positions(&mut self, spec: &EncoderSpec) -> Result<B::Weight, ModelError> {
+        let (rows, cols) = (spec.positions, spec.hidden);
+        let mut values = self.values("embeddings.position_embeddings.weight", &[rows, cols])?;
+        let types =
+            self.values("embeddings.token_type_embeddings.weight", &[spec.token_types, cols])?;
+        for row in values.chunks_exact_mut(cols) {
+            row.iter_mut().zip(&types[..cols]).for_each(|(p, t)| *p += t);
+        }
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let source = WeightSource::new(Format::F32, rows, cols, &bytes)?;
+        Ok(self.backend.pack(self.stream, &source)?)
+    }
+
+    fn layer(&mut self, spec: &EncoderSpec, i: usize) -> Result<Layer<B>, ModelError> {
+        let (hidden, mlp) = (spec.hidden, spec.mlp_width);
+        let name = |what: &str| format!("encoder.layer.{i}.{what}");
+        Ok(Layer {
+            q: self.dense(&name("attention.self.query"), hidden, hidden)?,
+            k: self.dense(&name("attention.self.key"), hidden, hidden)?,
+            v: self.dense(&name("attention.self.value"), hidden, hidden)?,
+            output: self.dense(&name("attention.output.dense"), hidden, hidden)?,
+            attention_norm: self.norm(&name("attention.output.LayerNorm"), hidden)?,
+            up: self.dense(&name("intermediate.dense"), mlp, hidden)?,
+            down: self.dense(&name("output.dense"), hidden, mlp)?,
+            norm: self.norm(&name("output.LayerNorm"), hidden)?,
+        })
+    }
+
+    fn dense(&mut self, name: &str, rows: usize, cols: usize) -> Result<Dense<B>, ModelError> {
+        let weight = self.matrix(&format!("{name}.weight"), rows, cols)?;
+        Ok(Dense { weight, bias: self.vector(&format!("{name}.bias"), rows)? })
+    }
+
+    /// Old files call a norm's parts as the first implementation of bert did.
+    fn norm(&mut self, name: &str, len: usize) -> Result<Norm<B>, ModelError> {
+        let old = self.by_name.contains_key(format!("{name}.gamma").as_str());
+        let [weight, bias] = if old { ["gamma", "beta"] } else { ["weight", "bias"] };
+        Ok(Norm {
+            weight: self.vector(&format!("{name}.{weight}"), len)?,
+            bias: self.vector(&format!("{name}.{bias}"), len)?,
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<&StoredTensor, ModelError> {
+        let missing = || crate::gguf::GgufError::MissingTensor { name: name.to_string() };
+        Ok(self.by_name.get(name).copied().ok_or_else(missing)?)
+    }
+
+    fn format(&self, name: &str) -> Result<Format, ModelError> {
+        let raw = &self.find(name)?.raw;
+        let refused = || HfError::Dtype { name: raw.name.clone(), dtype: raw.dtype };
+        Ok(raw.dtype.format().ok_or_else(refused)?)
+    }
+
+    /// The tensor and its format, if it has this shape.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<(Format, StoredTensor), ModelError> {
+        let format = self.format(name)?;
+        let tensor = self.find(name)?.clone();
+        if tensor.raw.shape != shape {
+            // Innermost first, as elsewhere.
+            let reversed = |shape: &[usize]| shape.iter().rev().copied().collect();
+            let (expected, got) = (reversed(shape), reversed(&tensor.raw.shape));
+            return Err(ModelError::TensorShape { name: tensor.raw.name, expected, got });
+        }
+        self.used.insert(name.to_string());
+        Ok((format, tensor))
+    }
+
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<B::Weight, ModelError> {
+        let (format, tensor) = self.take(name, &[rows, cols])?;
+        self.backend.check(&Need::Linear { format, cols })?;
+        let shards = self.shards;
+        let release = |range| shards.release(&tensor, range);
+        let source = WeightSource::new(format, rows, cols, shards.data(&tensor))?.telling(&release);
+        Ok(self.backend.pack(self.stream, &source)?)
+    }
+
+    fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let (format, tensor) = self.take(name, shape)?;
+        let mut values = vec![0.0; shape.iter().product()];
+        dequantize_row(format, self.shards.data(&tensor), &mut values)?;
+        self.shards.release(&tensor, 0..usize::MAX);
+        Ok(values)
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<B::Buffer, ModelError> {
+        let values = self.values(name, &[len])?;
+        let mut buffer = self.backend.alloc(DType::F32, len)?;
+        self.backend.upload_f32(self.stream, &values, &mut buffer)?;
+        Ok(buffer)
+    }
+}

@@ -1,0 +1,102 @@
+//! `POST /v1/embeddings`: texts to vectors.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::completions::Prompt;
+use crate::App;
+use crate::auth::Tenant;
+use crate::body::JsonBody;
+use crate::encoders::{Encoder, Presence};
+use crate::error::{ApiError, ApiResult};
+
+/// Texts of one request, at most (OpenAI API).
+const MAX_TEXTS: usize = 2048;
+
+/// What to embed.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+pub struct EmbeddingsRequest {
+    #[serde(default)]
+    model: Option<String>,
+    /// A text, texts, token ids, or lists of token ids.
+    input: Prompt,
+    /// `float` or `base64`: how vectors are written.
+    #[serde(default)]
+    encoding_format: Option<String>,
+    /// Only the first values of each vector.
+    #[serde(default)]
+    dimensions: Option<usize>,
+    /// Whether texts that are longer than the model takes are cut instead of refused.
+    #[serde(default)]
+    truncate: Option<bool>,
+}
+
+/// Answers.
+pub async fn handle(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    body: JsonBody,
+) -> ApiResult<Json<Value>> {
+    // A generating model is refused by its name before anything else of the request counts.
+    let request: EmbeddingsRequest = body.parse()?;
+    let encoder = app.encoder(request.model.as_deref())?;
+    let base64 = match request.encoding_format.as_deref() {
+        None | Some("float") => false,
+        Some("base64") => true,
+        Some(other) => {
+            let message = format!("encoding_format is {other:?}; it can be float or base64");
+            return Err(ApiError::field("encoding_format", message));
+        }
+    };
+    let seat = encoder.seat(&tenant)?;
+    let presence = Presence::default();
+    let gone = presence.gone();
+    let answer = app.blocking(move || {
+        let (_until_done, _place) = (body, seat);
+        let texts = tokens(request.input, &encoder, request.truncate == Some(true))?;
+        let count: usize = texts.iter().map(Vec::len).sum();
+        let vectors = encoder.embed(&texts, request.dimensions, &gone)?;
+        let data: Vec<Value> = (vectors.iter().enumerate())
+            .map(|(index, vector)| {
+                let embedding = if base64 { in_base64(vector) } else { json!(vector) };
+                json!({"object": "embedding", "index": index, "embedding": embedding})
+            })
+            .collect();
+        let usage = json!({"prompt_tokens": count, "total_tokens": count});
+        Ok(json!({"object": "list", "data": data, "model": encoder.id, "usage": usage}))
+    });
+    let answer = answer.await?;
+    drop(presence);
+    Ok(Json(answer))
+}
+
+/// The tokens of each text.
+fn tokens(input: Prompt, encoder: &Encoder, truncate: bool) -> ApiResult<Vec<Vec<u32>>> {
+    let (texts, lists) = match input {
+        Prompt::Text(text) => (vec![text], Vec::new()),
+        Prompt::Texts(texts) => (texts, Vec::new()),
+        Prompt::Tokens(ids) => (Vec::new(), vec![ids]),
+        Prompt::TokenLists(lists) => (Vec::new(), lists),
+    };
+    let count = texts.len() + lists.len();
+    if count == 0 || count > MAX_TEXTS {
+        let message = format!("{count} texts; a request has 1 to {MAX_TEXTS}");
+        return Err(ApiError::field("input", message));
+    }
+    let text = |text: &String| encoder.texts.encode(text, truncate);
+    let list = |ids: &Vec<u32>| encoder.texts.accept(ids, truncate);
+    Ok(texts.iter().map(text).chain(lists.iter().map(list)).collect::<Result<_, _>>()?)
+}
+
+/// The values' bytes, least significant first.
+fn in_base64(vector: &[f32]) -> Value {
+    let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
+    BASE64_STANDARD.encode(bytes).into()
+}
