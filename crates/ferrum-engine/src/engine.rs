@@ -258,11 +258,18 @@ impl Engine {
         }
         let start = Instant::now();
         if let Some(plan) = self.scheduler.schedule() {
+            let before = self.stats.generated_tokens;
             let next = self.run(&plan)?;
             self.scheduler.commit(&plan, next);
             self.stats.steps += 1;
             self.stats.last_step = begun.elapsed();
             self.scheduler.observe(&plan, start.elapsed().as_secs_f64());
+            if let Some(drafting) = &mut self.drafting
+                && plan.load.prefill_tokens == 0
+            {
+                let tokens = (self.stats.generated_tokens - before) as usize;
+                drafting.observe(plan.load.decodes, begun.elapsed().as_secs_f64(), tokens);
+            }
         }
         Ok(std::mem::take(&mut self.events))
     }

@@ -101,6 +101,20 @@ fn answers_are_the_same_with_any_draft_model() {
     }
 }
 
+/// An engine whose steps, and those of a draft model of the same mind, take so many microseconds:
+/// what pays is no matter of chance.
+fn paced(own: u64, draft: u64, limits: RunnerLimits) -> Engine {
+    let paced = |limits, micros| {
+        let mut runner = FakeRunner::new(limits);
+        runner.delay = Duration::from_micros(micros);
+        Box::new(runner)
+    };
+    let config = EngineConfig { max_draft: 4, ..EngineConfig::default() };
+    let runner = paced(roomy(64), own);
+    let engine = Engine::new(runner, Arc::new(FakeVocabulary), config).unwrap();
+    engine.with_draft(paced(limits, draft)).unwrap()
+}
+
 /// Long answers, greedy and sampled with seeds, without what a guess leaves out.
 fn plain(count: usize) -> Vec<Request> {
     let request = |n: usize| Request {
@@ -122,7 +136,7 @@ fn plain(count: usize) -> Vec<Request> {
 #[test]
 fn a_draft_model_of_the_same_mind_is_always_right() {
     for count in [1, 2, 5] {
-        let stats = check(engine(64, 64, Drafter::Same), &plain(count));
+        let stats = check(paced(1000, 100, roomy(64)), &plain(count));
         assert!(stats.drafted_tokens > 0, "{count}: {stats:?}");
         // All but what prompt lookup proposed.
         let right = stats.accepted_tokens as f64 / stats.drafted_tokens as f64;
@@ -176,10 +190,7 @@ fn cancelled_requests_leave_no_draft() {
 #[test]
 fn a_draft_model_with_less_context_drafts_as_far_as_it_goes() {
     let short = RunnerLimits { context: 70, ..roomy(64) };
-    let runner = Box::new(FakeRunner::new(roomy(64)));
-    let engine = Engine::new(runner, Arc::new(FakeVocabulary), EngineConfig::default()).unwrap();
-    let engine = engine.with_draft(Box::new(FakeRunner::new(short))).unwrap();
-    let stats = check(engine, &plain(3));
+    let stats = check(paced(1000, 100, short), &plain(3));
     assert!(stats.drafted_tokens > 0);
     let none = RunnerLimits { kv_blocks: 0, ..roomy(64) };
     let runner = Box::new(FakeRunner::new(roomy(64)));

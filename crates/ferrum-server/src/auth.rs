@@ -20,7 +20,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::App;
 use crate::config::ServerConfig;
@@ -61,6 +61,12 @@ impl Tenant {
     fn new(secret: Option<[u8; 32]>, places: Option<usize>) -> Self {
         let limit = places.unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
         Tenant { secret, places: Arc::new(Semaphore::new(limit)), limit }
+    }
+
+    /// A place for a request that is not in an engine's queue yet.
+    pub fn place(&self) -> ApiResult<OwnedSemaphorePermit> {
+        let message = "too many requests with this API key at once";
+        self.places.clone().try_acquire_owned().map_err(|_| ApiError::busy(message, 1))
     }
 
     /// The salt of the tenant's prefix cache; `extra` divides it further.

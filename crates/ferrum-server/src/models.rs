@@ -210,7 +210,7 @@ impl Models {
             }
             if tokio::time::timeout_at(end, changed).await.is_err() {
                 let message = format!(
-                    "the model {} could not be loaded within {} s: others are in use",
+                    "the model {} was not loaded within {} s: it takes longer, or others are in use",
                     inner.offers[index].id,
                     inner.wait.as_secs()
                 );

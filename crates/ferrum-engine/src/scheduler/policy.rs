@@ -150,11 +150,15 @@ impl Scheduler {
         Speculation { tokens, seconds, per_token: self.pacer.row_seconds() }
     }
 
+    /// Sequences that decode.
+    pub(crate) fn decoding(&self) -> usize {
+        self.running.iter().filter(|sequence| sequence.remaining() == 1).count()
+    }
+
     /// The requests that a draft model may propose tokens for now: id, tokens, salt, and how many
     /// may be proposed.
     pub(crate) fn draft_wants(&mut self) -> Vec<Want> {
-        let decodes = |sequence: &&Sequence| sequence.remaining() == 1;
-        let spare = self.spare_for_drafts(self.running.iter().filter(decodes).count());
+        let spare = self.spare_for_drafts(self.decoding());
         if spare == 0 {
             return Vec::new();
         }

@@ -106,7 +106,9 @@ pub async fn handle(
     body: JsonBody,
 ) -> ApiResult<Response> {
     let (own, params): (CompletionRequest, GenerationParams) = body.parse_both()?;
+    let place = tenant.place()?;
     let lease = app.lease(params.model.as_deref()).await?;
+    drop(place);
     let model = lease.model().clone();
     let stream = params.is_stream();
     let (mut writer, requests) = app

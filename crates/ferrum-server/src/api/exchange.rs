@@ -52,7 +52,9 @@ pub async fn start(
     conversation: impl FnOnce(&Model) -> ApiResult<Conversation> + Send + 'static,
 ) -> ApiResult<Exchange> {
     let Ask { app, tenant, body, model, stream, limit } = ask;
+    let place = tenant.place()?;
     let lease = app.lease(model).await?;
+    drop(place);
     let model = lease.model().clone();
     let prepared = app
         .blocking({
