@@ -160,7 +160,7 @@ fn check(config: Object<'_>) -> Result<(), HfError> {
         let Some(value) = config.get(key) else { continue };
         let same = match value {
             Json::Number(n) => n.as_f64() == neutral.parse().ok(),
-            other => other.to_string() == *neutral,
+            other => serde_json::from_str::<Json>(neutral).is_ok_and(|n| n == *other),
         };
         if !same {
             return Err(config.refuse(key));

@@ -97,19 +97,10 @@ impl Layer {
             format: Format::F16,
         };
         if let Some(index) = g_idx {
-            if raw(index).shape != [cols] || raw(index).dtype != Dtype::I32 {
-                return refuse("g_idx has not one whole number for each column");
+            match order(&layer, index, shards) {
+                Err(reason) => return refuse(reason),
+                Ok(plain) => layer.g_idx = (!plain).then_some(index),
             }
-            let order: Vec<usize> =
-                i32s(shards.data(&shards.tensors[index])).map(|g| g as usize).collect();
-            if order.iter().any(|g| *g >= groups) {
-                return refuse("g_idx names a group that there is not");
-            }
-            let plain = order.iter().enumerate().all(|(i, g)| *g == i / group);
-            if !plain && !quantization.act_order {
-                return refuse("g_idx puts columns in another order, though desc_act is false");
-            }
-            layer.g_idx = (!plain).then_some(index);
         }
         layer.format = layer.best_format(group);
         Ok(layer)
@@ -149,22 +140,32 @@ impl Layer {
         Ok(self.blocks(&tables))
     }
 
-    /// Numbers `q` of 32 columns from `first`, of one row.
+    /// Numbers `q` of 32 columns from `first`, which is a multiple of 32, of one row.
     fn codes(&self, tables: &Tables<'_>, row: usize, first: usize) -> [u8; BLOCK] {
         let bits = self.quantization.bits;
         let (per_word, mask) = ((32 / bits) as usize, (1u32 << bits) - 1);
-        std::array::from_fn(|i| {
-            let column = first + i;
-            let (at, shift) = match self.quantization.method {
-                Method::Gptq { .. } => {
-                    (column / per_word * self.rows + row, bits * (column % per_word) as u32)
+        let mut codes = [0; BLOCK];
+        match self.quantization.method {
+            // A word holds some columns of a row.
+            Method::Gptq { .. } => {
+                for (i, codes) in codes.chunks_exact_mut(per_word).enumerate() {
+                    let mut word = tables.word((first / per_word + i) * self.rows + row);
+                    for q in codes {
+                        *q = (word & mask) as u8;
+                        word >>= bits;
+                    }
                 }
-                Method::Awq => {
-                    (column * (self.rows / per_word) + row / per_word, 4 * AWQ_PLACES[row % 8])
+            }
+            // A word holds eight rows of a column.
+            Method::Awq => {
+                let (row_words, shift) = (self.rows / per_word, 4 * AWQ_PLACES[row % 8]);
+                for (i, q) in codes.iter_mut().enumerate() {
+                    let word = tables.word((first + i) * row_words + row / per_word);
+                    *q = ((word >> shift) & mask) as u8;
                 }
-            };
-            ((tables.word(at) >> shift) & mask) as u8
-        })
+            }
+        }
+        codes
     }
 
     fn blocks(&self, tables: &Tables<'_>) -> Vec<u8> {
@@ -206,6 +207,24 @@ impl Layer {
         }
         out
     }
+}
+
+/// Whether `g_idx` leaves the columns in order; why it cannot be used.
+fn order(layer: &Layer, index: usize, shards: &Shards) -> Result<bool, &'static str> {
+    let tensor = &shards.tensors[index];
+    if tensor.raw.shape != [layer.cols] || tensor.raw.dtype != Dtype::I32 {
+        return Err("g_idx has not one whole number for each column");
+    }
+    let group = layer.quantization.group.unwrap_or(layer.cols);
+    let order: Vec<usize> = i32s(shards.data(tensor)).map(|g| g as usize).collect();
+    if order.iter().any(|g| *g >= layer.groups) {
+        return Err("g_idx names a group that there is not");
+    }
+    let plain = order.iter().enumerate().all(|(i, g)| *g == i / group);
+    if !plain && !layer.quantization.act_order {
+        return Err("g_idx puts columns in another order, though desc_act is false");
+    }
+    Ok(plain)
 }
 
 /// The parts of a layer, read.
