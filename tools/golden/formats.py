@@ -34,6 +34,8 @@ SCALES = {
     "IQ4_NL": [0],
     "IQ4_XS": [0],
     "MXFP4": [],
+    # Ferrum's own: the formula of GPTQ and AWQ, scale · (q - zero).
+    "Q4_Z": [0],
 }
 
 # Scales that every format with half-precision scales meets, as bit patterns: both zeroes, the
@@ -43,7 +45,7 @@ SPECIAL = [0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0xAE66]
 
 def blocks(name, rng):
     """Random blocks of a format, [count, bytes of a block]."""
-    length, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    length, size = (32, 19) if name == "Q4_Z" else GGML_QUANT_SIZES[GGMLQuantizationType[name]]
     count = {1: 64, 32: 16, 256: 3}[length]
     raw = rng.integers(0, 256, (count, size), dtype=np.uint8)
     if name in ("F32", "BF16"):
@@ -62,13 +64,21 @@ def blocks(name, rng):
     return raw
 
 
+def values_of(name, raw):
+    if name != "Q4_Z":
+        return dequantize(raw.reshape(1, -1), GGMLQuantizationType[name])
+    scale = raw[:, :2].copy().view(np.float16).astype(np.float32)
+    quants = np.concatenate([raw[:, 3:] & 15, raw[:, 3:] >> 4], axis=1).astype(np.int32)
+    return scale * (quants - raw[:, 2:3].astype(np.int32)).astype(np.float32)
+
+
 def main():
     rng = np.random.default_rng(20240607)
     out = bytearray()
     for name in SCALES:
         raw = blocks(name, rng)
         with np.errstate(over="ignore"):
-            values = dequantize(raw.reshape(1, -1), GGMLQuantizationType[name])
+            values = values_of(name, raw)
         values = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         assert not np.isnan(values).any(), name
         out += struct.pack("<B", len(name)) + name.encode()

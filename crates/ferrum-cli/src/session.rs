@@ -7,26 +7,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use ferrum_engine::{
     AdmissionError, Engine, EngineConfig, Event, FinishReason, Request, RequestId, SamplingParams,
-    StopConditions, Usage, Vocabulary,
+    StopConditions, Usage, Vocabulary, same_vocabulary,
 };
 use ferrum_hub::{Hub, ModelRef};
 use ferrum_models::chat::{ChatTemplate, Message, OwnedSegment, RenderOptions};
-use ferrum_models::gguf::Gguf;
 use ferrum_models::tokenizer::{Segment, Tokenizer};
-use ferrum_models::{LoadOptions, load};
+use ferrum_models::{Checkpoint, LoadOptions, arch, checkpoint, load};
 
 use crate::config::Config;
 use crate::ui::interrupt::Interrupt;
 use crate::ui::progress;
 
-/// A model's file.
+/// A model's file or folder.
 pub struct ModelFile {
     /// Its name in messages.
     pub name: String,
     /// Where it is.
     pub path: PathBuf,
-    /// The file, mapped.
-    pub gguf: Gguf,
+    /// What is there, mapped.
+    pub checkpoint: Box<dyn Checkpoint>,
 }
 
 /// Opens the model that `name` means, downloading it if it is not here.
@@ -37,17 +36,24 @@ pub fn open_model(name: &str, config: &Config) -> Result<ModelFile> {
 /// Opens a model, downloading it if it is not here.
 pub fn open_reference(reference: &ModelRef, config: &Config) -> Result<ModelFile> {
     let path = Hub::new(config.hub.clone()).fetch(reference, &mut *progress::new(config))?;
-    let gguf = Gguf::open(&path)?;
-    Ok(ModelFile { name: reference.to_string(), path, gguf })
+    let checkpoint = checkpoint::open(&path)?;
+    Ok(ModelFile { name: reference.to_string(), path, checkpoint })
 }
 
 impl ModelFile {
     /// The tokenizer of the model.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let path = self.path.display();
-        Tokenizer::from_metadata(self.gguf.metadata())
-            .with_context(|| format!("{path}: the tokenizer cannot be used"))
+        self.checkpoint.tokenizer().with_context(|| format!("{path}: the tokenizer cannot be used"))
     }
+}
+
+/// Who proposes tokens before the model says them.
+pub struct Drafts {
+    /// A draft model.
+    pub model: Option<ModelFile>,
+    /// Tokens that are proposed at once, at most.
+    pub most: usize,
 }
 
 /// A loaded model that answers one prompt after the other.
@@ -87,18 +93,29 @@ pub struct Answer {
 
 impl Session {
     /// Loads a model for one sequence at a time. Its file, with all the metadata, is let go.
-    pub fn load(file: ModelFile, options: &LoadOptions) -> Result<Self> {
+    pub fn load(file: ModelFile, options: &LoadOptions, draft: Drafts) -> Result<Self> {
         let start = Instant::now();
         let tokenizer = Arc::new(file.tokenizer()?);
-        let template = ChatTemplate::from_metadata(file.gguf.metadata(), &tokenizer)?;
-        let runner = load(&file.gguf, options)
+        let template = ChatTemplate::from_metadata(file.checkpoint.metadata(), &tokenizer)?;
+        let runner = load(&*file.checkpoint, options)
             .with_context(|| format!("cannot load {}", file.path.display()))?;
         if tokenizer.vocab_size() > runner.limits().vocab {
             bail!("{}: the tokenizer has more tokens than the model", file.path.display());
         }
-        let config = EngineConfig { max_running: Some(1), ..EngineConfig::default() };
+        let context = runner.limits().context;
+        let config =
+            EngineConfig { max_running: Some(1), max_draft: draft.most, ..EngineConfig::default() };
         let vocabulary: Arc<dyn Vocabulary> = tokenizer.clone();
-        let engine = Engine::new(runner, vocabulary, config)?;
+        let mut engine = Engine::new(runner, vocabulary, config)?;
+        if let Some(file) = draft.model {
+            let cannot = || format!("{} cannot propose tokens for the model", file.name);
+            same_vocabulary(&tokenizer, &file.tokenizer()?).with_context(cannot)?;
+            let context = Some(context.min(arch::spec(&*file.checkpoint)?.context));
+            let options = LoadOptions { context, max_samples: None, ..options.clone() };
+            let runner = load(&*file.checkpoint, &options)
+                .with_context(|| format!("cannot load {}", file.path.display()))?;
+            engine = engine.with_draft(runner)?;
+        }
         Ok(Session { tokenizer, template, engine, load_time: start.elapsed() })
     }
 

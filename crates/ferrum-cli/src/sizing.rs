@@ -1,8 +1,7 @@
 //! How much context and KV cache a server gets: as asked, or as the memory allows.
 
 use anyhow::{Result, bail};
-use ferrum_models::gguf::Gguf;
-use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, arch, memory_estimate};
+use ferrum_models::{Checkpoint, KV_BLOCK_SIZE, LoadOptions, arch, memory_estimate};
 
 use crate::ui::text;
 
@@ -67,36 +66,144 @@ impl Known {
     }
 }
 
-/// Sets context and KV blocks of `options`. `kv_memory` is what the user gives the KV cache, `free`
-/// the machine's free memory where it is known.
-pub fn fit(
-    file: &Gguf,
-    options: &LoadOptions,
-    kv_memory: Option<u64>,
-    free: Option<u64>,
-) -> Result<LoadOptions> {
-    let trained = arch::spec(file)?.context;
-    let block = LoadOptions {
-        kv_blocks: Some(1),
-        context: Some(options.context.unwrap_or(trained)),
-        ..options.clone()
+/// What limits the memory of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// These bytes are for the KV cache.
+    Kv(u64),
+    /// These are for all of the model.
+    Whole(u64),
+    /// Nothing that is known.
+    Unknown,
+}
+
+impl Room {
+    /// The part of the machine's free memory that a server takes by default.
+    pub fn by_default() -> Room {
+        default_memory().map_or(Room::Unknown, Room::Whole)
+    }
+}
+
+/// The memory that a server takes by default, where it is known what is free.
+pub fn default_memory() -> Option<u64> {
+    free_memory().map(|free| (free as f64 * SHARE) as u64)
+}
+
+/// What a model needs, before its context and its KV cache are chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// With a draft model, its parts are included in what a block takes.
+    known: Known,
+    /// Weights, buffers and vocabulary.
+    fixed: u64,
+    table_bytes: u64,
+}
+
+impl Needs {
+    /// Of a file loaded with `options`.
+    pub fn of(file: &dyn Checkpoint, options: &LoadOptions) -> Result<Self> {
+        let trained = arch::spec(file)?.context;
+        let block = LoadOptions {
+            kv_blocks: Some(1),
+            context: Some(options.context.unwrap_or(trained)),
+            ..options.clone()
+        };
+        let one = memory_estimate(file, &block)?;
+        let fixed = [one.weights, one.buffers, one.vocabulary].into_iter();
+        let positions = block.context.unwrap_or(trained).max(1);
+        let known = Known {
+            trained,
+            context: options.context,
+            max_seqs: options.max_seqs,
+            block_bytes: one.kv_cache as u64,
+            table_bytes: 0,
+            kv_bytes: None,
+        };
+        Ok(Needs {
+            known,
+            fixed: fixed.fold(0, usize::saturating_add) as u64,
+            table_bytes: one.tables.div_ceil(positions) as u64,
+        })
+    }
+
+    /// Together with a draft model, whose KV cache has as many blocks.
+    pub fn with_draft(self, draft: &Needs) -> Self {
+        let known = Known {
+            block_bytes: self.known.block_bytes.saturating_add(draft.known.block_bytes),
+            ..self.known
+        };
+        Needs {
+            known,
+            fixed: self.fixed.saturating_add(draft.fixed),
+            table_bytes: self.table_bytes.saturating_add(draft.table_bytes),
+        }
+    }
+
+    /// How the draft model is loaded for a model that is loaded with `options`: with as many blocks,
+    /// and a context as long as it was trained for.
+    pub fn as_draft(&self, options: &LoadOptions) -> LoadOptions {
+        let context = options.context.map(|context| context.min(self.known.trained));
+        LoadOptions { context, max_samples: None, ..options.clone() }
+    }
+
+    /// Bytes with the KV cache of one sequence as long as it may be.
+    fn with_one(&self) -> u64 {
+        self.fixed.saturating_add(self.cache(1))
+    }
+
+    /// Bytes of tables and KV cache for so many sequences at full length.
+    fn cache(&self, seqs: usize) -> u64 {
+        let context = self.known.context.unwrap_or(self.known.trained);
+        let blocks = context.div_ceil(KV_BLOCK_SIZE).saturating_mul(seqs) as u64;
+        let tables = self.table_bytes.saturating_mul(context as u64);
+        blocks.saturating_mul(self.known.block_bytes).saturating_add(tables)
+    }
+
+    /// Sets context and KV blocks of `options`.
+    pub fn fit(&self, options: &LoadOptions, room: Room) -> Result<LoadOptions> {
+        if let Room::Whole(bytes) = room
+            && bytes < self.fixed
+        {
+            bail!(
+                "it takes {} without a KV cache; there is room for {}",
+                text::bytes(self.fixed),
+                text::bytes(bytes)
+            );
+        }
+        let known = match room {
+            // What the user gives is for the KV cache alone.
+            Room::Kv(bytes) => Known { kv_bytes: Some(bytes), ..self.known },
+            Room::Whole(bytes) => Known {
+                kv_bytes: Some(bytes.saturating_sub(self.fixed)),
+                table_bytes: self.table_bytes,
+                ..self.known
+            },
+            Room::Unknown => self.known,
+        };
+        let Sizes { context, kv_blocks } = known.sizes()?;
+        Ok(LoadOptions { context: Some(context), kv_blocks: Some(kv_blocks), ..options.clone() })
+    }
+}
+
+/// How many of `memory` bytes each of several models may take, so that as many as possible are
+/// loaded at once. Each gets what it needs for a sequence of full length, as far as the memory goes,
+/// and what that leaves is shared out evenly.
+pub fn shares(needs: &[Needs], memory: u64) -> Vec<u64> {
+    let share = |(index, own): (usize, &Needs)| {
+        let others = needs.iter().enumerate().filter(|&(other, _)| other != index);
+        let mut others: Vec<&Needs> = others.map(|(_, needs)| needs).collect();
+        others.sort_by_key(|needs| needs.with_one());
+        // Beside this one, the smallest of the others: as many as fit with a sequence each.
+        let (mut least, mut count) = (own.with_one(), 1);
+        for other in others {
+            match least.checked_add(other.with_one()).filter(|&sum| sum <= memory) {
+                Some(sum) => (least, count) = (sum, count + 1),
+                None => break,
+            }
+        }
+        own.with_one().saturating_add(memory.saturating_sub(least) / count).min(memory)
     };
-    let one = memory_estimate(file, &block)?;
-    let fixed = [one.weights, one.buffers, one.vocabulary].into_iter();
-    let fixed = fixed.fold(0, usize::saturating_add) as u64;
-    let left = |free: u64| ((free as f64 * SHARE) as u64).saturating_sub(fixed);
-    let positions = block.context.unwrap_or(trained).max(1);
-    let known = Known {
-        trained,
-        context: options.context,
-        max_seqs: options.max_seqs,
-        block_bytes: one.kv_cache as u64,
-        // What the user gives is for the KV cache alone.
-        table_bytes: if kv_memory.is_some() { 0 } else { one.tables.div_ceil(positions) as u64 },
-        kv_bytes: kv_memory.or(free.map(left)),
-    };
-    let Sizes { context, kv_blocks } = known.sizes()?;
-    Ok(LoadOptions { context: Some(context), kv_blocks: Some(kv_blocks), ..options.clone() })
+    needs.iter().enumerate().map(share).collect()
 }
 
 /// Memory that programs can have without others being written to disk, and without going beyond the
@@ -132,6 +239,26 @@ fn available(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn models_share_memory() {
+        let needs = |fixed, block_bytes| Needs {
+            known: Known { trained: 320, block_bytes, ..known() },
+            fixed,
+            table_bytes: 0,
+        };
+        // One sequence takes ten blocks: 10 and 100 bytes.
+        let (small, large) = (needs(50, 1), needs(500, 10));
+        assert_eq!((small.with_one(), large.with_one()), (60, 600));
+        assert_eq!(shares(&[large], 1000), [1000]);
+        // All fit at once, and what is left of 1000 bytes is halved.
+        assert_eq!(shares(&[small, large], 1000), [60 + 170, 600 + 170]);
+        // Two large ones do not: each is alone with the small one.
+        assert_eq!(shares(&[large, small, large], 1000), [770, 230, 770]);
+        assert_eq!(shares(&[small, large], 599), [599, 599]);
+        let sum = |memory| shares(&[small, small, large], memory).iter().sum::<u64>();
+        assert!(sum(720) <= 720 && sum(901) <= 901, "all at once");
+    }
 
     fn known() -> Known {
         Known {

@@ -25,7 +25,7 @@ fn completions_and_manual() {
         assert!(home.run(&["completions", shell]).ok().contains("perplexity"));
     }
     let manual = home.run(&["man"]).ok();
-    assert!(manual.contains(".TH ferrum 1") && manual.contains("FERRUM BENCH"));
+    assert!(manual.contains(".TH ferrum 1") && manual.contains("FERRUM BENCH SERVE"));
     assert!(manual.contains("temperature"));
 }
 
@@ -37,6 +37,9 @@ fn wrong_command_lines_end_with_2() {
         &["run", "--temperature", "warm", "x"],
         &["run", "-m", "a", "-p", "b", "c"],
         &["bench", "m", "--prefill", "0", "--decode", "0"],
+        &["bench"],
+        &["bench", "serve", "a-model"],
+        &["bench", "serve", "--url", "localhost:8080"],
         &["rm"],
     ] {
         let run = home.run(args);
@@ -44,6 +47,29 @@ fn wrong_command_lines_end_with_2() {
         assert!(run.err.starts_with("error: "), "{run:?}");
     }
     assert!(home.run(&["run", "-m", "smollm2"]).failed(2).contains("standard input"));
+}
+
+#[test]
+fn models_that_do_not_fit_together_are_named() {
+    let home = Home::new();
+    let model = home.model();
+    let other = home.model_of("other.gguf", 500);
+    let (model, other) = (arg(&model), arg(&other));
+    let plain = home.run(&["run", model, "-p", "ab", "--temperature", "0", "-n", "20"]).ok();
+    let with = |draft, more: &[&str]| {
+        let args = ["run", model, "-p", "ab", "--temperature", "0", "-n", "20", "--draft-model"];
+        home.run(&[&args[..], &[draft], more].concat())
+    };
+    assert_eq!(with(model, &["--draft-max", "3"]).ok(), plain);
+    let error = with(other, &[]).failed(1);
+    assert!(error.contains("other.gguf") && error.contains("500"), "{error}");
+    let error = home.run(&["serve", model, "--draft-model", other, "--port", "0"]).failed(1);
+    assert!(error.contains("tiny") && error.contains("500"), "{error}");
+    let two = ["serve", model, other, "--port", "0"];
+    home.run(&[&two[..], &["--draft-model", model]].concat()).failed(2);
+    assert!(home.run(&["serve", model, model, "--port", "0"]).failed(2).contains("tiny"));
+    let error = home.run(&[&two[..], &["--memory", "100kB"]].concat()).failed(1);
+    assert!(error.contains("tiny") || error.contains("other"), "{error}");
 }
 
 #[test]

@@ -6,16 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrum_models::runner::{Runner, RunnerLimits};
+use ferrum_models::{
+    KV_BLOCK_SIZE,
+    runner::{Runner, RunnerLimits},
+};
 
 use crate::{
     constraint::Constraint,
+    draft::Draft,
+    drafting::Drafting,
     error::{AdmissionError, EngineError},
     generation::{Generation, Rows},
     request::{FinishReason, MAX_LOGPROBS, Request, RequestId, TokenLogprobs, Usage},
     sampler::{Workspace, derive_seed},
     scheduler::{Chunk, Next, Plan, Scheduler, SchedulerConfig},
     sequence::SequenceSpec,
+    speculation::Source,
     stats::EngineStats,
     vocabulary::Vocabulary,
 };
@@ -40,6 +46,10 @@ pub struct EngineConfig {
     /// faster by what was measured.
     pub max_draft: usize,
 }
+
+/// Reading prompts with a draft model may take this part of the time between two tokens, divided by
+/// what [`crate::pacer`] allows where nobody decodes: a quarter of it.
+const DRAFT_READING: f64 = 20.0;
 
 /// Short enough that text flows faster than it is read, and long enough that a prompt beside it
 /// costs little more time than alone.
@@ -108,11 +118,14 @@ pub struct Engine {
     vocabulary: Arc<dyn Vocabulary>,
     scheduler: Scheduler,
     generations: HashMap<RequestId, Generation>,
+    drafting: Option<Drafting>,
     workspace: Workspace,
     /// Reported by the next step.
     events: Vec<Event>,
     next_id: u64,
     seed: u64,
+    prefix_cache: bool,
+    itl_target: Option<Duration>,
     /// Counters; what the scheduler knows is filled in when they are asked for.
     stats: EngineStats,
 }
@@ -138,12 +151,38 @@ impl Engine {
             limits,
             vocabulary,
             generations: HashMap::new(),
+            drafting: None,
             workspace: Workspace::default(),
             events: Vec::new(),
             next_id: 0,
             seed: config.seed,
+            prefix_cache: config.prefix_cache,
+            itl_target: config.itl_target,
             stats: EngineStats::default(),
         })
+    }
+
+    /// Lets a draft model propose tokens, up to [`EngineConfig::max_draft`] at once, where that makes
+    /// answers faster by what is measured. It must have the vocabulary of the engine's own model; the
+    /// answers are the same with any. Fails where it has too few tokens, or no room for one sequence.
+    pub fn with_draft(mut self, runner: Box<dyn Runner>) -> Result<Self, EngineError> {
+        let limits = runner.limits();
+        let unusable =
+            |what: &str| EngineError::Limits { what: format!("{what} of a draft model") };
+        if limits.vocab == 0 || limits.kv_blocks == 0 || limits.context == 0 {
+            return Err(unusable("size 0"));
+        }
+        let capacity = &limits.capacity;
+        let least = capacity.tokens.min(capacity.seqs).min(capacity.samples);
+        if least == 0 || capacity.blocks_per_seq == 0 {
+            return Err(unusable("a step of size 0"));
+        }
+        if i32::try_from(limits.kv_blocks.saturating_mul(KV_BLOCK_SIZE)).is_err() {
+            return Err(unusable("more slots than an i32 can name"));
+        }
+        let target = self.itl_target.map(|target| target.as_secs_f64() / DRAFT_READING);
+        self.drafting = Some(Drafting::new(Draft::new(runner, self.prefix_cache, target)));
+        Ok(self)
     }
 
     /// Queues a request, or refuses it when it is malformed or could never run to its end.
@@ -159,6 +198,14 @@ impl Engine {
             && tokens > vocab
         {
             return Err(AdmissionError::Constraint { tokens, vocab });
+        }
+        if let Some(limit) = &request.reasoning {
+            if limit.close.is_empty() || limit.end.is_empty() {
+                return Err(AdmissionError::Reasoning);
+            }
+            if let Some(&token) = limit.close.iter().find(|&&token| token as usize >= vocab) {
+                return Err(AdmissionError::Vocabulary { token, vocab });
+            }
         }
         let logprobs = request.logprobs.max(request.prompt_logprobs).unwrap_or(0);
         if logprobs > MAX_LOGPROBS {
@@ -193,6 +240,7 @@ impl Engine {
     pub fn cancel(&mut self, id: RequestId) -> bool {
         let Some(generation) = self.generations.remove(&id) else { return false };
         self.scheduler.remove(id);
+        self.forget_draft(id);
         generation.end(FinishReason::Cancelled, &mut self.events);
         true
     }
@@ -200,13 +248,21 @@ impl Engine {
     /// Runs one step and returns what happened, in order. After an error the requests are as they
     /// were before the step.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
+        let begun = Instant::now();
+        for id in self.scheduler.decoding() {
+            let ahead = self.generations.get_mut(&id).map(Generation::ahead).unwrap_or_default();
+            self.scheduler.offer(id, Source::Grammar, ahead);
+        }
+        if let Some(drafting) = &mut self.drafting {
+            drafting.prepare(&mut self.scheduler, &self.generations, &mut self.workspace);
+        }
         let start = Instant::now();
         if let Some(plan) = self.scheduler.schedule() {
             let next = self.run(&plan)?;
             self.scheduler.commit(&plan, next);
             self.stats.steps += 1;
-            self.stats.last_step = start.elapsed();
-            self.scheduler.observe(&plan, self.stats.last_step.as_secs_f64());
+            self.stats.last_step = begun.elapsed();
+            self.scheduler.observe(&plan, start.elapsed().as_secs_f64());
         }
         Ok(std::mem::take(&mut self.events))
     }
@@ -239,11 +295,31 @@ impl Engine {
                 self.stats.count_answer(chunk, &before, &generation.progress());
                 if outcome == Next::End {
                     self.generations.remove(&id);
+                    if let Some(drafting) = &mut self.drafting {
+                        drafting.forget(id);
+                    }
                 }
                 next.push(outcome);
             }
         }
         Ok(next)
+    }
+
+    fn forget_draft(&mut self, id: RequestId) {
+        if let Some(drafting) = &mut self.drafting {
+            drafting.forget(id);
+        }
+    }
+
+    /// Holds the states of queue and caches against their invariants.
+    ///
+    /// # Panics
+    /// If one is broken.
+    pub fn check_integrity(&self) {
+        self.scheduler.check_integrity();
+        if let Some(drafting) = &self.drafting {
+            drafting.draft().check_integrity();
+        }
     }
 
     /// Whether a step would do nothing: no request is left, and no end to report.
@@ -260,12 +336,16 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let (waiting, running) = self.scheduler.queue();
         let pool = self.scheduler.pool();
+        let (draft_kv_blocks, draft_kv_blocks_free) =
+            self.drafting.as_ref().map_or((0, 0), |drafting| drafting.draft().blocks());
         EngineStats {
             waiting,
             running,
             kv_blocks: pool.capacity(),
             kv_blocks_free: pool.free(),
             kv_blocks_cached: pool.cached(),
+            draft_kv_blocks,
+            draft_kv_blocks_free,
             preemptions: self.scheduler.preemptions(),
             ..self.stats
         }

@@ -58,6 +58,9 @@ pub enum AdmissionError {
         /// [`crate::request::MAX_LOGPROBS`]
         most: usize,
     },
+    /// The end of reasoning is to be forced by no token.
+    #[error("reasoning is limited, but no token ends it")]
+    Reasoning,
     /// A stop string has no characters.
     #[error("a stop string is empty")]
     EmptyStopString,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::{
     engine::Event,
+    reasoning::Reasoning,
     request::{FinishReason, Request, RequestId, TokenLogprobs, Usage},
     sampler::{ParamError, SampleError, Sampler, Workspace, logprobs},
     scheduler::Next,
@@ -16,6 +17,7 @@ pub(crate) struct Generation {
     sampler: Sampler,
     text: Box<dyn Detokenizer>,
     stop: StopMatcher,
+    reasoning: Option<Reasoning>,
     stop_tokens: Vec<u32>,
     eos_tokens: Vec<u32>,
     max_tokens: usize,
@@ -78,6 +80,7 @@ impl Generation {
                 .within(request.constraint.as_ref().map(|c| c.start(!stop.ignore_eos))),
             text: vocabulary.detokenizer(&request.shown_tokens),
             stop: StopMatcher::new(stop.strings.clone()),
+            reasoning: request.reasoning.clone().map(Reasoning::new),
             stop_tokens: stop.tokens.clone(),
             eos_tokens: eos.to_vec(),
             max_tokens,
@@ -85,6 +88,21 @@ impl Generation {
             prompt: PromptReport { done: false, top: request.prompt_logprobs, logprobs: scores },
             usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
         })
+    }
+
+    /// Tokens that its grammar foresees.
+    pub(crate) fn ahead(&mut self) -> Vec<u32> {
+        self.sampler.ahead()
+    }
+
+    /// The token that would follow `history` by another model's logits; `None` where they give none.
+    pub(crate) fn guess(
+        &self,
+        logits: &[f32],
+        history: &[u32],
+        workspace: &mut Workspace,
+    ) -> Option<u32> {
+        self.sampler.guess(logits, history, workspace).ok()
     }
 
     /// How far it is.
@@ -166,13 +184,17 @@ impl Generation {
             self.finish(FinishReason::Length, None, String::new(), events);
             return Ok(None);
         }
-        let token = self.sampler.sample(logits, history, workspace)?;
+        let forced = self.forced()?;
+        let token = match forced {
+            Some(token) => token,
+            None => self.sampler.sample(logits, history, workspace)?,
+        };
         let logprobs = match self.logprobs {
             Some(top) => Some(logprobs(logits, token, top)?),
             None => None,
         };
         self.usage.completion_tokens += 1;
-        let (text, reason) = self.judge(token);
+        let (text, reason) = self.judge(token, forced.is_some());
         if let Some(reason) = reason {
             self.finish(reason, Some((token, logprobs)), text, events);
             return Ok(None);
@@ -181,15 +203,31 @@ impl Generation {
         Ok(Some(token))
     }
 
-    /// The text that `token` releases, and why the answer ends with it, if it does.
-    fn judge(&mut self, token: u32) -> (String, Option<FinishReason>) {
+    /// The token that must come because there was enough reasoning, if the grammar allows it.
+    fn forced(&mut self) -> Result<Option<u32>, SampleError> {
+        let Some(reasoning) = &mut self.reasoning else { return Ok(None) };
+        let Some(token) = reasoning.forced() else { return Ok(None) };
+        if self.sampler.force(token)? {
+            return Ok(Some(token));
+        }
+        reasoning.barred();
+        Ok(None)
+    }
+
+    /// The text that `token` releases, and why the answer ends with it, if it does. `forced`: it
+    /// was not the model's choice.
+    fn judge(&mut self, token: u32, forced: bool) -> (String, Option<FinishReason>) {
         if self.eos_tokens.contains(&token) {
             return (String::new(), Some(FinishReason::EndOfText(token)));
         }
         if self.stop_tokens.contains(&token) {
             return (String::new(), Some(FinishReason::StopToken(token)));
         }
-        let passed = self.stop.push(&self.text.push(token));
+        let text = self.text.push(token);
+        if let Some(reasoning) = &mut self.reasoning {
+            reasoning.take(&text, forced);
+        }
+        let passed = self.stop.push(&text);
         let stopped = passed.stop.map(|index| self.stop_string(index));
         let complete = self.sampler.is_complete().then_some(FinishReason::GrammarComplete);
         let full = self.usage.completion_tokens >= self.max_tokens;

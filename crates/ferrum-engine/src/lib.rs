@@ -7,10 +7,13 @@
 
 pub mod blocks;
 pub mod constraint;
+mod draft;
+mod drafting;
 pub mod engine;
 pub mod error;
 mod generation;
 pub mod pacer;
+mod reasoning;
 pub mod request;
 pub mod sampler;
 pub mod scheduler;
@@ -23,9 +26,10 @@ pub mod vocabulary;
 pub use constraint::{Constraint, ConstraintCompiler, ConstraintError, Grammar};
 pub use engine::{Engine, EngineConfig, Event};
 pub use error::{AdmissionError, EngineError};
+pub use reasoning::ReasoningLimit;
 pub use request::{
     FinishReason, MAX_LOGPROBS, Request, RequestId, StopConditions, TokenLogprobs, Usage,
 };
 pub use sampler::{ParamError, SamplingParams};
 pub use stats::EngineStats;
-pub use vocabulary::{Detokenizer, Vocabulary};
+pub use vocabulary::{Detokenizer, Vocabulary, VocabularyMismatch, same_vocabulary};

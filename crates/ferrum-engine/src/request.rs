@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{constraint::Constraint, sampler::SamplingParams};
+use crate::{constraint::Constraint, reasoning::ReasoningLimit, sampler::SamplingParams};
 
 /// Names a request for as long as the engine lives. Ids grow in order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +37,8 @@ pub struct Request {
     pub cache_salt: u64,
     /// Control tokens whose names are part of the answer's text, such as the marks of tool calls.
     pub shown_tokens: Vec<u32>,
+    /// How much the answer may reason.
+    pub reasoning: Option<ReasoningLimit>,
     /// The grammar of the answer, compiled for this model's vocabulary.
     pub constraint: Option<Constraint>,
 }

@@ -5,7 +5,7 @@ use ferrum_models::KV_BLOCK_SIZE;
 use crate::{
     blocks::{BlockId, BlockPool, Parent},
     request::RequestId,
-    speculation::{Acceptance, propose},
+    speculation::{Acceptance, Source, propose},
 };
 
 /// What a request asks of the scheduler.
@@ -44,7 +44,11 @@ pub struct Sequence {
     max_len: usize,
     /// Tokens proposed for after the last one, from the last plan.
     pub(crate) proposed: Vec<u32>,
-    pub(crate) acceptance: Acceptance,
+    /// Where they come from.
+    pub(crate) source: Source,
+    lookup: Acceptance,
+    grammar: Acceptance,
+    draft: Acceptance,
 }
 
 impl Sequence {
@@ -62,7 +66,10 @@ impl Sequence {
             reached: 0,
             salt,
             proposed: Vec::new(),
-            acceptance: Acceptance::default(),
+            source: Source::Lookup,
+            lookup: Acceptance::default(),
+            grammar: Acceptance::FORESEEN,
+            draft: Acceptance::default(),
         }
     }
 
@@ -78,7 +85,11 @@ impl Sequence {
 
     /// Books the logits of all that is computed, and the tokens that were sampled from them.
     pub(crate) fn push(&mut self, sampled: &[u32]) {
-        self.acceptance.judge(&self.proposed, sampled);
+        match self.source {
+            Source::Lookup => self.lookup.judge(&self.proposed, sampled),
+            Source::Grammar => self.grammar.judge(&self.proposed, sampled),
+            Source::Draft => self.draft.judge(&self.proposed, sampled),
+        }
         self.proposed.clear();
         self.tokens.extend_from_slice(sampled);
         self.rows_from = self.rows_from.max(self.computed);
@@ -89,11 +100,56 @@ impl Sequence {
         self.tokens.len().div_ceil(KV_BLOCK_SIZE).saturating_sub(self.blocks.len())
     }
 
-    /// Looks up what may follow: up to `most` tokens, and no more than it may still have besides
-    /// the one that is sampled after them.
+    /// Looks up what may follow, up to `most` tokens, unless something is proposed already.
     pub(crate) fn propose(&mut self, most: usize) {
-        let room = (self.max_len - self.tokens.len()).saturating_sub(1);
-        self.proposed = propose(&self.tokens, most.min(room));
+        if self.proposed.is_empty() {
+            self.source = Source::Lookup;
+            self.proposed = propose(&self.tokens, self.proposable(most));
+        }
+    }
+
+    /// Takes what a grammar or a draft model proposes.
+    pub(crate) fn offer(&mut self, source: Source, mut proposed: Vec<u32>, most: usize) {
+        proposed.truncate(self.proposable(most));
+        if !proposed.is_empty() {
+            (self.source, self.proposed) = (source, proposed);
+        }
+    }
+
+    /// Tokens that may be proposed of at most `most`: no more than it may still have besides the one
+    /// that is sampled after them.
+    pub(crate) fn proposable(&self, most: usize) -> usize {
+        most.min((self.max_len - self.tokens.len()).saturating_sub(1))
+    }
+
+    /// How often what is proposed for it is right.
+    pub(crate) fn acceptance(&self) -> Acceptance {
+        match self.source {
+            Source::Lookup => self.lookup,
+            Source::Grammar => self.grammar,
+            Source::Draft => self.draft,
+        }
+    }
+
+    /// How often a draft model is right.
+    pub(crate) fn draft_acceptance(&self) -> Acceptance {
+        self.draft
+    }
+
+    /// Begins with what was learnt of a draft model by others.
+    pub(crate) fn expect(&mut self, draft: Acceptance) {
+        self.draft = draft;
+    }
+
+    /// Whether a draft model is to be asked: the text itself proposes nothing, or is less often
+    /// right.
+    pub(crate) fn wants_draft(&self) -> bool {
+        self.source == Source::Lookup && (self.proposed.is_empty() || self.lookup < self.draft)
+    }
+
+    /// See [`SequenceSpec::salt`].
+    pub(crate) fn salt(&self) -> u64 {
+        self.salt
     }
 
     /// Tokens that could follow in the blocks that it has.

@@ -1,6 +1,8 @@
-//! Speculation by prompt lookup: what followed the last tokens where they stood before is proposed
-//! as what follows now (Saxena 2023, prompt lookup decoding), and the model judges all proposed
-//! tokens in one step.
+//! Speculation: tokens that may follow are proposed, and the model judges all of them in one step.
+//! They come from the text itself, where what followed the last tokens before is proposed as what
+//! follows now (Saxena 2023, prompt lookup decoding), from a grammar, where it leaves no choice of
+//! what comes next, or from a draft model ([`crate::draft`]; Leviathan et al. 2023, fast inference
+//! from transformers via speculative decoding).
 //!
 //! It is exact. The token after each proposed one is sampled as it would be without speculation,
 //! from the logits that the same prefix gives; a proposal counts only as far as it is equal to what
@@ -47,8 +49,20 @@ pub(crate) fn propose(tokens: &[u32], most: usize) -> Vec<u32> {
     (0..most).map(|i| tokens[end + i % period]).collect()
 }
 
+/// Where proposed tokens come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Source {
+    /// The text itself.
+    #[default]
+    Lookup,
+    /// The grammar of the answer.
+    Grammar,
+    /// A draft model.
+    Draft,
+}
+
 /// How often proposed tokens of a request were right.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub(crate) struct Acceptance(f64);
 
 impl Default for Acceptance {
@@ -59,6 +73,9 @@ impl Default for Acceptance {
 }
 
 impl Acceptance {
+    /// Of text that must come, of which only the spelling is a guess.
+    pub(crate) const FORESEEN: Acceptance = Acceptance(0.9);
+
     /// Learns what was sampled where `proposed` was proposed, whether or not it was run.
     pub(crate) fn judge(&mut self, proposed: &[u32], sampled: &[u32]) {
         for (proposed, sampled) in proposed.iter().zip(sampled) {
@@ -104,6 +121,25 @@ impl Speculation {
             }
         }
         *self = extended(best);
+        best
+    }
+
+    /// How many tokens a draft model should propose for each request of these acceptances, at most
+    /// `most`, so that tokens come fastest: each takes a step of `draft` seconds of the draft model
+    /// before it is judged. 0: it does not pay.
+    pub(crate) fn depth(&self, requests: &[Acceptance], draft: f64, most: usize) -> usize {
+        let count = requests.len() as f64;
+        let at = |depth: usize| {
+            let gained: f64 = requests.iter().map(|a| a.tokens(depth) - 1.0).sum();
+            let seconds = depth as f64 * (draft + count * self.per_token);
+            Speculation { tokens: self.tokens + gained, seconds: self.seconds + seconds, ..*self }
+        };
+        let (mut best, mut speed) = (0, GAIN * self.speed());
+        for depth in 1..=most {
+            if at(depth).speed() > speed {
+                (best, speed) = (depth, at(depth).speed());
+            }
+        }
         best
     }
 
@@ -154,6 +190,19 @@ mod tests {
         a.judge(&[], &[1]);
         a.judge(&[1], &[]);
         assert!((a.0 - (0.55 - 0.055)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_draft_model_is_asked_where_it_pays() {
+        let alone = Speculation { tokens: 1.0, seconds: 10e-3, per_token: 0.5e-3 };
+        let depth = |p, draft| alone.depth(&[Acceptance(p)], draft, 8);
+        assert_eq!(depth(0.9, 1e-3), 8);
+        assert!((1..6).contains(&depth(0.6, 1e-3)));
+        assert_eq!(depth(0.1, 1e-3), 0, "it is hardly ever right");
+        assert_eq!(depth(0.9, 12e-3), 0, "it is slower than the model");
+        let crowd = Speculation { tokens: 16.0, seconds: 40e-3, per_token: 2e-3 };
+        assert_eq!(crowd.depth(&[Acceptance(0.7); 16], 8e-3, 8), 0);
+        assert_eq!(alone.depth(&[Acceptance(0.9)], 1e-3, 0), 0);
     }
 
     /// One sequence whose weights are read anyway gains; many that fill the machine do not.

@@ -21,6 +21,10 @@ pub struct EngineStats {
     pub kv_blocks_free: usize,
     /// Of the free blocks, those with reusable content.
     pub kv_blocks_cached: usize,
+    /// Blocks of a draft model's cache; 0 without one.
+    pub draft_kv_blocks: usize,
+    /// Of those, the ones that no request holds.
+    pub draft_kv_blocks_free: usize,
     /// Tokens of prompts whose reading was complete, and of those the ones found in the cache.
     pub prefix_query_tokens: u64,
     /// See [`EngineStats::prefix_query_tokens`].

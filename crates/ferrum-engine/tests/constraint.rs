@@ -16,7 +16,7 @@ use ferrum_engine::{
     sampler::{Sampler, Workspace},
 };
 use serde_json::{Value, json};
-use support::Rng;
+use support::rng::{self, Rng};
 
 const END: u32 = 256;
 
@@ -71,13 +71,17 @@ fn answer(constraint: &Constraint, seed: u64, greedy: bool, most: usize) -> (Vec
     (history, false)
 }
 
-fn text(tokens: &[u32]) -> String {
+fn text_bytes(tokens: &[u32]) -> Vec<u8> {
     let table = table();
     let bytes = |&token: &u32| match &table.tokens[token as usize] {
         Spelling::Text(bytes) => bytes.clone(),
         other => panic!("{other:?} in an answer"),
     };
-    String::from_utf8(tokens.iter().flat_map(bytes).collect()).expect("UTF-8")
+    tokens.iter().flat_map(bytes).collect()
+}
+
+fn text(tokens: &[u32]) -> String {
+    String::from_utf8(text_bytes(tokens)).expect("UTF-8")
 }
 
 /// The answers of a few random models.
@@ -110,6 +114,32 @@ fn answers_of_random_schemas_parse_and_validate() {
         }
     }
     println!("the slowest schema took {slowest:?} to compile");
+}
+
+/// Looking ahead changes nothing, and what it foresees comes.
+#[test]
+fn what_must_come_is_foreseen() {
+    let compiler = compiler();
+    let mut foreseen = 0;
+    for seed in 0..200 {
+        let grammar = Grammar::JsonSchema(schemas::random(&mut Rng(seed)));
+        let constraint = compiler.compile(&grammar).expect("a constraint");
+        let (plain, _) = answer(&constraint, seed, false, 300);
+        let mut state = constraint.start(true);
+        for (at, &token) in plain.iter().enumerate() {
+            let ahead = state.ahead();
+            let bytes = text_bytes(&ahead);
+            let rest = text_bytes(&plain[at..]);
+            let come = bytes.len().min(rest.len());
+            assert_eq!(bytes[..come], rest[..come], "{grammar:?}: after {:?}", &plain[..at]);
+            foreseen += usize::from(ahead.first() == Some(&token));
+            assert!(state.mask().expect("a mask").allows(token), "{grammar:?}");
+            state.commit(token).expect("what came before");
+        }
+    }
+    assert!(foreseen > 500, "{foreseen}");
+    let mut free = compile(Grammar::Regex("[a-z]+".into())).unwrap().start(true);
+    assert!(free.ahead().is_empty());
 }
 
 #[test]

@@ -37,10 +37,10 @@ impl Hub {
         ModelRef::parse(text)
     }
 
-    /// The model's file if it is here already. Does not use the network.
+    /// The model's file, or folder, if it is here already. Does not use the network.
     pub fn local(&self, reference: &ModelRef) -> Result<Option<PathBuf>> {
         match reference {
-            ModelRef::Path(path) if path.is_file() => Ok(Some(path.clone())),
+            ModelRef::Path(path) if path.is_file() || path.is_dir() => Ok(Some(path.clone())),
             ModelRef::Path(path) => Err(HubError::NoSuchFile { path: path.clone() }),
             ModelRef::Catalogue(entry) => {
                 let path = self.store.file(entry.repo, entry.file)?;

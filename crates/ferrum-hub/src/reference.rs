@@ -8,7 +8,7 @@ use crate::error::{HubError, Result};
 /// A model, named but perhaps not here yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelRef {
-    /// A file of the user.
+    /// A file or folder of the user.
     Path(PathBuf),
     /// A model of the catalogue.
     Catalogue(&'static Entry),
@@ -36,7 +36,8 @@ impl ModelRef {
     /// Reads a name. In this order it is
     ///
     /// 1. an alias of the catalogue;
-    /// 2. a path, if a file of that name exists or if it starts like one (`/`, `./`, `../`, `~/`);
+    /// 2. a path, if a file of that name exists, a folder with a `config.json`, or if it starts like a
+    ///    path (`/`, `./`, `../`, `~/`);
     /// 3. `owner/repo`, `owner/repo:QUANT` or `owner/repo/…/file.gguf` on the hub;
     /// 4. a path, if it ends in `.gguf` (the file is then missing);
     /// 5. otherwise [`HubError::UnknownModel`].
@@ -47,7 +48,8 @@ impl ModelRef {
         let path = Path::new(text);
         let starts_like_path =
             path.is_absolute() || ["./", "../", "~/", ".\\"].iter().any(|p| text.starts_with(p));
-        if starts_like_path || path.is_file() {
+        let exists = path.is_file() || path.join("config.json").is_file();
+        if starts_like_path || exists {
             return Ok(ModelRef::Path(path.to_path_buf()));
         }
         if let Some(reference) = parse_repository(text)? {

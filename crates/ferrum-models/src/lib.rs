@@ -1,15 +1,20 @@
 //! Files on disk to a model that runs on any backend.
 //!
-//! [`gguf`] reads the file, [`tokenizer`] and [`chat`] turn conversations into token ids and back,
-//! [`arch`] describes each architecture as a [`decoder::DecoderSpec`], and [`runner`] puts the
-//! weights on a backend and computes logits for a packed step of tokens.
+//! A [`Checkpoint`] is a model on disk, read by [`gguf`] or [`hf`]; [`tokenizer`] and [`chat`] turn
+//! conversations into token ids and back, [`arch`] describes each architecture as a
+//! [`decoder::DecoderSpec`], and [`runner`] puts the weights on a backend and computes logits for a
+//! packed step of tokens.
 
 pub mod arch;
 pub mod chat;
+pub mod checkpoint;
 pub mod decoder;
 pub mod gguf;
+pub mod hf;
 pub mod load;
+mod mmap;
 pub mod runner;
+pub mod safetensors;
 pub mod synth;
 pub mod tokenizer;
 
@@ -23,6 +28,7 @@ pub mod profile {
     pub use ferrum_kernels::profiled::{Op, OpRecord, Profiler};
 }
 
+pub use checkpoint::Checkpoint;
 pub use ferrum_kernels::{KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity, StepInput};
 pub use load::{
     Device, LoadOptions, MemoryEstimate, ModelError, load, load_profiled, memory_estimate,

@@ -1,4 +1,4 @@
-//! A GGUF file to a [`Runner`] on a device.
+//! A checkpoint to a [`Runner`] on a device.
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa, physical_cores};
 use ferrum_kernels::profiled::{Profiled, Profiler};
@@ -6,8 +6,10 @@ use ferrum_kernels::reference::Reference;
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity};
 
 use crate::arch;
+use crate::checkpoint::Checkpoint;
 use crate::decoder::{DecoderOptions, DecoderRunner, DecoderSpec};
-use crate::gguf::{Gguf, GgufError};
+use crate::gguf::GgufError;
+use crate::hf::HfError;
 use crate::runner::{Runner, RunnerLimits};
 
 /// Where a model runs.
@@ -72,6 +74,9 @@ pub enum ModelError {
     /// The file is damaged or lacks something.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// Likewise, a folder from Hugging Face.
+    #[error(transparent)]
+    Hf(#[from] HfError),
     /// The backend cannot run it, or ran out of memory.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -113,7 +118,7 @@ pub enum ModelError {
 }
 
 /// Loads a model onto a device.
-pub fn load(file: &Gguf, options: &LoadOptions) -> Result<Box<dyn Runner>, ModelError> {
+pub fn load(file: &dyn Checkpoint, options: &LoadOptions) -> Result<Box<dyn Runner>, ModelError> {
     let spec = arch::spec(file)?;
     match options.device {
         Device::Cpu => load_on(cpu(options)?, file, spec, options),
@@ -123,7 +128,7 @@ pub fn load(file: &Gguf, options: &LoadOptions) -> Result<Box<dyn Runner>, Model
 
 /// Loads a model whose operations are measured, at a price of some tens of nanoseconds each.
 pub fn load_profiled(
-    file: &Gguf,
+    file: &dyn Checkpoint,
     options: &LoadOptions,
 ) -> Result<(Box<dyn Runner>, Profiler), ModelError> {
     let spec = arch::spec(file)?;
@@ -161,7 +166,7 @@ fn reference(options: &LoadOptions) -> Result<Reference, ModelError> {
 
 fn load_on<B: Backend>(
     backend: B,
-    file: &Gguf,
+    file: &dyn Checkpoint,
     spec: DecoderSpec,
     options: &LoadOptions,
 ) -> Result<Box<dyn Runner>, ModelError> {
@@ -225,7 +230,10 @@ impl MemoryEstimate {
 }
 
 /// What [`load`] would keep in memory, without loading.
-pub fn memory_estimate(file: &Gguf, options: &LoadOptions) -> Result<MemoryEstimate, ModelError> {
+pub fn memory_estimate(
+    file: &dyn Checkpoint,
+    options: &LoadOptions,
+) -> Result<MemoryEstimate, ModelError> {
     let spec = arch::spec(file)?;
     let decoder = decoder_options(&spec, options)?;
     match options.device {

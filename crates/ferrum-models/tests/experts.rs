@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use ferrum_kernels::Format;
 use ferrum_models::arch;
 use ferrum_models::cpu::Isa;
-use ferrum_models::decoder::{ExpertsSpec, MlpSpec};
+use ferrum_models::decoder::{ExpertsSpec, MlpSpec, QkNorm};
 use ferrum_models::gguf::{Gguf, GgufWriter, Value};
 use ferrum_models::synth::{PRESETS, SynthSpec};
 use ferrum_models::{Device, LoadOptions, ModelError, memory_estimate};
@@ -44,7 +44,7 @@ fn mixture(arch: &str, more: &[(&str, Option<Value>)]) -> Result<Gguf> {
 fn mlp(more: &[(&str, Option<Value>)]) -> Result<(MlpSpec, ExpertsSpec)> {
     let spec = arch::spec(&mixture("qwen3moe", more)?)?;
     assert_eq!(spec.layers.len(), 3);
-    assert!(spec.layers.iter().all(|l| l.mlp == spec.layers[0].mlp && l.qk_norm));
+    assert!(spec.layers.iter().all(|l| l.mlp == spec.layers[0].mlp && l.qk_norm == QkNorm::Head));
     let mlp = spec.layers[0].mlp;
     Ok((mlp, *mlp.experts().context("a mixture")?))
 }

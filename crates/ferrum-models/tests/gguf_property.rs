@@ -55,7 +55,8 @@ fn array() -> impl Strategy<Value = Array> {
 
 /// A format, dimensions that fit it, and as many bytes as it takes.
 fn tensor() -> impl Strategy<Value = (Format, Vec<usize>, Vec<u8>)> {
-    (prop::sample::select(&Format::ALL[..]), 1..4usize, vec(1..4usize, 0..4), any::<u8>()).prop_map(
+    let of_gguf: Vec<Format> = Format::ALL.into_iter().filter(|f| *f != Format::Q4_Z).collect();
+    (prop::sample::select(of_gguf), 1..4usize, vec(1..4usize, 0..4), any::<u8>()).prop_map(
         |(format, blocks, outer, fill)| {
             let rows: usize = outer.iter().product();
             let bytes = rows * blocks * format.block_bytes();

@@ -4,15 +4,17 @@
 //! that names it, unless it is known to be harmless or is `null`.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::App;
 use crate::error::{ApiError, ApiResult};
@@ -41,13 +43,21 @@ const MAX_COMMAS: usize = 2_000_000;
 /// Time for the rest of a body that is too large.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The bytes of a JSON request.
-pub struct JsonBody(Bytes);
+/// Bytes of a body that every connection may have besides what all of them share: so that large
+/// bodies do not keep small ones out.
+const SMALL: usize = 16 << 10;
 
-impl FromRequest<std::sync::Arc<App>> for JsonBody {
+/// The bytes of a JSON request.
+pub struct JsonBody {
+    bytes: Bytes,
+    /// Its share of what all bodies may take.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl FromRequest<Arc<App>> for JsonBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, app: &std::sync::Arc<App>) -> ApiResult<Self> {
+    async fn from_request(request: Request, app: &Arc<App>) -> ApiResult<Self> {
         let limits = &app.limits;
         let (parts, body) = request.into_parts();
         let media = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
@@ -58,11 +68,12 @@ impl FromRequest<std::sync::Arc<App>> for JsonBody {
             );
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
-        match tokio::time::timeout(limits.body_timeout, read(body, limits.body_bytes)).await {
-            Ok(bytes) => {
-                let bytes = bytes?;
-                check_size(&bytes)?;
-                Ok(JsonBody(bytes))
+        let reading = read(body, limits.body_bytes, &app.bodies);
+        match tokio::time::timeout(limits.body_timeout, reading).await {
+            Ok(body) => {
+                let body = body?;
+                check_size(&body.bytes)?;
+                Ok(body)
             }
             Err(_) => {
                 let message = "the body did not come in time";
@@ -105,16 +116,37 @@ fn check_size(bytes: &[u8]) -> ApiResult<()> {
     Ok(())
 }
 
-async fn read(mut body: Body, limit: usize) -> ApiResult<Bytes> {
-    match Limited::new(&mut body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
+/// Reads a body of up to `limit` bytes, with a permit of `all` for each beyond the first few.
+async fn read(mut body: Body, limit: usize, all: &Arc<Semaphore>) -> ApiResult<JsonBody> {
+    let (mut bytes, mut room) = (Vec::new(), None::<OwnedSemaphorePermit>);
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| ApiError::invalid(format!("the body could not be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let len = bytes.len() + data.len();
+        if len > limit {
+            drop((bytes, room));
             let _ = tokio::time::timeout(LINGER, discard(body, limit)).await;
             let message = format!("the body has more than {limit} bytes");
-            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message))
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
         }
-        Err(error) => Err(ApiError::invalid(format!("the body could not be read: {error}"))),
+        let has = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = u32::try_from(len.saturating_sub(SMALL).saturating_sub(has));
+        match more.map(|more| all.clone().try_acquire_many_owned(more)) {
+            Ok(Ok(permit)) => match &mut room {
+                Some(room) => room.merge(permit),
+                None => room = Some(permit),
+            },
+            _ => {
+                drop((bytes, room));
+                let _ = tokio::time::timeout(LINGER, discard(body, limit)).await;
+                let message = "too many large bodies are being read at once";
+                return Err(ApiError { retry_after: Some(1), ..ApiError::unavailable(message) });
+            }
+        }
+        bytes.extend_from_slice(&data);
     }
+    Ok(JsonBody { bytes: bytes.into(), _room: room })
 }
 
 /// Reads what a client that sends too much still sends, up to a bound. A connection that is closed
@@ -128,9 +160,9 @@ async fn discard(mut body: Body, limit: usize) {
 }
 
 impl JsonBody {
-    /// For tests and fuzzing.
+    /// A body from elsewhere: for tests and fuzzing.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
-        JsonBody(bytes.into())
+        JsonBody { bytes: bytes.into(), _room: None }
     }
 
     /// Reads the body as a `T`, all of whose fields must be known.
@@ -158,7 +190,7 @@ impl JsonBody {
     /// The value, and the paths of the fields that it does not have.
     fn read<'a, T: Deserialize<'a>>(&'a self) -> ApiResult<(T, Vec<String>)> {
         let mut unknown = Vec::new();
-        let mut json = serde_json::Deserializer::from_slice(&self.0);
+        let mut json = serde_json::Deserializer::from_slice(&self.bytes);
         let mut track = serde_path_to_error::Track::new();
         let paths = serde_path_to_error::Deserializer::new(&mut json, &mut track);
         let result: Result<T, _> = serde_ignored::deserialize(paths, |path| {
@@ -180,7 +212,7 @@ impl JsonBody {
     fn refuse(&self, unknown: Vec<String>) -> ApiResult<()> {
         let mut unknown = unknown.into_iter().filter(|path| !HARMLESS.contains(&path.as_str()));
         let Some(first) = unknown.next() else { return Ok(()) };
-        let whole: Value = serde_json::from_slice(&self.0).unwrap_or_default();
+        let whole: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
         match std::iter::once(first).chain(unknown).find(|path| !is_absent(&whole, path)) {
             Some(path) => {
                 let message = format!("unknown or unsupported field: {path}");

@@ -23,6 +23,10 @@ pub struct Limits {
     pub queue: usize,
     /// Bytes of a request body.
     pub body_bytes: usize,
+    /// Bytes of bodies that are read and not yet made into requests, of all connections together;
+    /// a further body is answered 503. At least [`Limits::body_bytes`], and small bodies are not
+    /// counted.
+    pub bodies_bytes: usize,
     /// Connections at once; further ones wait to be accepted.
     pub connections: usize,
     /// Time for a request's headers, and for which a connection may be idle.
@@ -49,6 +53,7 @@ impl Default for Limits {
         Limits {
             queue: 64,
             body_bytes: 8 << 20,
+            bodies_bytes: 32 << 20,
             connections: 1024,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),

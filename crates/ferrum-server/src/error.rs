@@ -120,6 +120,7 @@ impl From<AdmissionError> for ApiError {
             AdmissionError::Logprobs { .. } => out.param = Some("logprobs".into()),
             // The constraint was compiled for this model, so this is no mistake of the client.
             AdmissionError::Constraint { .. } => out.status = StatusCode::INTERNAL_SERVER_ERROR,
+            AdmissionError::Reasoning => out.status = StatusCode::INTERNAL_SERVER_ERROR,
             AdmissionError::EmptyStopString => out.param = Some("stop".into()),
         }
         out

@@ -1,6 +1,7 @@
 //! HTTP and JSON: the OpenAI API and its neighbours, in front of the engine.
 //!
-//! A [`model::Model`] has a [`service::Service`], the thread that owns its engine. [`api`] has the
+//! [`models`] has the models, of which as many are loaded as memory allows ([`residency`]). A
+//! [`model::Model`] has a [`service::Service`], the thread that owns its engine. [`api`] has the
 //! routes: they make [`ferrum_engine::Request`]s of JSON ([`body`]), follow the answers
 //! ([`answer`]) and write them as JSON or as a stream of events ([`sse`]). [`auth`] decides who may
 //! ask, [`server`] has the connections and their limits, [`output`] makes tool calls and reasoning of
@@ -14,20 +15,22 @@ pub mod config;
 pub mod error;
 pub mod metrics;
 pub mod model;
+pub mod models;
 pub mod output;
+pub mod residency;
 pub mod server;
 pub mod service;
 pub mod sse;
 pub mod web;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use axum::http::StatusCode;
+use tokio::sync::Semaphore;
 
 pub use config::{Limits, ServerConfig};
 pub use metrics::Metrics;
 pub use model::{Model, ModelSpec, StartError};
+pub use models::{Lease, Models, ModelsConfig, Offer, OfferError};
 pub use server::{ServeError, Server, Stop};
 
 use auth::Gate;
@@ -36,39 +39,28 @@ use error::{ApiError, ApiResult};
 /// What all routes share.
 pub struct App {
     /// The models; the first is the one of requests that name none.
-    pub models: Vec<Arc<Model>>,
+    pub models: Models,
     /// Bounds on what clients can cost.
     pub limits: Limits,
     /// All counters.
-    pub metrics: Arc<Metrics>,
-    /// Whether the server is about to stop.
-    pub draining: AtomicBool,
+    pub metrics: Metrics,
     gate: Gate,
+    /// One permit for each byte of bodies that are read and not yet made into requests.
+    bodies: Arc<Semaphore>,
 }
 
 impl App {
-    /// An application that serves `models`.
-    pub fn new(models: Vec<Arc<Model>>, metrics: Arc<Metrics>, config: ServerConfig) -> Self {
+    /// An application that serves `models`, which count by `metrics`.
+    pub fn new(models: Models, metrics: Metrics, config: ServerConfig) -> Self {
         let gate = Gate::new(&config);
-        App { models, limits: config.limits, metrics, draining: AtomicBool::new(false), gate }
+        let limits = config.limits;
+        let bodies = limits.bodies_bytes.max(limits.body_bytes).min(Semaphore::MAX_PERMITS);
+        App { models, limits, metrics, gate, bodies: Arc::new(Semaphore::new(bodies)) }
     }
 
-    /// The model that a request means. Without a name, and by the name `default`, it is the first.
-    pub fn model(&self, name: Option<&str>) -> ApiResult<Arc<Model>> {
-        let found = match name {
-            None | Some("" | "default") => self.models.first(),
-            Some(name) => self.models.iter().find(|model| model.answers_to(name)),
-        };
-        found.cloned().ok_or_else(|| {
-            let known: Vec<&str> = self.models.iter().map(|model| model.id.as_str()).collect();
-            let name = name.unwrap_or_default();
-            let message = format!("there is no model '{name}'; there is {}", known.join(", "));
-            ApiError {
-                code: Some("model_not_found"),
-                param: Some("model".into()),
-                ..ApiError::new(StatusCode::NOT_FOUND, message)
-            }
-        })
+    /// A lease on the model that a request means.
+    pub async fn lease(&self, name: Option<&str>) -> ApiResult<Lease> {
+        self.models.lease(self.models.find(name)?).await
     }
 
     /// Runs what takes processor time (templates, tokenizers) beside the threads that talk to
@@ -83,8 +75,8 @@ impl App {
         }
     }
 
-    /// Requests that wait or run, or whose answers are being read.
+    /// Requests that wait or run in an engine, or whose answers are being read.
     pub fn in_flight(&self) -> usize {
-        self.models.iter().map(|model| model.service.in_flight()).sum()
+        self.models.resident().iter().map(|model| model.service.in_flight()).sum()
     }
 }

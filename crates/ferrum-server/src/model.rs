@@ -5,25 +5,24 @@ use std::sync::{Arc, OnceLock};
 use ferrum_engine::constraint::{
     CompileLimits, Constraint, ConstraintCompiler, ConstraintError, TokenTable,
 };
-use ferrum_engine::{Engine, EngineConfig, EngineError, Grammar, Vocabulary};
+use ferrum_engine::{
+    Engine, EngineConfig, EngineError, Grammar, ReasoningLimit, Vocabulary, VocabularyMismatch,
+    same_vocabulary,
+};
 use ferrum_models::chat::{ChatTemplate, FromMetadataError, Message, OwnedSegment, RenderOptions};
-use ferrum_models::gguf::Gguf;
+use ferrum_models::gguf::GgufError;
 use ferrum_models::tokenizer::{Segment, Tokenizer, TokenizerError};
-use ferrum_models::{LoadOptions, ModelError, load};
+use ferrum_models::{Checkpoint, LoadOptions, ModelError, load};
 
 use crate::error::{ApiError, ApiResult};
-use crate::metrics::Metrics;
-use crate::output::Conventions;
+use crate::metrics::ModelMetrics;
+use crate::output::{Conventions, REASONING_MARKS};
 use crate::service::{Service, ServiceConfig};
 
 /// A model that answers.
 pub struct Model {
     /// The name by which it is listed.
     pub id: String,
-    /// Other names by which it may be asked for.
-    pub aliases: Vec<String>,
-    /// When it was loaded, in seconds since 1970.
-    pub created: u64,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// Its chat template, if it has one.
@@ -44,6 +43,8 @@ pub struct Model {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum StartError {
+    #[error(transparent)]
+    File(#[from] GgufError),
     #[error("the tokenizer cannot be used: {0}")]
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
@@ -52,6 +53,8 @@ pub enum StartError {
     Model(#[from] ModelError),
     #[error("the tokenizer has more tokens than the model")]
     Vocabulary,
+    #[error("the draft model does not fit: {0}")]
+    Draft(#[from] VocabularyMismatch),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("the engine's thread could not be started: {0}")]
@@ -63,8 +66,6 @@ pub enum StartError {
 pub struct ModelSpec {
     /// The name by which it is listed.
     pub id: String,
-    /// Other names by which it may be asked for.
-    pub aliases: Vec<String>,
     /// Sizes and device.
     pub load: LoadOptions,
     /// Choices of the engine.
@@ -77,28 +78,43 @@ pub struct ModelSpec {
 
 impl Model {
     /// Loads a model and starts its engine.
-    pub fn start(file: &Gguf, spec: ModelSpec, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let tokenizer = Arc::new(Tokenizer::from_metadata(file.metadata())?);
+    pub fn start(
+        file: &dyn Checkpoint,
+        spec: ModelSpec,
+        metrics: Arc<ModelMetrics>,
+    ) -> Result<Self, StartError> {
+        Self::start_with(file, None, spec, metrics)
+    }
+
+    /// Loads a model, with one that proposes tokens for it, and starts its engine.
+    pub fn start_with(
+        file: &dyn Checkpoint,
+        draft: Option<(&dyn Checkpoint, &LoadOptions)>,
+        spec: ModelSpec,
+        metrics: Arc<ModelMetrics>,
+    ) -> Result<Self, StartError> {
+        let tokenizer = Arc::new(file.tokenizer()?);
         let template = ChatTemplate::from_metadata(file.metadata(), &tokenizer)?;
         let runner = load(file, &spec.load)?;
         if tokenizer.vocab_size() > runner.limits().vocab {
             return Err(StartError::Vocabulary);
         }
         let vocabulary: Arc<dyn Vocabulary> = tokenizer.clone();
-        let engine = Engine::new(runner, vocabulary, spec.engine)?;
+        let mut engine = Engine::new(runner, vocabulary, spec.engine)?;
+        if let Some((file, options)) = draft {
+            same_vocabulary(&tokenizer, &Tokenizer::from_metadata(file.metadata())?)?;
+            engine = engine.with_draft(load(file, options)?)?;
+        }
         let context = engine.max_len();
         let running = spec.engine.max_running.unwrap_or(usize::MAX).min(spec.load.max_seqs);
         let config = ServiceConfig { running, queue: spec.queue, backlog: spec.backlog };
         let service = Service::start(engine, config, metrics)?;
-        let created = crate::api::seconds();
-        let ModelSpec { id, aliases, .. } = spec;
+        let id = spec.id;
         let source = template.as_ref().map(ChatTemplate::source).unwrap_or_default();
         let conventions = Conventions::of_template(source);
         let knows_tools = conventions.tools.is_some() && source.contains("tools");
         Ok(Model {
             id,
-            aliases,
-            created,
             tokenizer,
             template,
             service,
@@ -107,11 +123,6 @@ impl Model {
             knows_tools,
             compiler: OnceLock::new(),
         })
-    }
-
-    /// Whether a request for `name` means this model.
-    pub fn answers_to(&self, name: &str) -> bool {
-        name == self.id || self.aliases.iter().any(|alias| alias == name)
     }
 
     /// The prompt of a conversation, as the template writes it.
@@ -162,6 +173,14 @@ impl Model {
             _ => {}
         }
         tokens
+    }
+
+    /// The bound on reasoning of `tokens` tokens, for an answer to a prompt that ends within
+    /// reasoning if `opened`. It ends in the way that models write it.
+    pub fn reasoning_limit(&self, tokens: usize, opened: bool) -> ReasoningLimit {
+        let [begin, end] = REASONING_MARKS.map(str::to_string);
+        let close = self.tokenizer.encode_markup(&format!("\n{end}\n\n"));
+        ReasoningLimit { tokens, opened, begin, end, close }
     }
 
     /// A token as text; where it is no text by itself, its bytes as `bytes:\xe2\x96`.

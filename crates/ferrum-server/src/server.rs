@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -134,9 +133,10 @@ impl Server {
 /// Waits for the order to stop, and then until all answers have ended or their time is up.
 async fn drained(app: &App, stop: &Stop) {
     stop.stopped().await;
-    app.draining.store(true, Ordering::Release);
+    // A request that is under way has a lease, or will be refused one: none is lost in between.
+    app.models.close();
     let end = Instant::now() + app.limits.drain;
-    while app.in_flight() > 0 && Instant::now() < end {
+    while app.models.leases() > 0 && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -178,7 +178,7 @@ pub fn router(app: Arc<App>) -> Router {
 async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_string());
     let anthropic = request.uri().path().starts_with("/v1/messages");
-    let draining = app.draining.load(Ordering::Acquire);
+    let draining = app.models.is_closed();
     let mut response = if draining && request.method() == Method::POST {
         let mut response = ApiError::unavailable("the server is about to stop").into_response();
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferrum_engine::{AdmissionError, Engine, EngineError, EngineStats, Event, Request, RequestId};
@@ -17,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::auth::Tenant;
 use crate::error::{ApiError, ApiResult};
-use crate::metrics::Metrics;
+use crate::metrics::ModelMetrics;
 
 /// Sizes of a [`Service`].
 #[derive(Debug, Clone, Copy)]
@@ -44,10 +45,12 @@ pub enum Update {
     Failed(String),
 }
 
-/// The handle to the engine's thread. Dropping the last one lets the thread end once it is idle.
-#[derive(Debug, Clone)]
+/// The handle to the engine's thread. Dropping it lets the thread end once it is idle.
+#[derive(Debug)]
 pub struct Service {
-    submissions: SyncSender<Submission>,
+    /// Until the service is closed.
+    submissions: Mutex<Option<SyncSender<Submission>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     shared: Arc<Shared>,
 }
 
@@ -91,7 +94,7 @@ impl Service {
     pub fn start(
         engine: Engine,
         config: ServiceConfig,
-        metrics: Arc<Metrics>,
+        metrics: Arc<ModelMetrics>,
     ) -> std::io::Result<Service> {
         let places = config.running + config.queue;
         // Submissions whose readers left hold no permit any more: the queue can be full.
@@ -112,13 +115,24 @@ impl Service {
             shared: shared.clone(),
             metrics,
         };
-        std::thread::Builder::new().name("ferrum-engine".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("ferrum-engine".into()).spawn(move || {
             let shared = worker.shared.clone();
             // A panic is a bug; clients and supervisors must hear of it rather than wait.
             let _ = catch_unwind(AssertUnwindSafe(|| worker.run()));
             shared.alive.store(false, Ordering::Release);
         })?;
-        Ok(Service { submissions, shared })
+        let (submissions, thread) = (Mutex::new(Some(submissions)), Mutex::new(Some(thread)));
+        Ok(Service { submissions, thread, shared })
+    }
+
+    /// Takes no further submissions, and waits until the running ones have ended and the engine's
+    /// memory is free.
+    pub fn close(&self) {
+        locked(&self.submissions).take();
+        if let Some(thread) = locked(&self.thread).take() {
+            // Panics are caught within.
+            let _ = thread.join();
+        }
     }
 
     /// Queues requests that belong together: all or none. `tenant` is who asks.
@@ -145,7 +159,9 @@ impl Service {
         let places = places.map_err(|_| busy("too many requests are waiting"))?;
         let (to, updates) = mpsc::channel(self.shared.config.backlog.max(2));
         // Places of answers given up are free before the thread takes their submissions.
-        self.submissions.try_send(Submission { requests, to }).map_err(|error| match error {
+        let submissions = locked(&self.submissions);
+        let sender = submissions.as_ref().ok_or_else(gone)?;
+        sender.try_send(Submission { requests, to }).map_err(|error| match error {
             TrySendError::Full(_) => busy("too many requests are waiting"),
             TrySendError::Disconnected(_) => gone(),
         })?;
@@ -161,12 +177,12 @@ impl Service {
 
     /// The state of the engine after its last step.
     pub fn stats(&self) -> EngineStats {
-        *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        *locked(&self.shared.stats)
     }
 
-    /// Whether the engine's thread lives.
-    pub fn is_alive(&self) -> bool {
-        self.shared.alive.load(Ordering::Acquire)
+    /// Whether the engine's thread ended although nobody closed the service.
+    pub fn has_failed(&self) -> bool {
+        !self.shared.alive.load(Ordering::Acquire) && locked(&self.submissions).is_some()
     }
 
     /// How long the step that runs has been running.
@@ -184,13 +200,18 @@ impl Service {
     }
 }
 
+/// What is in a mutex that nobody leaves half changed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The thread's side.
 struct Worker {
     engine: Engine,
     submissions: Receiver<Submission>,
     live: HashMap<RequestId, Live>,
     shared: Arc<Shared>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ModelMetrics>,
 }
 
 /// A request in the engine.
@@ -215,7 +236,7 @@ impl Worker {
                 Err(error) => self.fail(&error),
             }
             let stats = self.engine.stats();
-            *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+            *locked(&self.shared.stats) = stats;
         }
     }
 

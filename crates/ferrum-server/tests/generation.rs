@@ -125,6 +125,55 @@ fn echo_scores_the_prompt() {
     assert_eq!(none[1], logprobs["token_logprobs"][1]);
 }
 
+/// Choices of one prompt share its scores, and do not pay for them again.
+#[test]
+fn several_choices_are_scored_once() {
+    let server = start();
+    let prompt: Vec<usize> = (0..200).map(|i| 5 + i * 7 % 300).collect();
+    let counts = || {
+        server.wait_until_free();
+        let metrics = server.get("/metrics").body;
+        let line = "ferrum_computed_prompt_tokens_total{model=\"tiny\"} ";
+        let value = metrics.lines().find_map(|l| l.strip_prefix(line)).unwrap();
+        value.parse::<usize>().unwrap()
+    };
+    let body = |max_tokens: usize| {
+        completion(json!({"prompt": prompt, "echo": true, "logprobs": 1, "n": 4, "seed": 3,
+            "temperature": 2.0, "max_tokens": max_tokens}))
+    };
+    let whole = server.ok(TEXT, &body(2));
+    // Once for the scores and once for the others, who wait for nobody that is slowed down by them.
+    assert!(counts() < 3 * prompt.len(), "{} tokens", counts());
+    let choices = whole["choices"].as_array().unwrap();
+    let scores = |choice: &Value| choice["logprobs"]["token_logprobs"].as_array().unwrap().clone();
+    let first = scores(&choices[0]);
+    assert_eq!(first.len(), prompt.len() + 2);
+    for choice in choices {
+        assert_eq!(scores(choice)[..prompt.len()], first[..prompt.len()]);
+    }
+    assert_ne!(choices[0]["text"], choices[1]["text"]);
+
+    let mut streamed = body(2);
+    streamed["stream"] = json!(true);
+    let events = server.stream(TEXT, &streamed);
+    for (index, choice) in choices.iter().enumerate() {
+        let of = events.iter().map(|event| &event["choices"][0]);
+        let of: Vec<&Value> = of.filter(|c| c["index"] == index).collect();
+        let text: String = of.iter().map(|c| c["text"].as_str().unwrap()).collect();
+        assert_eq!(choice["text"], text);
+        let logprobs = of.iter().filter_map(|c| c["logprobs"]["token_logprobs"].as_array());
+        assert_eq!(logprobs.flatten().cloned().collect::<Vec<_>>(), scores(choice));
+    }
+
+    let none = server.ok(TEXT, &body(0));
+    let choices = none["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 4);
+    for choice in choices {
+        assert_eq!(scores(choice), first[..prompt.len()]);
+    }
+    assert_eq!(none["usage"]["prompt_tokens"], prompt.len());
+}
+
 #[test]
 fn logprobs_of_a_chat() {
     let server = start();

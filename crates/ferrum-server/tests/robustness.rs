@@ -78,8 +78,8 @@ fn a_reader_that_dawdles_is_given_up() {
     // Nothing is read: buffers fill, then the backlog.
     let count = || server.get("/metrics").body.contains("reason=\"slow_reader\"");
     wait_for(count, "the reader is given up");
-    let stats = || server.app.models[0].service.stats();
-    wait_for(|| stats().running == 0, "its blocks are free");
+    let running = || server.app.models.resident()[0].service.stats().running;
+    wait_for(|| running() == 0, "its blocks are free");
     assert_eq!(limits.backlog, 16);
     drop(socket);
     server.wait_until_free();
@@ -107,8 +107,7 @@ fn a_server_that_stops_takes_no_new_work() {
     wait_for(|| server.app.in_flight() > 0, "the request has come");
     let late = server.connect();
     server.stop.stop();
-    let draining = || server.app.draining.load(std::sync::atomic::Ordering::Acquire);
-    wait_for(draining, "it has heard");
+    wait_for(|| server.app.models.is_closed(), "it has heard");
     let mut late = late;
     let body = chat(json!({})).to_string();
     let request = request_bytes("POST", "/v1/chat/completions", JSON, &body);
@@ -161,6 +160,47 @@ fn slow_headers_and_bodies_are_given_up() {
     assert_eq!(response.status, 408, "{response:?}");
 }
 
+/// Between its acceptance and its place in the engine a request is in nobody's queue: a server that
+/// stops waits for it all the same.
+#[test]
+fn a_server_that_stops_waits_for_requests_under_way() {
+    let mut server = start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let lease = runtime.block_on(server.app.lease(None)).ok().unwrap();
+    server.stop.stop();
+    wait_for(|| server.app.models.is_closed(), "it has heard");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!server.has_ended());
+    let late = runtime.block_on(server.app.lease(None));
+    assert_eq!(late.err().map(|error| error.status.as_u16()), Some(503));
+    drop(lease);
+    let begun = Instant::now();
+    server.end();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn large_bodies_share_a_bound() {
+    let limits = Limits { body_bytes: 64 << 10, bodies_bytes: 0, ..Limits::default() };
+    let server = with_limits(limits);
+    let stop = "x".repeat(500);
+    let stops: Vec<&str> = vec![&stop; 32];
+    let body = completion(json!({"stop": stops, "prompt": "y ".repeat(20_000)})).to_string();
+    let request = request_bytes("POST", TEXT, JSON, &body);
+    let mut slow = server.connect();
+    slow.write_all(&request.as_bytes()[..request.len() - 1]).unwrap();
+    let refused = || server.request("POST", TEXT, JSON, &body);
+    wait_for(|| refused().status == 503, "all room is taken");
+    assert!(refused().head.contains("retry-after: 1"));
+    server.ok(TEXT, &completion(json!({})));
+    slow.write_all(b"}").unwrap();
+    let mut text = String::new();
+    slow.read_to_string(&mut text).unwrap();
+    // It was read: the prompt is longer than the context.
+    assert_eq!(Response::parse(&text).status, 400, "{text}");
+    assert_eq!(refused().status, 400, "there is room again");
+}
+
 #[test]
 fn every_route_but_two_needs_a_key() {
     let config = ServerConfig {
@@ -177,6 +217,7 @@ fn every_route_but_two_needs_a_key() {
         ("GET", "/metrics"),
         ("GET", "/v1/models"),
         ("GET", "/openapi.json"),
+        ("GET", "/tokenizer_info"),
         ("GET", "/nothing"),
         ("GET", "/health/"),
         ("POST", "/tokenize"),

@@ -44,6 +44,12 @@ fn text_becomes_tokens_and_text_again() {
     let of_chat = server.ok("/tokenize", &json!({"messages": messages}));
     let of_text = server.ok("/tokenize", &json!({"content": prompt, "add_special": false}));
     assert_eq!(of_chat["tokens"], of_text["tokens"]);
+
+    let info = server.get("/tokenizer_info").json();
+    assert_eq!(info["model_max_length"], CONTEXT);
+    let eos = server.ok("/tokenize", &json!({"content": info["eos_token"], "add_special": false}));
+    assert_eq!(eos["count"], 1, "{info}");
+    assert!(info["chat_template"].as_str().unwrap().contains("messages"));
 }
 
 #[test]
@@ -55,13 +61,14 @@ fn status_routes() {
     server.wait_until_free();
     let metrics = server.get("/metrics").body;
     for line in [
-        "ferrum_generated_tokens_total 8",
-        "ferrum_requests_finished_total{reason=\"length\"} 1",
+        "ferrum_generated_tokens_total{model=\"tiny\"} 8",
+        "ferrum_requests_finished_total{model=\"tiny\",reason=\"length\"} 1",
         "ferrum_http_responses_total{route=\"/v1/chat/completions\",status=\"200\"} 1",
-        "ferrum_ttft_seconds_count 1",
-        "ferrum_itl_seconds_count 7",
-        "ferrum_requests_running 0",
-        "ferrum_kv_use_ratio 0",
+        "ferrum_ttft_seconds_count{model=\"tiny\"} 1",
+        "ferrum_itl_seconds_count{model=\"tiny\"} 7",
+        "ferrum_requests_running{model=\"tiny\"} 0",
+        "ferrum_kv_use_ratio{model=\"tiny\"} 0",
+        "ferrum_model_loaded{model=\"tiny\"} 1",
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
     }

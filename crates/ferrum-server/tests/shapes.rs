@@ -63,6 +63,42 @@ fn json_is_json() {
 }
 
 #[test]
+fn forms_in_the_words_of_other_servers() {
+    let server = start();
+    let odd = "a\"b\\c\n\t\u{1}/é|日";
+    for (extra, fits) in [
+        (json!({"grammar": "root ::= [0-9]{3} \"-\" [a-c]+"}), r"^[0-9]{3}-[a-c]+$"),
+        (json!({"json_schema": {"type": "integer", "minimum": 100, "maximum": 999}}), r"^\d{3}$"),
+        (json!({"structured_outputs": {"json": {"type": "boolean"}}}), "^(true|false)$"),
+        (json!({"structured_outputs": {"regex": "[xyz]{4}"}}), "^[xyz]{4}$"),
+        (json!({"structured_outputs": {"choice": ["yes", "no"]}}), "^(yes|no)$"),
+        (json!({"structured_outputs": {"grammar": "root ::= \"g\""}}), "^g$"),
+        (json!({"structured_outputs": {"grammar": "start: \"l\" \"k\""}}), "^lk$"),
+        (json!({"structured_outputs": {"choice": [odd]}}), ""),
+        (json!({"grammar": "", "json_schema": {"const": null}}), "^null$"),
+    ] {
+        let body = ask(extra.clone());
+        let answer = server.ok(CHAT, &body)["choices"][0].clone();
+        let text = answer["message"]["content"].as_str().expect("a text").to_string();
+        assert_eq!(answer["finish_reason"], "stop", "{extra}: {text}");
+        match fits {
+            "" => assert_eq!(text, odd),
+            pattern => {
+                let schema = json!({"pattern": pattern});
+                assert!(jsonschema::is_valid(&schema, &json!(text)), "{extra}: {text}");
+            }
+        }
+        let mut body = body;
+        body["prompt"] = json!("Hello");
+        body.as_object_mut().expect("an object").remove("messages");
+        let answer = server.ok("/v1/completions", &body)["choices"][0].clone();
+        assert_eq!(answer["finish_reason"], "stop", "{extra}");
+    }
+    let answer = server.ok(CHAT, &ask(json!({"structured_outputs": {"json_object": true}})));
+    assert!(answer["choices"][0]["message"]["content"].as_str().expect("a text").starts_with('{'));
+}
+
+#[test]
 fn a_required_call_is_made_streamed_and_not() {
     let server = start();
     for choice in [json!("required"), named()] {
@@ -149,6 +185,18 @@ fn forms_that_cannot_be_had_are_refused_by_name() {
         ),
         (json!({"tools": tools(), "response_format": {"type": "json_object"}}), "response_format"),
         (json!({"functions": []}), "functions"),
+        (json!({"grammar": "root ::= a"}), "grammar"),
+        (json!({"grammar": "root ::= \"a\"", "json_schema": {}}), "json_schema"),
+        (json!({"json_schema": {"type": "nonsense"}}), "json_schema"),
+        (json!({"structured_outputs": {}}), "structured_outputs"),
+        (json!({"structured_outputs": {"regex": "("}}), "structured_outputs"),
+        (json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}), "structured_outputs"),
+        (json!({"structured_outputs": {"choice": []}}), "structured_outputs"),
+        (
+            json!({"structured_outputs": {"whitespace_pattern": " "}}),
+            "structured_outputs.whitespace_pattern",
+        ),
+        (json!({"tools": tools(), "grammar": "root ::= \"a\""}), "grammar"),
     ] {
         let error = server.refused(CHAT, &ask(extra), 400);
         assert_eq!(error["param"], param, "{error}");
@@ -284,7 +332,7 @@ fn responses() {
     for (extra, param) in [
         (json!({"previous_response_id": "resp_1"}), "previous_response_id"),
         (json!({"store": true}), "store"),
-        (json!({"truncation": "auto"}), "truncation"),
+        (json!({"truncation": "middle"}), "truncation"),
         (json!({"background": true}), "background"),
         (json!({"input": []}), "input"),
         (json!({"input": [{"type": "item_reference", "id": "x"}]}), "input.0.type"),

@@ -39,7 +39,11 @@ export async function queue(key) {
   const response = await fetch("/metrics", { headers: headers(key) });
   if (!response.ok) return null;
   const text = await response.text();
-  const value = (name) => Number(text.match(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)`, "m"))?.[1] ?? NaN);
+  // A line for each model.
+  const value = (name) => {
+    const lines = [...text.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)`, "gm"))];
+    return lines.length ? lines.reduce((sum, line) => sum + Number(line[1]), 0) : NaN;
+  };
   const [running, waiting] = [value("ferrum_requests_running"), value("ferrum_requests_waiting")];
   return Number.isNaN(running) || Number.isNaN(waiting) ? null : { running, waiting };
 }

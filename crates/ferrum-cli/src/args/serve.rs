@@ -5,24 +5,28 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::LoadArgs;
+use super::{DraftArgs, LoadArgs};
 
 /// Answer requests over HTTP: the OpenAI API
+///
+/// Several models share the memory: each is loaded when it is first asked for.
 ///
 /// Listens on this machine alone unless --host says otherwise. Ends on Ctrl-C or SIGTERM once the
 /// running answers are complete; a second signal ends it at once.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES)]
 pub struct ServeArgs {
-    /// The model; the default is smollm2
-    pub model: Option<String>,
+    /// The models, as MODEL or as NAME=MODEL; the default is smollm2. A request's `model` picks one
+    /// of several; the first is for requests that name none
+    #[arg(value_name = "MODEL")]
+    pub models: Vec<String>,
     /// Address to listen on; 0.0.0.0 is all of IPv4
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub host: IpAddr,
     /// Port to listen on; 0 takes a free one
     #[arg(long, value_name = "N", default_value_t = 8080)]
     pub port: u16,
-    /// Further name of the model in requests; may be given more than once
+    /// Further name of the first model in requests; may be given more than once
     #[arg(long, value_name = "NAME")]
     pub alias: Vec<String>,
     #[command(flatten)]
@@ -31,6 +35,8 @@ pub struct ServeArgs {
     pub access: AccessArgs,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub draft: DraftArgs,
 }
 
 /// How much the server holds.
@@ -47,10 +53,20 @@ pub struct SizeArgs {
     /// Requests that wait besides; a further one is answered 429
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=65536))]
     pub queue: u32,
-    /// Memory for the KV cache, such as 2GB or 512MiB; by default as much as all requests at
-    /// their longest need, as far as the memory goes
+    /// Memory for all models that are loaded at once, such as 8GB or 512MiB; by default 70 % of
+    /// what is free. Of several models, the one that was used longest ago makes room for another
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
+    /// Memory for the KV cache of each model; by default as much as all requests at their longest
+    /// need, as far as the memory goes
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub kv_memory: Option<u64>,
+    /// Load no model before the first request for it
+    #[arg(long)]
+    pub lazy: bool,
+    /// Seconds that a request waits for its model to be loaded
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
+    pub load_wait: u32,
     /// Tokens of a step, at most
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub step_tokens: u32,
@@ -96,6 +112,8 @@ const EXAMPLES: &str = "\
 Examples:
   ferrum serve
   ferrum serve gemma3 --port 9000 --max-seqs 4
+  ferrum serve ./large.gguf --draft-model ./small.gguf
+  ferrum serve smollm2 gemma3 small=./model.gguf --memory 4GB
   FERRUM_API_KEY=secret ferrum serve ./model.gguf --host 0.0.0.0";
 
 /// A size in bytes, with a decimal (kB, MB, GB) or binary (KiB, MiB, GiB) unit.

@@ -6,8 +6,11 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use ferrum_hub::{Hub, ModelRef};
-use ferrum_models::gguf::{Array, Gguf, GgufError, Header, ParseError, Value, read_header};
-use ferrum_models::{LoadOptions, memory_estimate};
+use ferrum_models::gguf::{
+    Array, Gguf, GgufError, Metadata, ParseError, RawTensor, Value, read_header,
+};
+use ferrum_models::hf::{Folder, StoredTensor};
+use ferrum_models::{Checkpoint, LoadOptions, memory_estimate};
 
 use crate::args::InspectArgs;
 use crate::config::Config;
@@ -28,27 +31,55 @@ pub fn run(args: &InspectArgs, config: &Config) -> Result<()> {
     let path = Hub::new(config.hub.clone()).local(&reference)?.ok_or_else(|| {
         anyhow!("{} is not on this machine; `ferrum pull {}` gets it", args.file, args.file)
     })?;
-    let header = read_header(&path)?;
+    let options = LoadOptions { context: args.context.map(|n| n as usize), ..args.load.options() };
     let mut out = io::BufWriter::new(io::stdout().lock());
     writeln!(out, "{}", text::escaped(&path.display().to_string(), usize::MAX))?;
-    metadata(&mut out, &header, args.full)?;
-    tensors(&mut out, &header)?;
-    let options = LoadOptions { context: args.context.map(|n| n as usize), ..args.load.options() };
-    memory(&mut out, &path, &options)?;
+    if path.is_dir() {
+        let folder = Folder::open(&path)?;
+        let settings = folder.metadata();
+        let title = format!("settings ({}, by their names in GGUF)", settings.len());
+        metadata(&mut out, &title, settings, args.full)?;
+        let stored = folder.stored().tensors.iter();
+        tensors(&mut out, &stored.map(Listed::from).collect::<Vec<_>>())?;
+        memory(&mut out, &folder, &options)?;
+    } else {
+        let header = read_header(&path)?;
+        let (version, entries) = (header.version, header.metadata.len());
+        let title = format!("metadata (GGUF version {version}, {entries} entries)");
+        metadata(&mut out, &title, &header.metadata, args.full)?;
+        tensors(&mut out, &header.tensors.iter().map(Listed::from).collect::<Vec<_>>())?;
+        file_memory(&mut out, &path, &options)?;
+    }
     out.flush()?;
     Ok(())
 }
 
-fn metadata(out: &mut dyn Write, header: &Header, full: bool) -> Result<()> {
-    writeln!(
-        out,
-        "\nmetadata (GGUF version {}, {} entries)",
-        header.version,
-        header.metadata.len()
-    )?;
+/// A tensor in the list.
+struct Listed<'a> {
+    name: &'a str,
+    type_name: String,
+    /// Innermost first.
+    dims: Vec<u64>,
+}
+
+impl<'a> From<&'a RawTensor> for Listed<'a> {
+    fn from(tensor: &'a RawTensor) -> Self {
+        Listed { name: &tensor.name, type_name: tensor.type_name(), dims: tensor.dims.clone() }
+    }
+}
+
+impl<'a> From<&'a StoredTensor> for Listed<'a> {
+    fn from(tensor: &'a StoredTensor) -> Self {
+        let dims = tensor.raw.shape.iter().rev().map(|d| *d as u64).collect();
+        Listed { name: &tensor.raw.name, type_name: tensor.raw.dtype.to_string(), dims }
+    }
+}
+
+fn metadata(out: &mut dyn Write, title: &str, metadata: &Metadata, full: bool) -> Result<()> {
+    writeln!(out, "\n{title}")?;
     let mut table =
         Table::new(&[("KEY", Align::Left), ("TYPE", Align::Left), ("VALUE", Align::Left)]);
-    for (key, value) in header.metadata.iter() {
+    for (key, value) in metadata.iter() {
         table.row([text::escaped(key, usize::MAX), value.describe(), shown(value, full)]);
     }
     Ok(table.print(out)?)
@@ -97,17 +128,17 @@ fn joined<T: ToString>(values: &[T], max: usize) -> String {
     values.iter().take(max).map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn tensors(out: &mut dyn Write, header: &Header) -> Result<()> {
-    writeln!(out, "\ntensors ({})", header.tensors.len())?;
+fn tensors(out: &mut dyn Write, all: &[Listed<'_>]) -> Result<()> {
+    writeln!(out, "\ntensors ({})", all.len())?;
     let mut table =
         Table::new(&[("NAME", Align::Left), ("TYPE", Align::Left), ("SHAPE", Align::Left)]);
     let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    for tensor in &header.tensors {
+    for tensor in all {
         let shape = joined(&tensor.dims, usize::MAX).replace(", ", " × ");
-        table.row([text::escaped(&tensor.name, usize::MAX), tensor.type_name(), shape]);
-        let sum = sums.entry(tensor.type_name()).or_default();
+        table.row([text::escaped(tensor.name, usize::MAX), tensor.type_name.clone(), shape]);
+        let sum = sums.entry(tensor.type_name.clone()).or_default();
         // One tensor's count fits, the sum of a hostile file's need not.
-        *sum = (sum.0 + 1, sum.1.saturating_add(tensor.elements()));
+        *sum = (sum.0 + 1, sum.1.saturating_add(tensor.dims.iter().product()));
     }
     table.print(out)?;
     writeln!(out, "\nby type")?;
@@ -121,18 +152,22 @@ fn tensors(out: &mut dyn Write, header: &Header) -> Result<()> {
 
 /// Memory, or the reason why Ferrum cannot run the model; the listing above is worth having then.
 /// A file that is damaged rather than unsupported is an error.
-fn memory(out: &mut dyn Write, path: &Path, options: &LoadOptions) -> Result<()> {
-    let file = match Gguf::open(path) {
-        Ok(file) => file,
+fn file_memory(out: &mut dyn Write, path: &Path, options: &LoadOptions) -> Result<()> {
+    match Gguf::open(path) {
+        Ok(file) => memory(out, &file, options),
         Err(reason @ GgufError::Parse { reason: ParseError::TensorType { .. }, .. }) => {
-            return Ok(writeln!(out, "\nFerrum cannot run this model: {reason}")?);
+            Ok(writeln!(out, "\nFerrum cannot run this model: {reason}")?)
         }
         Err(damage) => {
             out.flush()?;
-            return Err(damage.into());
+            Err(damage.into())
         }
-    };
-    let memory = match memory_estimate(&file, options) {
+    }
+}
+
+/// Memory, or the reason why Ferrum cannot run the model.
+fn memory(out: &mut dyn Write, file: &dyn Checkpoint, options: &LoadOptions) -> Result<()> {
+    let memory = match memory_estimate(file, options) {
         Ok(memory) => memory,
         Err(reason) => return Ok(writeln!(out, "\nFerrum cannot run this model: {reason}")?),
     };

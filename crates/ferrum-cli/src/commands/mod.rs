@@ -54,10 +54,17 @@ fn man() -> Result<()> {
     cli.build();
     clap_mangen::Man::new(cli.clone()).render(&mut page)?;
     for command in cli.get_subcommands() {
-        let man = clap_mangen::Man::new(command.clone());
-        writeln!(page, ".SH \"FERRUM {}\"", command.get_name().to_uppercase())?;
-        man.render_description_section(&mut page)?;
-        man.render_options_section(&mut page)?;
+        man_sections(&mut page, command)?;
     }
     Ok(io::stdout().write_all(&page)?)
+}
+
+/// A command's part of the page, then those of its own commands.
+fn man_sections(page: &mut Vec<u8>, command: &clap::Command) -> Result<()> {
+    let man = clap_mangen::Man::new(command.clone());
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    writeln!(page, ".SH \"{}\"", name.to_uppercase())?;
+    man.render_description_section(page)?;
+    man.render_options_section(page)?;
+    command.get_subcommands().try_for_each(|own| man_sections(page, own))
 }

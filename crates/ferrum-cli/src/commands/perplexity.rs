@@ -59,7 +59,7 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> Result<()> {
         step_tokens: STEP_TOKENS,
         ..args.load.options()
     };
-    let mut runner = load(&file.gguf, &options)?;
+    let mut runner = load(&*file.checkpoint, &options)?;
     let mut out = io::stdout().lock();
     let mut score = Score::default();
     for (n, window) in tokens.chunks_exact(context).take(windows).enumerate() {

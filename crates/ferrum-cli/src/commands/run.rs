@@ -12,7 +12,7 @@ use super::chat;
 use crate::args::{Input, RunArgs};
 use crate::config::Config;
 use crate::exit::{Outcome, UsageError};
-use crate::session::{Answer, AnswerOptions, Session, open_reference};
+use crate::session::{Answer, AnswerOptions, Drafts, Session, open_model, open_reference};
 use crate::ui::interrupt::Interrupt;
 
 /// Answers, or chats.
@@ -30,9 +30,15 @@ pub fn run(args: &RunArgs, config: &Config) -> Result<Outcome> {
         Input::Chat => None,
     };
     let file = open_reference(&meaning.model, config)?;
-    let options = LoadOptions { context: args.context.map(|n| n as usize), ..args.load.options() };
+    let options = LoadOptions {
+        context: args.context.map(|n| n as usize),
+        max_samples: args.draft.samples(1),
+        ..args.load.options()
+    };
     let name = file.name.clone();
-    let mut session = Session::load(file, &options)?;
+    let draft = args.draft.draft_model.as_deref().map(|name| open_model(name, config));
+    let drafts = Drafts { model: draft.transpose()?, most: usize::from(args.draft.draft_max) };
+    let mut session = Session::load(file, &options, drafts)?;
     if args.verbose {
         eprintln!("{name} loaded in {:.3} s", session.load_time.as_secs_f64());
     }

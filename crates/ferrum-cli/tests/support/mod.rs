@@ -1,4 +1,5 @@
 //! The built binary, run in a home of its own without any network.
+#![allow(dead_code, reason = "each test crate uses a part")]
 
 use std::fs::File;
 use std::io::Write;
@@ -39,9 +40,14 @@ impl Home {
 
     /// A tiny model of random weights with a chat template.
     pub fn model(&self) -> PathBuf {
+        self.model_of("tiny.gguf", 400)
+    }
+
+    /// One with so many tokens.
+    pub fn model_of(&self, name: &str, vocab: usize) -> PathBuf {
         let preset = SynthSpec::preset("llama-tiny").expect("a preset");
-        let spec = SynthSpec { layers: 2, hidden: 64, ffn: 96, heads: 2, vocab: 400, ..preset };
-        let path = self.path("tiny.gguf");
+        let spec = SynthSpec { layers: 2, hidden: 64, ffn: 96, heads: 2, vocab, ..preset };
+        let path = self.path(name);
         spec.write(File::create(&path).expect("writable")).expect("written");
         path
     }
@@ -78,7 +84,7 @@ impl Home {
 }
 
 impl Run {
-    fn of(output: Output) -> Run {
+    pub fn of(output: Output) -> Run {
         Run {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8(output.stdout).expect("UTF-8"),

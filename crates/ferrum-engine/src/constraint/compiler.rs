@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use super::{
     Constraint, ConstraintError, Grammar, Spelling, TokenTable,
     error::summary,
+    gbnf,
     numbers::NumberTokens,
     schema::{self, SchemaLimits},
 };
@@ -34,6 +35,8 @@ pub struct CompileLimits {
     pub regex_bytes: usize,
     /// Bytes of a Lark grammar.
     pub lark_bytes: usize,
+    /// Bytes of a GBNF grammar; each of its characters is a terminal.
+    pub gbnf_bytes: usize,
     /// Size of each schema.
     pub schema: SchemaLimits,
     /// Time to compile, the first mask included.
@@ -49,6 +52,7 @@ impl Default for CompileLimits {
         CompileLimits {
             regex_bytes: 4 << 10,
             lark_bytes: 64 << 10,
+            gbnf_bytes: 16 << 10,
             schema: SchemaLimits::default(),
             time: Duration::from_secs(2),
             at_once: 2,
@@ -176,6 +180,7 @@ impl CompileLimits {
             Grammar::JsonSchema(schema) => schema::check(schema, &self.schema),
             Grammar::Regex(regex) => at_most("bytes", regex.len(), self.regex_bytes),
             Grammar::Lark(lark) => self.check_lark(lark),
+            Grammar::Gbnf(gbnf) => at_most("bytes", gbnf.len(), self.gbnf_bytes),
             Grammar::LarkWithSchemas { lark, schemas } => {
                 self.check_lark(lark)?;
                 schemas.iter().try_for_each(|(_, schema)| schema::check(schema, &self.schema))
@@ -299,6 +304,7 @@ fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, ConstraintError> {
         Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(prepared(schema)),
         Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
         Grammar::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
+        Grammar::Gbnf(gbnf) => TopLevelGrammar::from_lark(gbnf::to_lark(gbnf)?),
         Grammar::LarkWithSchemas { lark, schemas } => {
             let named = |(name, schema): &(String, Value)| GrammarWithLexer {
                 name: Some(name.clone()),

@@ -8,6 +8,7 @@
 
 mod compiler;
 mod error;
+mod gbnf;
 mod numbers;
 pub mod schema;
 mod state;
@@ -33,6 +34,8 @@ pub enum Grammar {
     /// Text of a grammar in llguidance's variant of Lark, whose rule `start` is the answer.
     /// `<[5]>` is token 5.
     Lark(String),
+    /// Text of a grammar in GBNF, llama.cpp's notation, whose rule `root` is the answer.
+    Gbnf(String),
     /// A Lark grammar whose rules name JSON schemas as `@name`.
     LarkWithSchemas {
         /// The grammar.

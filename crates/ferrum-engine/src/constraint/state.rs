@@ -144,6 +144,18 @@ impl ConstraintState {
         Ok(())
     }
 
+    /// Tokens of the text that must come next whatever is chosen, in their longest spelling; none
+    /// where there is a choice.
+    ///
+    /// A guess of how that text will be spelled: the mask still allows other spellings.
+    pub fn ahead(&mut self) -> Vec<u32> {
+        let bytes = self.matcher.compute_ff_bytes();
+        match self.matcher.tok_env() {
+            Ok(env) if !bytes.is_empty() => env.tok_trie().greedy_tokenize(&bytes),
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether the grammar accepts the answer as it is.
     pub fn accepts(&mut self) -> Result<bool, ConstraintFailure> {
         self.matcher.is_accepting().map_err(|e| failure(&e.to_string()))

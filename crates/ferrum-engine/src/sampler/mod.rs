@@ -75,6 +75,11 @@ impl Sampler {
         self
     }
 
+    /// Tokens that the grammar foresees: see [`ConstraintState::ahead`].
+    pub fn ahead(&mut self) -> Vec<u32> {
+        self.constraint.as_mut().map(ConstraintState::ahead).unwrap_or_default()
+    }
+
     /// Whether the grammar's answer is complete, so that no token can follow.
     pub fn is_complete(&self) -> bool {
         self.constraint.as_ref().is_some_and(ConstraintState::is_complete)
@@ -90,17 +95,62 @@ impl Sampler {
     ) -> Result<u32, SampleError> {
         let Workspace { logits: adjusted, candidates } = workspace;
         let logits = self.adjust(logits, history, adjusted)?;
-        let token = if self.params.temperature == 0.0 {
-            greedy(logits)?
-        } else {
-            self.filter(logits, candidates)?;
-            let uniform = rng::uniform(self.seed, history.len() as u64);
-            candidates.draw(self.params.temperature, uniform)
-        };
+        let token = self.choose(logits, history.len(), candidates)?;
         if let Some(constraint) = &mut self.constraint {
             constraint.commit(token)?;
         }
         Ok(token)
+    }
+
+    /// What [`Self::sample`] would most likely give for these logits, without consequences: by the
+    /// same draw, but without penalties and grammar. A model that proposes tokens guesses with it.
+    pub fn guess(
+        &self,
+        logits: &[f32],
+        history: &[u32],
+        workspace: &mut Workspace,
+    ) -> Result<u32, SampleError> {
+        let Workspace { logits: adjusted, candidates } = workspace;
+        let logits = match self.params.logit_bias.is_empty() {
+            true => logits,
+            false => {
+                adjusted.clear();
+                adjusted.extend_from_slice(logits);
+                for &(token, bias) in &self.params.logit_bias {
+                    // The other model may have fewer logits.
+                    if let Some(logit) = adjusted.get_mut(token as usize) {
+                        *logit += bias;
+                    }
+                }
+                adjusted
+            }
+        };
+        self.choose(logits, history.len(), candidates)
+    }
+
+    /// The token that follows `len` others, by these logits.
+    fn choose(
+        &self,
+        logits: &[f32],
+        len: usize,
+        candidates: &mut Candidates,
+    ) -> Result<u32, SampleError> {
+        if self.params.temperature == 0.0 {
+            return greedy(logits);
+        }
+        self.filter(logits, candidates)?;
+        let uniform = rng::uniform(self.seed, len as u64);
+        Ok(candidates.draw(self.params.temperature, uniform))
+    }
+
+    /// Takes `token` as if it had been sampled, if the grammar allows it; says whether it does.
+    pub fn force(&mut self, token: u32) -> Result<bool, SampleError> {
+        let Some(constraint) = &mut self.constraint else { return Ok(true) };
+        let allowed = constraint.mask()?.allows(token);
+        if allowed {
+            constraint.commit(token)?;
+        }
+        Ok(allowed)
     }
 
     /// Logits with bias and penalties, minus infinity outside the grammar; those given when there

@@ -32,6 +32,7 @@ use crate::{
     pacer::Pacer,
     request::RequestId,
     sequence::{Sequence, SequenceSpec},
+    speculation::{Acceptance, Source},
 };
 
 /// Requests that wait and run, and the KV blocks they hold.
@@ -51,6 +52,8 @@ pub struct Scheduler {
     max_draft: usize,
     pool: BlockPool,
     pacer: Pacer,
+    /// How often a draft model was right of late, whoever asked.
+    draft_acceptance: Acceptance,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
     preemptions: u64,
@@ -79,6 +82,7 @@ impl Scheduler {
             max_draft: config.max_draft,
             pool: BlockPool::new(limits.kv_blocks, config.prefix_cache),
             pacer: Pacer::new(config.step_target),
+            draft_acceptance: Acceptance::default(),
             waiting: VecDeque::new(),
             running: Vec::new(),
             preemptions: 0,
@@ -107,7 +111,9 @@ impl Scheduler {
         if total > cache {
             return Err(AdmissionError::Cache { prompt: prompt_len, max_tokens, cache });
         }
-        self.waiting.push_back(Sequence::new(id, spec));
+        let mut sequence = Sequence::new(id, spec);
+        sequence.expect(self.draft_acceptance);
+        self.waiting.push_back(sequence);
         Ok(())
     }
 
@@ -174,6 +180,9 @@ impl Scheduler {
                 // Of the proposed tokens, those that were sampled indeed; what was written for the
                 // others will be written over.
                 sequence.advance(tokens.len().saturating_sub(1));
+                if sequence.source == Source::Draft {
+                    self.draft_acceptance.judge(&sequence.proposed, tokens);
+                }
                 sequence.push(tokens);
             }
             sequence.publish(chunk.start, &mut self.pool);

@@ -10,9 +10,11 @@ use ferrum_models::KV_BLOCK_SIZE;
 use super::{Plan, Scheduler, plan::Part};
 use crate::{
     blocks::BlockId,
+    draft::Want,
     pacer::{PrefillBudget, StepLoad},
+    request::RequestId,
     sequence::Sequence,
-    speculation::Speculation,
+    speculation::{Acceptance, Source, Speculation},
 };
 
 /// The part of a step that reads prompts, as it is given out.
@@ -129,31 +131,91 @@ impl Scheduler {
         parts
     }
 
+    /// Tokens that may be proposed in a step with `decodes` sequences that decode: half of what is
+    /// spare, so that neither prompts nor scores of prompts wait for guesses; rounded down, so that
+    /// the last token of a step is never one.
+    fn spare_for_drafts(&self, decodes: usize) -> usize {
+        if self.max_draft == 0 || decodes == 0 {
+            return 0;
+        }
+        (self.step_tokens - decodes).min(self.step_rows - self.running.len()) / 2
+    }
+
+    /// A step in which the sequences that decode get their tokens, without proposals.
+    fn plain_step(&self) -> Speculation {
+        let mut load = StepLoad::default();
+        let decoding = self.running.iter().filter(|sequence| sequence.remaining() == 1);
+        decoding.for_each(|sequence| load.add(sequence.computed, 1, 1, false));
+        let (tokens, seconds) = (load.decodes as f64, self.pacer.predict(&load));
+        Speculation { tokens, seconds, per_token: self.pacer.row_seconds() }
+    }
+
+    /// The requests that a draft model may propose tokens for now: id, tokens, salt, and how many
+    /// may be proposed.
+    pub(crate) fn draft_wants(&mut self) -> Vec<Want> {
+        let decodes = |sequence: &&Sequence| sequence.remaining() == 1;
+        let spare = self.spare_for_drafts(self.running.iter().filter(decodes).count());
+        if spare == 0 {
+            return Vec::new();
+        }
+        let most = self.max_draft.min(spare);
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.remaining() == 1) {
+            sequence.propose(self.max_draft);
+        }
+        let wants = |sequence: &&Sequence| {
+            sequence.remaining() == 1 && sequence.wants_draft() && sequence.proposable(most) > 0
+        };
+        let want = |sequence: &Sequence| {
+            let (id, salt, most) = (sequence.id, sequence.salt(), sequence.proposable(most));
+            Want { id, tokens: sequence.tokens.clone(), salt, most }
+        };
+        self.running.iter().filter(wants).map(want).collect()
+    }
+
+    /// How many tokens a draft model should propose for each of these requests, where it takes
+    /// `seconds` for one of each; 0: it does not pay.
+    pub(crate) fn draft_depth(&self, ids: &[RequestId], seconds: f64) -> usize {
+        let acceptance = |&id: &RequestId| {
+            self.running_index(id).map(|index| self.running[index].draft_acceptance())
+        };
+        let requests: Vec<Acceptance> = ids.iter().filter_map(acceptance).collect();
+        let plain = self.plain_step();
+        let spare = self.spare_for_drafts(plain.tokens as usize);
+        let most = self.max_draft.min(spare / requests.len().max(1));
+        plain.depth(&requests, seconds, most)
+    }
+
+    /// The requests that decode and that tokens may be proposed for.
+    pub(crate) fn decoding(&self) -> Vec<RequestId> {
+        let decodes = |sequence: &&Sequence| sequence.remaining() == 1 && self.max_draft > 0;
+        self.running.iter().filter(decodes).map(|sequence| sequence.id).collect()
+    }
+
+    /// Takes what is proposed for a request.
+    pub(crate) fn offer(&mut self, id: RequestId, source: Source, proposed: Vec<u32>) {
+        if let Some(index) = self.running_index(id) {
+            self.running[index].offer(source, proposed, self.max_draft);
+        }
+    }
+
     /// Adds proposed tokens to sequences that decode, where that makes tokens come faster. Returns
     /// how many.
     fn draft(&mut self, decodes: &mut [Part]) -> usize {
-        // Half of what is spare, so that neither prompts nor scores of prompts wait for guesses;
-        // rounded down, so that the last token of a step is never one.
-        let spare = (self.step_tokens - decodes.len()).min(self.step_rows - self.running.len());
-        let mut spare = spare / 2;
-        if spare == 0 || self.max_draft == 0 || decodes.is_empty() {
+        let mut spare = self.spare_for_drafts(decodes.len());
+        if spare == 0 {
             return 0;
         }
-        let mut load = StepLoad::default();
-        let at = |part: &Part| self.running[part.index].computed;
-        decodes.iter().for_each(|part| load.add(at(part), 1, 1, false));
-        let (tokens, seconds) = (decodes.len() as f64, self.pacer.predict(&load));
-        let mut speculation = Speculation { tokens, seconds, per_token: self.pacer.row_seconds() };
+        let mut speculation = self.plain_step();
         let mut drafted = 0;
         for part in decodes {
             let sequence = &mut self.running[part.index];
             sequence.propose(self.max_draft);
             let most = sequence.proposed.len().min(spare);
-            let wanted = { speculation }.add(sequence.acceptance, most);
+            let wanted = { speculation }.add(sequence.acceptance(), most);
             if wanted > sequence.room() && self.pool.free() > self.max_running {
                 sequence.blocks.extend(self.pool.allocate(1).unwrap_or_default());
             }
-            part.draft = speculation.add(sequence.acceptance, wanted.min(sequence.room()));
+            part.draft = speculation.add(sequence.acceptance(), wanted.min(sequence.room()));
             spare -= part.draft;
             drafted += part.draft;
         }

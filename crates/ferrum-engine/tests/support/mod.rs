@@ -4,9 +4,14 @@
 //! cache through the step's block tables; so a wrong table, position, slot or row, or a block that
 //! two sequences write to, gives another text.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+pub mod rng;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use ferrum_engine::{
@@ -17,6 +22,9 @@ use ferrum_models::{
     KV_BLOCK_SIZE, KernelError, StepCapacity, StepInput,
     runner::{Runner, RunnerLimits},
 };
+
+pub use self::rng::Rng;
+use self::rng::hash;
 
 /// Tokens of the fake vocabulary.
 pub const VOCAB: usize = 40;
@@ -45,6 +53,10 @@ pub struct FakeRunner {
     pub computed: Arc<AtomicUsize>,
     /// Steps that fail before one succeeds.
     pub failures: usize,
+    /// Makes it another model.
+    pub twist: Option<u32>,
+    /// Time that a step takes.
+    pub delay: Duration,
 }
 
 impl FakeRunner {
@@ -55,6 +67,8 @@ impl FakeRunner {
             logits: Vec::new(),
             computed: Arc::default(),
             failures: 0,
+            twist: None,
+            delay: Duration::ZERO,
         }
     }
 }
@@ -69,6 +83,9 @@ impl Runner for FakeRunner {
         if self.failures > 0 {
             self.failures -= 1;
             return Err(KernelError::OutOfMemory { bytes: 1, what: "a test" });
+        }
+        if !self.delay.is_zero() {
+            std::thread::sleep(self.delay);
         }
         self.computed.fetch_add(step.tokens.len(), Ordering::Relaxed);
         let block = KV_BLOCK_SIZE as i32;
@@ -88,18 +105,15 @@ impl Runner for FakeRunner {
                 assert_eq!(written, position, "a slot of another position");
                 token as u32
             };
-            let prefix: Vec<u32> = (0..=step.positions[row as usize]).map(read).collect();
+            let mut prefix: Vec<u32> = (0..=step.positions[row as usize]).map(read).collect();
+            if let Some(twist) = self.twist {
+                prefix.insert(0, twist);
+                prefix.push(twist);
+            }
             self.logits.extend(logits(&prefix));
         }
         Ok(&self.logits)
     }
-}
-
-/// A hash with enough mixing for logits (the finaliser of MurmurHash3).
-fn hash(mut x: u64) -> u64 {
-    x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    x ^ (x >> 33)
 }
 
 /// Logits of the token after `prefix`.
@@ -240,27 +254,6 @@ fn first_stop(text: &str, strings: &[String]) -> Option<(String, String)> {
         let stop = complete.max_by_key(|string| string.len())?;
         Some((text[..text.len() - stop.len()].to_owned(), stop.clone()))
     })
-}
-
-/// Random numbers for tests (SplitMix64).
-pub struct Rng(pub u64);
-
-impl Rng {
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        (hash(self.0) % bound as u64) as usize
-    }
-
-    /// True once in `n` times.
-    pub fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    /// One of these.
-    pub fn pick<T: Clone>(&mut self, items: &[T]) -> T {
-        items[self.below(items.len())].clone()
-    }
 }
 
 /// A prompt of 1 to `longest` tokens, none of them poisonous.

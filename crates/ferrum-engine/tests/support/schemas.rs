@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::support::Rng;
+use super::rng::Rng;
 
 /// A random schema, some levels deep.
 pub fn random(rng: &mut Rng) -> Value {

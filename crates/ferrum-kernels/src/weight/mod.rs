@@ -1,6 +1,6 @@
 //! Weight formats on disk: names, block sizes, and the plain dequantisation of each.
 //!
-//! The layouts are those of GGUF files; a block holds [`Format::block_len`] consecutive values of
+//! The layouts are those of GGUF files (but for Q4_Z); a block holds [`Format::block_len`] consecutive values of
 //! one row in [`Format::block_bytes`] bytes.
 
 use std::fmt;
@@ -15,6 +15,7 @@ pub(crate) mod iq4;
 pub(crate) mod k_quants;
 mod legacy;
 pub(crate) mod mxfp4;
+mod zero_point;
 
 /// How the values of a weight are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,11 +37,14 @@ pub enum Format {
     IQ4_NL,
     IQ4_XS,
     MXFP4,
+    /// Not of GGUF: 4 bits with a scale and a zero point, of which GPTQ and AWQ make groups of
+    /// columns. A block of 32 has both, so that groups of any multiple of 32 are stored.
+    Q4_Z,
 }
 
 impl Format {
     /// Every format, for tests and tables.
-    pub const ALL: [Format; 16] = [
+    pub const ALL: [Format; 17] = [
         Format::F32,
         Format::F16,
         Format::BF16,
@@ -57,6 +61,7 @@ impl Format {
         Format::IQ4_NL,
         Format::IQ4_XS,
         Format::MXFP4,
+        Format::Q4_Z,
     ];
 
     /// Values in a block.
@@ -69,7 +74,8 @@ impl Format {
             | Format::Q5_1
             | Format::Q8_0
             | Format::IQ4_NL
-            | Format::MXFP4 => 32,
+            | Format::MXFP4
+            | Format::Q4_Z => 32,
             Format::Q2_K
             | Format::Q3_K
             | Format::Q4_K
@@ -96,6 +102,7 @@ impl Format {
             Format::Q6_K => 210,
             Format::IQ4_XS => 136,
             Format::MXFP4 => 17,
+            Format::Q4_Z => 19,
         }
     }
 
@@ -190,6 +197,7 @@ pub fn dequantize_row(format: Format, src: &[u8], dst: &mut [f32]) -> Result<()>
         Format::IQ4_NL => blocks(src, dst, iq4::iq4_nl),
         Format::IQ4_XS => blocks(src, dst, iq4::iq4_xs),
         Format::MXFP4 => blocks(src, dst, mxfp4::mxfp4),
+        Format::Q4_Z => blocks(src, dst, zero_point::q4_z),
     }
     Ok(())
 }

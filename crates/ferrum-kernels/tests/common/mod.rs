@@ -111,6 +111,10 @@ fn set_scales(rng: &mut Rng, format: Format, block: &mut [u8], pattern: Pattern)
         Format::Q3_K => put(108, std / 42.0),
         Format::Q6_K => put(208, std / 1370.0),
         Format::MXFP4 => block[0] = 120 + rng.below(6) as u8,
+        Format::Q4_Z => {
+            put(0, std / 4.6);
+            block[2] = 6 + rng.below(4) as u8;
+        }
         Format::Q4_1 => [0, 2].iter().zip([1.0, -7.5]).for_each(|(&at, x)| put(at, x * std / 4.6)),
         Format::Q5_1 => [0, 2].iter().zip([1.0, -15.5]).for_each(|(&at, x)| put(at, x * std / 9.2)),
         Format::Q2_K => {

@@ -2,46 +2,45 @@
 //! RoPE, every sixth global; norms before and after each sublayer and on each head.
 
 use super::hparams::Hparams;
-use crate::decoder::{Activation, DecoderSpec, RopeSpec, RopeStyle};
+use super::{Architecture, NORMS_AROUND};
+use crate::decoder::{Activation, DecoderSpec, Norms, QkNorm, RopeScaling, RopeSpec, RopeStyle};
 use crate::load::ModelError;
 
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    name: "gemma3",
+    spec,
+    model_types: &["gemma3_text", "gemma3"],
+    modules: NORMS_AROUND,
+    norms_less_one: true,
+};
+
 /// Of so many layers, the last is global.
-const PATTERN: usize = 6;
+const PERIOD: usize = 6;
 /// RoPE theta of the local layers, where the file does not state it.
 const LOCAL_THETA: f32 = 10_000.0;
 /// The 27B model scales attention by its hidden size per head and not by the head's own width;
-/// files do not state it, the number of layers tells.
+/// GGUF files do not state it, the number of layers tells.
 const LAYERS_27B: usize = 62;
 
-pub(super) fn spec(h: &Hparams<'_>) -> Result<DecoderSpec, ModelError> {
+fn spec(h: &Hparams<'_>) -> Result<DecoderSpec, ModelError> {
     let mut spec = h.base(RopeStyle::Split)?;
-    if spec.layers[0].window.is_none() {
-        return Err(h.unsupported("attention.sliding_window", "(absent)".into()));
-    }
-    let global = &spec.ropes[0];
-    let local = RopeSpec {
-        theta: h.f32("rope.freq_base_swa")?.unwrap_or(LOCAL_THETA),
-        scale: 1.0,
-        factors: None,
-        ..global.clone()
-    };
-    if local.theta <= 0.0 {
-        return Err(h.unsupported("rope.freq_base_swa", local.theta.to_string()));
-    }
+    h.alternate(&mut spec, PERIOD)?;
+    let theta = h.positive("rope.freq_base_swa")?.unwrap_or(LOCAL_THETA);
+    let local = RopeSpec { theta, scaling: RopeScaling::None, ..spec.ropes[0].clone() };
     spec.ropes.push(local);
     spec.embed_scale = (spec.hidden as f32).sqrt();
-    let pattern = h.optional_count("attention.sliding_window_pattern")?.unwrap_or(PATTERN);
-    let (hidden, count) = (spec.hidden, spec.layers.len());
-    for (i, layer) in spec.layers.iter_mut().enumerate() {
-        layer.qk_norm = true;
-        layer.post_norms = true;
+    spec.logits.softcap = h.positive("final_logit_softcapping")?;
+    let softcap = h.positive("attn_logit_softcapping")?;
+    let scaled_by_hidden =
+        spec.layers.len() == LAYERS_27B && h.positive("attention.scale")?.is_none();
+    for layer in &mut spec.layers {
+        layer.qk_norm = QkNorm::Head;
+        layer.norms = Norms::Around;
+        layer.softcap = softcap;
         layer.mlp.activation = Activation::GeluTanh;
-        if count == LAYERS_27B {
-            layer.attn_scale = 1.0 / ((hidden / layer.heads) as f32).sqrt();
-        }
-        match (i + 1) % pattern {
-            0 => layer.window = None,
-            _ => layer.rope = 1,
+        layer.rope = Some(usize::from(layer.window.is_some()));
+        if scaled_by_hidden {
+            layer.attn_scale = 1.0 / ((spec.hidden / layer.heads) as f32).sqrt();
         }
     }
     Ok(spec)

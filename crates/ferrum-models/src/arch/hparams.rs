@@ -1,12 +1,19 @@
 //! Hyperparameters: the metadata keys that architectures share, read and checked in one place.
 //!
 //! Key names: the GGUF specification, "Standardized key-value pairs",
-//! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+//! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. A few more have no place in GGUF:
+//! [`crate::hf`] writes them, and says what they mean.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::rope;
+use crate::checkpoint::{Checkpoint, Layout};
 use crate::decoder::{
-    Activation, DecoderSpec, ExpertsSpec, LayerSpec, MlpKind, MlpSpec, RopeSpec, RopeStyle,
+    Activation, DecoderSpec, ExpertsSpec, LayerSpec, LogitsSpec, MlpKind, MlpSpec, Norms, QkNorm,
+    RopeStyle,
 };
-use crate::gguf::{Gguf, Value};
+use crate::gguf::{Array, Value};
 use crate::load::ModelError;
 
 /// Bounds that no real model reaches; they keep sizes computed from a file far from overflow.
@@ -19,12 +26,13 @@ const MAX_EXPERTS: usize = 1 << 16;
 /// stands for what the architecture is known to have.
 const GATING_SOFTMAX: f64 = 1.0;
 
-/// Keys that change the result and that no architecture here honours, with the value at which
-/// they change nothing.
+/// Keys that change the result, with the value at which they change nothing. Some architectures
+/// honour some of them; where one is not even read, it is refused.
 const UNSUPPORTED: &[(&str, f64)] = &[
     ("attention.alibi_bias_max", 0.0),
     ("attention.clamp_kqv", 0.0),
     ("attention.logit_softcapping", 0.0),
+    ("attn_logit_softcapping", 0.0),
     ("attention.max_alibi_bias", 0.0),
     ("attention.scale", 0.0),
     ("attention.temperature_scale", 0.0),
@@ -42,41 +50,36 @@ const UNSUPPORTED: &[(&str, f64)] = &[
     ("moe_every_n_layers", 0.0),
     ("residual_scale", 1.0),
     ("rope.scaling.attn_factor", 1.0),
+    ("rope.scaling.yarn_attn_factor", 1.0),
+    ("rope.scaling.yarn_log_multiplier", 0.1),
 ];
 
 /// The metadata of a model under its architecture's prefix.
 pub(super) struct Hparams<'a> {
-    file: &'a Gguf,
+    file: &'a dyn Checkpoint,
     arch: &'a str,
+    /// Keys that were asked for, so that those of [`UNSUPPORTED`] that were not can be refused.
+    read: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Hparams<'a> {
-    /// Refuses settings that no architecture here honours.
-    pub fn new(file: &'a Gguf, arch: &'a str) -> Result<Self, ModelError> {
-        let h = Hparams { file, arch };
-        for (key, neutral) in UNSUPPORTED {
-            if let Some(value) = h.file.metadata().get(&h.key(key))
-                && as_f64(value) != Some(*neutral)
-            {
-                return Err(h.unsupported(key, describe(value)));
-            }
-        }
-        if h.bool("attention.causal")? == Some(false) {
-            return Err(h.unsupported("attention.causal", "false".into()));
-        }
-        if h.bool("use_parallel_residual")? == Some(true) {
-            return Err(h.unsupported("use_parallel_residual", "true".into()));
-        }
-        Ok(h)
+    pub fn new(file: &'a dyn Checkpoint, arch: &'a str) -> Self {
+        Hparams { file, arch, read: RefCell::default() }
     }
 
+    /// The full name of a key, which counts as read.
     fn key(&self, key: &str) -> String {
+        self.read.borrow_mut().insert(key.to_string());
+        self.name(key)
+    }
+
+    fn name(&self, key: &str) -> String {
         format!("{}.{key}", self.arch)
     }
 
     /// An error that names a key of this architecture and its value.
     pub fn unsupported(&self, key: &str, value: String) -> ModelError {
-        ModelError::Setting { key: self.key(key), value }
+        ModelError::Setting { key: self.name(key), value }
     }
 
     /// A required count: at least 1, at most `max`.
@@ -102,17 +105,53 @@ impl<'a> Hparams<'a> {
         }
     }
 
-    fn bool(&self, key: &str) -> Result<Option<bool>, ModelError> {
+    /// An optional number above zero; 0 stands for absent.
+    pub fn positive(&self, key: &str) -> Result<Option<f32>, ModelError> {
+        match self.f32(key)?.filter(|v| *v != 0.0) {
+            Some(v) if v < 0.0 => Err(self.unsupported(key, v.to_string())),
+            other => Ok(other),
+        }
+    }
+
+    /// A text.
+    pub fn text(&self, key: &str) -> Result<Option<&str>, ModelError> {
+        Ok(self.file.metadata().str(&self.key(key))?)
+    }
+
+    /// A truth value for each layer; `None` where the value is absent or none of that kind.
+    pub fn per_layer(&self, key: &str, layers: usize) -> Result<Option<&[bool]>, ModelError> {
+        match self.file.metadata().get(&self.key(key)) {
+            Some(Value::Array(Array::Bool(all))) if all.len() == layers => Ok(Some(all)),
+            Some(Value::Array(other)) => {
+                let value = format!("({} values for {layers} layers)", other.len());
+                Err(self.unsupported(key, value))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether the rows of q and k are those of transformers, where the converter to GGUF reorders
+    /// them so that rotated pairs lie side by side.
+    pub fn reordered_rope(&self) -> RopeStyle {
+        match self.file.layout() {
+            Layout::Gguf => RopeStyle::Interleaved,
+            Layout::HuggingFace => RopeStyle::Split,
+        }
+    }
+
+    /// An optional truth value.
+    pub fn bool(&self, key: &str) -> Result<Option<bool>, ModelError> {
         Ok(self.file.metadata().bool(&self.key(key))?)
     }
 
     /// Whether the file has a tensor, for the options that only tensors tell of.
     pub fn has_tensor(&self, name: &str) -> bool {
-        self.file.tensor(name).is_some()
+        self.file.find(name).is_some()
     }
 
-    /// A decoder of equal layers with full attention, SiLU, no biases and no extra norms, which is
-    /// what architectures differ from.
+    /// A decoder of equal layers with SiLU, no biases, and norms before the sublayers, which is what
+    /// architectures differ from. What any of them may have, such as windows and bounds of logits, is
+    /// read here.
     pub fn base(&self, style: RopeStyle) -> Result<DecoderSpec, ModelError> {
         let hidden = self.count("embedding_length", MAX_WIDTH)?;
         let heads = self.count("attention.head_count", MAX_WIDTH)?;
@@ -124,32 +163,72 @@ impl<'a> Hparams<'a> {
             return Err(self.unsupported("attention.value_length", v.to_string()));
         }
         let width = self.count("feed_forward_length", MAX_WIDTH)?;
+        let scale = self.positive("attention.scale")?;
         let layer = LayerSpec {
             heads,
             kv_heads,
             head_dim,
-            attn_scale: 1.0 / (head_dim as f32).sqrt(),
+            attn_scale: scale.unwrap_or(1.0 / (head_dim as f32).sqrt()),
+            softcap: None,
             window: self.optional_count("attention.sliding_window")?,
-            rope: 0,
+            rope: Some(0),
             qkv_bias: false,
-            qk_norm: false,
-            post_norms: false,
-            mlp: MlpSpec { width, activation: Activation::Silu, kind: MlpKind::Dense },
+            fused_qkv: false,
+            qk_norm: QkNorm::None,
+            norms: Norms::Before,
+            mlp: MlpSpec {
+                width,
+                activation: Activation::Silu,
+                fused: false,
+                kind: MlpKind::Dense,
+            },
         };
+        let mut layers = vec![layer; self.count("block_count", MAX_LAYERS)?];
+        if let Some(local) = self.per_layer("attention.sliding_window_pattern", layers.len())? {
+            for (layer, _) in layers.iter_mut().zip(local).filter(|(_, local)| !**local) {
+                layer.window = None;
+            }
+        }
         Ok(DecoderSpec {
             vocab: self.vocab()?,
             hidden,
             context: self.count("context_length", MAX_CONTEXT)?,
             embed_scale: 1.0,
             norm_eps: self.norm_eps()?,
-            ropes: vec![self.rope(head_dim, style)?],
-            layers: vec![layer; self.count("block_count", MAX_LAYERS)?],
+            ropes: vec![rope::spec(self, head_dim, style)?],
+            layers,
+            logits: LogitsSpec { scale: 1.0, softcap: None },
         })
     }
 
+    /// Takes the window off every `period`-th layer, unless the file lists the layers itself or
+    /// states another period.
+    pub fn alternate(&self, spec: &mut DecoderSpec, period: usize) -> Result<(), ModelError> {
+        const PATTERN: &str = "attention.sliding_window_pattern";
+        if spec.layers[0].window.is_none() && !self.has(PATTERN) {
+            return Err(self.unsupported("attention.sliding_window", "(absent)".into()));
+        }
+        if self.per_layer(PATTERN, spec.layers.len())?.is_some() {
+            return Ok(());
+        }
+        let period = self.optional_count(PATTERN)?.unwrap_or(period);
+        spec.layers.iter_mut().skip(period - 1).step_by(period).for_each(|l| l.window = None);
+        Ok(())
+    }
+
+    /// Whether there is such a key.
+    fn has(&self, key: &str) -> bool {
+        self.file.metadata().get(&self.key(key)).is_some()
+    }
+
     /// Makes the MLP of every layer a mixture of experts, whose weights are a softmax and, unless the
-    /// file says that they are not, add up to one.
-    pub fn experts(&self, spec: &mut DecoderSpec) -> Result<(), ModelError> {
+    /// file says that they are not, add up to one. `width` is that of an expert where the file does not
+    /// state it, given that of the model and the number of experts that work on a token.
+    pub fn experts(
+        &self,
+        spec: &mut DecoderSpec,
+        width: fn(usize, usize) -> usize,
+    ) -> Result<(), ModelError> {
         let count = self.count("expert_count", MAX_EXPERTS)?;
         let used = self.count("expert_used_count", count)?;
         if let Some(value) = self.file.metadata().get(&self.key("expert_gating_func"))
@@ -161,7 +240,8 @@ impl<'a> Hparams<'a> {
         let scale = self.f32("expert_weights_scale")?.filter(|&s| s != 0.0).unwrap_or(1.0);
         let normalize = self.bool("expert_weights_norm")?.unwrap_or(true);
         let dense = spec.layers[0].mlp.width;
-        let width = self.optional_count("expert_feed_forward_length")?.unwrap_or(dense / used);
+        let stated = self.optional_count("expert_feed_forward_length")?;
+        let width = stated.unwrap_or_else(|| width(dense, used));
         if width == 0 || width > MAX_WIDTH / used {
             return Err(self.unsupported("expert_feed_forward_length", width.to_string()));
         }
@@ -186,38 +266,23 @@ impl<'a> Hparams<'a> {
         }
     }
 
-    /// The main RoPE with its scaling. Llama 3.1's per-frequency factors come as a tensor.
-    fn rope(&self, head_dim: usize, style: RopeStyle) -> Result<RopeSpec, ModelError> {
-        let theta = self.f32("rope.freq_base")?.unwrap_or(10_000.0);
-        if theta <= 0.0 {
-            return Err(self.unsupported("rope.freq_base", theta.to_string()));
-        }
-        let factors = "rope_freqs.weight";
-        Ok(RopeSpec {
-            theta,
-            rotary_dim: self.optional_count("rope.dimension_count")?.unwrap_or(head_dim),
-            scale: self.rope_scale()?,
-            factors: self.has_tensor(factors).then(|| factors.to_string()),
-            style,
-        })
-    }
-
-    fn rope_scale(&self) -> Result<f32, ModelError> {
-        let kind = self.file.metadata().str(&self.key("rope.scaling.type"))?;
-        // Files from before `rope.scaling.*` have `rope.scale_linear`.
-        let factor = self.f32("rope.scaling.factor")?.or(self.f32("rope.scale_linear")?);
-        match (kind, factor) {
-            (Some("none"), _) => Ok(1.0),
-            (None | Some("linear"), Some(factor)) if factor > 0.0 => Ok(1.0 / factor),
-            (None, None) => Ok(1.0),
-            (Some("linear"), None) => {
-                Err(self.unsupported("rope.scaling.type", "linear without a factor".into()))
+    /// Refuses settings that would change the result and that the architecture has not asked for.
+    fn refuse_unread(&self) -> Result<(), ModelError> {
+        for (key, neutral) in UNSUPPORTED {
+            if let Some(value) = self.file.metadata().get(&self.name(key))
+                && !self.read.borrow().contains(*key)
+                && as_f64(value) != Some(*neutral)
+            {
+                return Err(self.unsupported(key, describe(value)));
             }
-            (None | Some("linear"), Some(factor)) => {
-                Err(self.unsupported("rope.scaling.factor", factor.to_string()))
-            }
-            (Some(other), _) => Err(self.unsupported("rope.scaling.type", other.into())),
         }
+        if self.bool("attention.causal")? == Some(false) {
+            return Err(self.unsupported("attention.causal", "false".into()));
+        }
+        if self.bool("use_parallel_residual")? == Some(true) {
+            return Err(self.unsupported("use_parallel_residual", "true".into()));
+        }
+        Ok(())
     }
 
     /// Consistency that every decoder needs, whatever its architecture.
@@ -230,11 +295,19 @@ impl<'a> Hparams<'a> {
             if layer.head_dim == 0 || layer.head_dim > MAX_WIDTH / layer.heads {
                 return Err(self.unsupported("attention.key_length", layer.head_dim.to_string()));
             }
-            let rotary = spec.ropes[layer.rope].rotary_dim;
-            if !rotary.is_multiple_of(2) || rotary > layer.head_dim {
-                return Err(self.unsupported("rope.dimension_count", rotary.to_string()));
+            for rope in &spec.ropes {
+                let rotary = rope.rotary_dim;
+                if rotary == 0 || !rotary.is_multiple_of(2) || rotary > layer.head_dim {
+                    return Err(self.unsupported("rope.dimension_count", rotary.to_string()));
+                }
+            }
+            if let Some(name) = self.text("hidden_activation")?
+                && name != activation_name(layer.mlp.activation)
+            {
+                return Err(self.unsupported("hidden_activation", name.into()));
             }
         }
+        self.refuse_unread()?;
         if spec.layers.iter().all(|layer| layer.mlp.experts().is_none()) {
             for key in ["expert_count", "expert_used_count"] {
                 if let Some(count) = self.optional_count(key)? {
@@ -242,7 +315,7 @@ impl<'a> Hparams<'a> {
                 }
             }
         }
-        let key = self.key("vocab_size");
+        let key = self.name("vocab_size");
         match self.file.metadata().u32(&key)? {
             Some(v) if v as usize != spec.vocab => Err(ModelError::Setting {
                 key,
@@ -250,6 +323,14 @@ impl<'a> Hparams<'a> {
             }),
             _ => Ok(()),
         }
+    }
+}
+
+/// What transformers calls an activation.
+fn activation_name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
     }
 }
 

@@ -11,8 +11,8 @@ use mlp::Routing;
 
 use super::memory::ActivationSizes;
 use super::weights::{DecoderWeights, LayerWeights, Loader, check_file, vector_values};
-use super::{DecoderSpec, rope_table};
-use crate::gguf::Gguf;
+use super::{DecoderSpec, QkNorm, rope_table};
+use crate::checkpoint::Checkpoint;
 use crate::load::ModelError;
 use crate::runner::{Runner, RunnerLimits};
 
@@ -88,7 +88,7 @@ impl<B: Backend> DecoderRunner<B> {
     /// Checks the file against the spec and the backend, then loads it.
     pub fn load(
         backend: B,
-        file: &Gguf,
+        file: &dyn Checkpoint,
         spec: DecoderSpec,
         options: &DecoderOptions,
     ) -> Result<Self, ModelError> {
@@ -128,7 +128,7 @@ impl<B: Backend> DecoderRunner<B> {
         b.linear(
             s,
             Linear {
-                input: &act.h,
+                input: if weights.attn_norm.is_some() { &act.h } else { &act.x },
                 rows,
                 outputs: &mut [
                     LinearOutput { weight: &weights.q, bias: bias_q, dst: q, accumulate: false },
@@ -137,29 +137,25 @@ impl<B: Backend> DecoderRunner<B> {
                 ],
             },
         )?;
-        let rope = &self.spec.ropes[layer.rope];
         let sides = [(&mut act.q, layer.heads, 0), (&mut act.k, layer.kv_heads, 1)];
         for (x, heads, which) in sides {
             if let Some(norms) = &weights.qk_norm {
-                b.rms_norm(
-                    s,
-                    x,
-                    &RmsNorm {
-                        src: None,
-                        weight: &norms[which],
-                        groups: rows * heads,
-                        width: layer.head_dim,
-                        eps: self.spec.norm_eps,
-                        accumulate: false,
-                    },
-                )?;
+                let (groups, width) = match layer.qk_norm {
+                    QkNorm::Row => (rows, heads * layer.head_dim),
+                    _ => (rows * heads, layer.head_dim),
+                };
+                let (weight, eps) = (&norms[which], self.spec.norm_eps);
+                let p = RmsNorm { src: None, weight, groups, width, eps, accumulate: false };
+                b.rms_norm(s, x, &p)?;
             }
+            let Some(index) = layer.rope else { continue };
+            let rope = &self.spec.ropes[index];
             b.rope(
                 s,
                 x,
                 &Rope {
                     positions: &self.batch.positions,
-                    table: &self.ropes[layer.rope],
+                    table: &self.ropes[index],
                     rows,
                     heads,
                     head_dim: layer.head_dim,
@@ -173,7 +169,7 @@ impl<B: Backend> DecoderRunner<B> {
 
     /// The attention sublayer: reads the residual stream and adds to it.
     fn attention(&mut self, i: usize) -> Result<(), KernelError> {
-        self.norm_into_h(|w| &w.attn_norm, i)?;
+        self.norm_into_h(|w| w.attn_norm.as_ref(), i)?;
         self.project(i)?;
         let layer = &self.spec.layers[i];
         self.backend.attention(
@@ -186,7 +182,7 @@ impl<B: Backend> DecoderRunner<B> {
                 heads: layer.heads,
                 scale: layer.attn_scale,
                 window: layer.window,
-                softcap: None,
+                softcap: layer.softcap,
             },
         )?;
         let weights = &self.weights.layers[i];
@@ -201,18 +197,19 @@ impl<B: Backend> DecoderRunner<B> {
         sublayer.add_to(&self.backend, &mut self.stream, &mut act.x, &mut act.h)
     }
 
-    /// `h = norm(x)` with one of the layer's norms.
+    /// `h = norm(x)` with one of the layer's norms, where it has it.
     fn norm_into_h(
         &mut self,
-        weight: fn(&LayerWeights<B>) -> &B::Buffer,
+        weight: fn(&LayerWeights<B>) -> Option<&B::Buffer>,
         i: usize,
     ) -> Result<(), KernelError> {
+        let Some(weight) = weight(&self.weights.layers[i]) else { return Ok(()) };
         self.backend.rms_norm(
             &mut self.stream,
             &mut self.act.h,
             &RmsNorm {
                 src: Some(&self.act.x),
-                weight: weight(&self.weights.layers[i]),
+                weight,
                 groups: self.batch.shape.tokens,
                 width: self.spec.hidden,
                 eps: self.spec.norm_eps,
@@ -258,7 +255,9 @@ impl<B: Backend> DecoderRunner<B> {
             },
         )?;
         self.logits.resize(rows * self.spec.vocab, 0.0);
-        b.download_f32(s, &act.logits, &mut self.logits)
+        b.download_f32(s, &act.logits, &mut self.logits)?;
+        self.spec.logits.apply(&mut self.logits);
+        Ok(())
     }
 }
 
@@ -338,17 +337,14 @@ impl<B: Backend> Runner for DecoderRunner<B> {
 fn load_ropes<B: Backend>(
     backend: &B,
     stream: &mut B::Stream,
-    file: &Gguf,
+    file: &dyn Checkpoint,
     spec: &DecoderSpec,
     positions: usize,
 ) -> Result<Vec<B::Buffer>, ModelError> {
     let mut tables = Vec::new();
     for rope in &spec.ropes {
-        let factors = match &rope.factors {
-            Some(name) => Some(vector_values(file, name)?),
-            None => None,
-        };
-        let table = rope_table(rope, factors.as_deref(), positions);
+        let divisors = rope.divisors_for(positions).map(|name| vector_values(file, name));
+        let table = rope_table(rope, divisors.transpose()?.as_deref(), positions);
         let mut buffer = backend.alloc(DType::F32, table.len())?;
         backend.upload_f32(stream, &table, &mut buffer)?;
         tables.push(buffer);

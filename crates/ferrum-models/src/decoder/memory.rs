@@ -4,7 +4,7 @@ use ferrum_kernels::{Backend, KV_BLOCK_SIZE};
 
 use super::weights::{RoleKind, check_file, tensor_roles};
 use super::{DecoderOptions, DecoderSpec, LayerSpec};
-use crate::gguf::{Array, Gguf, Metadata, Value};
+use crate::checkpoint::Checkpoint;
 use crate::load::{MemoryEstimate, ModelError};
 use crate::runner::RunnerLimits;
 
@@ -58,12 +58,12 @@ impl DecoderOptions {
     pub(crate) fn estimate<B: Backend>(
         &self,
         backend: &B,
-        file: &Gguf,
+        file: &dyn Checkpoint,
         spec: &DecoderSpec,
     ) -> Result<MemoryEstimate, ModelError> {
         check_file(backend, file, spec, self.kv_dtype)?;
         let mut weights = 0usize;
-        for role in tensor_roles(spec, file.tensor("output.weight").is_none()) {
+        for role in tensor_roles(spec, file.find("output.weight").is_none()) {
             let bytes = match role.kind {
                 RoleKind::Matrix { rows, cols } => {
                     backend.packed_bytes(file.require(&role.name)?.format, rows, cols)
@@ -85,41 +85,7 @@ impl DecoderOptions {
             kv_cache: self.kv_dtype.bytes(positions.saturating_mul(per_position)),
             buffers: ActivationSizes::new(spec, &self.limits).bytes(),
             tables: self.limits.context.saturating_mul(table_width),
-            vocabulary: vocabulary_bytes(file.metadata()),
+            vocabulary: file.vocabulary_bytes(),
         })
-    }
-}
-
-/// Memory of the metadata, of which the vocabulary is nearly all, and of a tokenizer: the bytes of
-/// the tokens once more with their index, and the table of BPE merges.
-fn vocabulary_bytes(metadata: &Metadata) -> usize {
-    /// What a tokenizer keeps beside the bytes of a token: its place, its score, its index.
-    const TOKEN: usize = 24;
-    /// A pair of ids, a rank and an id, 17 bytes in a hash table that is seldom more than 7/10 full.
-    const MERGE: usize = 24;
-    let tokens = metadata.str_array("tokenizer.ggml.tokens").ok().flatten();
-    let index: usize = tokens.map_or(0, |all| all.iter().map(|text| text.len() + TOKEN).sum());
-    let merges = metadata.str_array("tokenizer.ggml.merges").ok().flatten();
-    let merges = merges.map_or(0, |all| all.len() * MERGE);
-    metadata.iter().map(|(_, value)| value_bytes(value)).sum::<usize>() + index + merges
-}
-
-/// Memory of a value on the heap.
-fn value_bytes(value: &Value) -> usize {
-    match value {
-        Value::String(s) => s.len(),
-        Value::Array(Array::String(all)) => all.heap_bytes(),
-        Value::Array(Array::U8(all)) => size_of_val(&all[..]),
-        Value::Array(Array::I8(all)) => size_of_val(&all[..]),
-        Value::Array(Array::U16(all)) => size_of_val(&all[..]),
-        Value::Array(Array::I16(all)) => size_of_val(&all[..]),
-        Value::Array(Array::U32(all)) => size_of_val(&all[..]),
-        Value::Array(Array::I32(all)) => size_of_val(&all[..]),
-        Value::Array(Array::U64(all)) => size_of_val(&all[..]),
-        Value::Array(Array::I64(all)) => size_of_val(&all[..]),
-        Value::Array(Array::F32(all)) => size_of_val(&all[..]),
-        Value::Array(Array::F64(all)) => size_of_val(&all[..]),
-        Value::Array(Array::Bool(all)) => size_of_val(&all[..]),
-        _ => 0,
     }
 }

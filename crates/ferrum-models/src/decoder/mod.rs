@@ -9,5 +9,6 @@ mod weights;
 pub use forward::{DecoderOptions, DecoderRunner};
 pub use rope_table::rope_table;
 pub use spec::{
-    Activation, DecoderSpec, ExpertsSpec, LayerSpec, MlpKind, MlpSpec, RopeSpec, RopeStyle,
+    Activation, DecoderSpec, ExpertsSpec, LayerSpec, LogitsSpec, MlpKind, MlpSpec, Norms, QkNorm,
+    RopeScaling, RopeSpec, RopeStyle, Yarn,
 };

@@ -1,11 +1,12 @@
-//! Tensors of a GGUF file to packed weights, one tensor at a time.
+//! Tensors of a checkpoint to packed weights, one tensor at a time.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use ferrum_kernels::{Backend, DType, KvDType, Need, WeightSource};
 
-use super::{DecoderSpec, ExpertsSpec, LayerSpec, MlpSpec};
-use crate::gguf::{Gguf, TensorInfo};
+use super::{DecoderSpec, ExpertsSpec, LayerSpec, MlpSpec, QkNorm};
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::load::ModelError;
 
 /// All weights of a decoder on a backend.
@@ -21,17 +22,17 @@ pub(super) struct DecoderWeights<B: Backend> {
 
 /// Weights of one layer.
 pub(super) struct LayerWeights<B: Backend> {
-    pub attn_norm: B::Buffer,
+    pub attn_norm: Option<B::Buffer>,
     pub q: B::Weight,
     pub k: B::Weight,
     pub v: B::Weight,
     /// Biases of q, k and v.
     pub qkv_bias: Option<[B::Buffer; 3]>,
-    /// Norms of q and k, `[head_dim]` each.
+    /// Norms of q and k, of a head's width or of all heads'.
     pub qk_norm: Option<[B::Buffer; 2]>,
     pub attn_output: B::Weight,
     pub post_attn_norm: Option<B::Buffer>,
-    pub ffn_norm: B::Buffer,
+    pub ffn_norm: Option<B::Buffer>,
     pub mlp: MlpWeights<B>,
     pub post_ffn_norm: Option<B::Buffer>,
 }
@@ -79,9 +80,7 @@ pub(crate) fn tensor_roles(spec: &DecoderSpec, tied: bool) -> Vec<TensorRole> {
         roles.push(matrix("output.weight", spec.vocab, spec.hidden));
     }
     for rope in &spec.ropes {
-        if let Some(factors) = &rope.factors {
-            roles.push(vector(factors.clone(), rope.rotary_dim / 2));
-        }
+        roles.extend(rope.divisors().into_iter().map(|d| vector(d, rope.rotary_dim / 2)));
     }
     roles
 }
@@ -89,20 +88,32 @@ pub(crate) fn tensor_roles(spec: &DecoderSpec, tied: bool) -> Vec<TensorRole> {
 fn layer_roles(roles: &mut Vec<TensorRole>, spec: &DecoderSpec, layer: &LayerSpec, i: usize) {
     let name = |what: &str| format!("blk.{i}.{what}");
     let (q_width, kv_width) = (layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim);
-    roles.push(vector(name("attn_norm.weight"), spec.hidden));
+    let (before, after) = (layer.norms.before(), layer.norms.after());
+    if before {
+        roles.push(vector(name("attn_norm.weight"), spec.hidden));
+        roles.push(vector(name("ffn_norm.weight"), spec.hidden));
+    }
+    if layer.fused_qkv {
+        let width = q_width + 2 * kv_width;
+        roles.push(matrix(name("attn_qkv.weight"), width, spec.hidden));
+    }
     for (part, width) in [("q", q_width), ("k", kv_width), ("v", kv_width)] {
-        roles.push(matrix(name(&format!("attn_{part}.weight")), width, spec.hidden));
+        if !layer.fused_qkv {
+            roles.push(matrix(name(&format!("attn_{part}.weight")), width, spec.hidden));
+        }
         if layer.qkv_bias {
             roles.push(vector(name(&format!("attn_{part}.bias")), width));
         }
-        if layer.qk_norm && part != "v" {
-            roles.push(vector(name(&format!("attn_{part}_norm.weight")), layer.head_dim));
-        }
+        let norm_width = match layer.qk_norm {
+            QkNorm::Head if part != "v" => layer.head_dim,
+            QkNorm::Row if part != "v" => width,
+            _ => continue,
+        };
+        roles.push(vector(name(&format!("attn_{part}_norm.weight")), norm_width));
     }
     roles.push(matrix(name("attn_output.weight"), spec.hidden, q_width));
-    roles.push(vector(name("ffn_norm.weight"), spec.hidden));
     mlp_roles(roles, spec.hidden, &layer.mlp, i);
-    if layer.post_norms {
+    if after {
         roles.push(vector(name("post_attention_norm.weight"), spec.hidden));
         roles.push(vector(name("post_ffw_norm.weight"), spec.hidden));
     }
@@ -110,6 +121,10 @@ fn layer_roles(roles: &mut Vec<TensorRole>, spec: &DecoderSpec, layer: &LayerSpe
 
 fn mlp_roles(roles: &mut Vec<TensorRole>, hidden: usize, mlp: &MlpSpec, i: usize) {
     let name = |what: &str| format!("blk.{i}.ffn_{what}.weight");
+    if mlp.fused {
+        roles.push(matrix(name("up"), 2 * mlp.width, hidden));
+        return roles.push(matrix(name("down"), hidden, mlp.width));
+    }
     let parts =
         [("gate", mlp.width, hidden), ("up", mlp.width, hidden), ("down", hidden, mlp.width)];
     let Some(&ExpertsSpec { count: experts, .. }) = mlp.experts() else {
@@ -135,14 +150,14 @@ fn vector(name: impl Into<String>, len: usize) -> TensorRole {
 /// that we do not use would be a part of the model that we leave out in silence).
 fn check_tensors<B: Backend>(
     backend: &B,
-    file: &Gguf,
+    file: &dyn Checkpoint,
     spec: &DecoderSpec,
 ) -> Result<(), ModelError> {
-    let tied = file.tensor("output.weight").is_none();
+    let tied = file.find("output.weight").is_none();
     let roles = tensor_roles(spec, tied);
     for role in &roles {
         let tensor = file.require(&role.name)?;
-        check_shape(tensor, role.kind)?;
+        check_shape(file, role, tensor)?;
         let format = tensor.format;
         match role.kind {
             RoleKind::Matrix { cols, .. } => backend.check(&Need::Linear { format, cols })?,
@@ -152,8 +167,8 @@ fn check_tensors<B: Backend>(
     }
     backend.check(&Need::Embed(file.require("token_embd.weight")?.format))?;
     let known: HashSet<&str> = roles.iter().map(|r| r.name.as_str()).collect();
-    match file.tensors().iter().find(|t| !known.contains(t.name.as_str())) {
-        Some(extra) => Err(ModelError::UnusedTensor { name: extra.name.clone() }),
+    match file.names().into_iter().find(|name| !known.contains(name)) {
+        Some(extra) => Err(ModelError::UnusedTensor { name: file.name_in_file(extra) }),
         None => Ok(()),
     }
 }
@@ -161,7 +176,7 @@ fn check_tensors<B: Backend>(
 /// [`check_tensors`], and that the backend has the attention of every layer with such a cache.
 pub(super) fn check_file<B: Backend>(
     backend: &B,
-    file: &Gguf,
+    file: &dyn Checkpoint,
     spec: &DecoderSpec,
     kv: KvDType,
 ) -> Result<(), ModelError> {
@@ -172,19 +187,24 @@ pub(super) fn check_file<B: Backend>(
     Ok(())
 }
 
-fn check_shape(tensor: &TensorInfo, kind: RoleKind) -> Result<(), ModelError> {
-    let expected = match kind {
+fn check_shape(
+    file: &dyn Checkpoint,
+    role: &TensorRole,
+    tensor: Tensor<'_>,
+) -> Result<(), ModelError> {
+    let expected = match role.kind {
         RoleKind::Matrix { rows, cols } => vec![cols, rows],
         RoleKind::Stack { experts, rows, cols } => vec![cols, rows, experts],
         RoleKind::Vector(len) => vec![len],
     };
     // Writers may keep trailing dimensions of one.
-    let got: &[usize] = &tensor.dims;
+    let got: &[usize] = tensor.dims;
     let significant = got.iter().rposition(|&d| d != 1).map_or(1, |last| last + 1);
     if got[..significant.max(expected.len()).min(got.len())] == expected[..] {
         return Ok(());
     }
-    Err(ModelError::TensorShape { name: tensor.name.clone(), expected, got: got.to_vec() })
+    let name = file.name_in_file(&role.name);
+    Err(ModelError::TensorShape { name, expected, got: got.to_vec() })
 }
 
 /// Packs weights one tensor at a time and gives the file's pages back as it goes, so that the file
@@ -192,7 +212,7 @@ fn check_shape(tensor: &TensorInfo, kind: RoleKind) -> Result<(), ModelError> {
 pub(super) struct Loader<'a, B: Backend> {
     pub backend: &'a B,
     pub stream: &'a mut B::Stream,
-    pub file: &'a Gguf,
+    pub file: &'a dyn Checkpoint,
 }
 
 impl<B: Backend> Loader<'_, B> {
@@ -205,7 +225,7 @@ impl<B: Backend> Loader<'_, B> {
             .enumerate()
             .map(|(i, layer)| self.layer(layer, i))
             .collect::<Result<_, _>>()?;
-        let head = match self.file.tensor("output.weight") {
+        let head = match self.file.find("output.weight") {
             Some(_) => Some(self.matrix("output.weight")?),
             None => None,
         };
@@ -223,32 +243,54 @@ impl<B: Backend> Loader<'_, B> {
             false => None,
         };
         let qk_norm = match layer.qk_norm {
-            true => Some([
+            QkNorm::None => None,
+            QkNorm::Head | QkNorm::Row => Some([
                 self.vector(&name("attn_q_norm.weight"))?,
                 self.vector(&name("attn_k_norm.weight"))?,
             ]),
-            false => None,
         };
-        let (post_attn_norm, post_ffn_norm) = match layer.post_norms {
-            true => (
-                Some(self.vector(&name("post_attention_norm.weight"))?),
-                Some(self.vector(&name("post_ffw_norm.weight"))?),
-            ),
-            false => (None, None),
-        };
+        let mut norm =
+            |there: bool, what: &str| there.then(|| self.vector(&name(what))).transpose();
+        let (before, after) = (layer.norms.before(), layer.norms.after());
+        let attn_norm = norm(before, "attn_norm.weight")?;
+        let post_attn_norm = norm(after, "post_attention_norm.weight")?;
+        let ffn_norm = norm(before, "ffn_norm.weight")?;
+        let post_ffn_norm = norm(after, "post_ffw_norm.weight")?;
+        let [q, k, v] = self.projections(layer, &name)?;
+        let attn_output = self.matrix(&name("attn_output.weight"))?;
+        let mlp = self.mlp(&layer.mlp, &name)?;
         Ok(LayerWeights {
-            attn_norm: self.vector(&name("attn_norm.weight"))?,
-            q: self.matrix(&name("attn_q.weight"))?,
-            k: self.matrix(&name("attn_k.weight"))?,
-            v: self.matrix(&name("attn_v.weight"))?,
+            attn_norm,
+            q,
+            k,
+            v,
             qkv_bias,
             qk_norm,
-            attn_output: self.matrix(&name("attn_output.weight"))?,
+            attn_output,
             post_attn_norm,
-            ffn_norm: self.vector(&name("ffn_norm.weight"))?,
-            mlp: self.mlp(&layer.mlp, &name)?,
+            ffn_norm,
+            mlp,
             post_ffn_norm,
         })
+    }
+
+    /// Query, key and value projections.
+    fn projections(
+        &mut self,
+        layer: &LayerSpec,
+        name: &dyn Fn(&str) -> String,
+    ) -> Result<[B::Weight; 3], ModelError> {
+        if !layer.fused_qkv {
+            return Ok([
+                self.matrix(&name("attn_q.weight"))?,
+                self.matrix(&name("attn_k.weight"))?,
+                self.matrix(&name("attn_v.weight"))?,
+            ]);
+        }
+        let (fused, kv) = (name("attn_qkv.weight"), layer.kv_heads * layer.head_dim);
+        let k = layer.heads * layer.head_dim;
+        let v = k + kv;
+        Ok([self.rows(&fused, 0..k)?, self.rows(&fused, k..v)?, self.rows(&fused, v..v + kv)?])
     }
 
     fn mlp(
@@ -256,6 +298,14 @@ impl<B: Backend> Loader<'_, B> {
         mlp: &MlpSpec,
         name: &dyn Fn(&str) -> String,
     ) -> Result<MlpWeights<B>, ModelError> {
+        if mlp.fused {
+            let (fused, width) = (name("ffn_up.weight"), mlp.width);
+            return Ok(MlpWeights::Dense {
+                gate: self.rows(&fused, 0..width)?,
+                up: self.rows(&fused, width..2 * width)?,
+                down: self.matrix(&name("ffn_down.weight"))?,
+            });
+        }
         let Some(&ExpertsSpec { count, .. }) = mlp.experts() else {
             return Ok(MlpWeights::Dense {
                 gate: self.matrix(&name("ffn_gate.weight"))?,
@@ -277,10 +327,30 @@ impl<B: Backend> Loader<'_, B> {
 
     /// The matrices of `experts` experts, or of one.
     fn stack(&mut self, name: &str, experts: usize) -> Result<B::Weight, ModelError> {
+        let rows = self.file.require(name)?.rows();
+        self.pack(name, 0..rows, experts)
+    }
+
+    /// Some rows of a tensor as a matrix of their own.
+    fn rows(&mut self, name: &str, rows: Range<usize>) -> Result<B::Weight, ModelError> {
+        self.pack(name, rows, 1)
+    }
+
+    fn pack(
+        &mut self,
+        name: &str,
+        rows: Range<usize>,
+        experts: usize,
+    ) -> Result<B::Weight, ModelError> {
         let tensor = self.file.require(name)?;
-        let data = self.file.data(tensor);
-        let release = |range| self.file.release(tensor, range);
-        let source = WeightSource::new(tensor.format, tensor.rows(), tensor.cols(), data)?;
+        let data = self.file.read(name)?;
+        let row_bytes = data.len() / tensor.rows().max(1);
+        let start = rows.start * row_bytes;
+        let part = data.get(start..rows.end * row_bytes).unwrap_or_default();
+        let release = |range: Range<usize>| {
+            self.file.give_back(name, start + range.start..start + range.end);
+        };
+        let source = WeightSource::new(tensor.format, rows.len(), tensor.cols(), part)?;
         let source = source.stacked(experts)?.telling(&release);
         Ok(self.backend.pack(self.stream, &source)?)
     }
@@ -294,9 +364,9 @@ impl<B: Backend> Loader<'_, B> {
 }
 
 /// The values of a small tensor (norms, biases, rope factors) in `f32`, whatever its format.
-pub(super) fn vector_values(file: &Gguf, name: &str) -> Result<Vec<f32>, ModelError> {
+pub(super) fn vector_values(file: &dyn Checkpoint, name: &str) -> Result<Vec<f32>, ModelError> {
     let tensor = file.require(name)?;
     let mut values = vec![0.0; tensor.elements()];
-    ferrum_kernels::weight::dequantize_row(tensor.format, file.data(tensor), &mut values)?;
+    ferrum_kernels::weight::dequantize_row(tensor.format, &file.read(name)?, &mut values)?;
     Ok(values)
 }

@@ -7,12 +7,12 @@ use ferrum_kernels::Format;
 
 /// The format of type id `id`, where Ferrum supports it.
 pub(super) fn format(id: u32) -> Option<Format> {
-    Format::ALL.into_iter().find(|f| type_id(*f) == id)
+    Format::ALL.into_iter().find(|f| type_id(*f) == Some(id))
 }
 
-/// The type id of `format`.
-pub(super) fn type_id(format: Format) -> u32 {
-    match format {
+/// The type id of `format`, where GGUF has it.
+pub(super) fn type_id(format: Format) -> Option<u32> {
+    Some(match format {
         Format::F32 => 0,
         Format::F16 => 1,
         Format::Q4_0 => 2,
@@ -29,7 +29,8 @@ pub(super) fn type_id(format: Format) -> u32 {
         Format::IQ4_XS => 23,
         Format::BF16 => 30,
         Format::MXFP4 => 39,
-    }
+        Format::Q4_Z => return None,
+    })
 }
 
 /// The name of type id `id`: of any type that ggml has or had, else the number.

@@ -18,7 +18,7 @@ pub struct Metadata {
 
 impl Metadata {
     /// Adds an entry; gives the key back where there is one of that name already.
-    pub(super) fn insert(&mut self, key: String, value: Value) -> Result<(), String> {
+    pub(crate) fn insert(&mut self, key: String, value: Value) -> Result<(), String> {
         if self.index.contains_key(&key) {
             return Err(key);
         }

@@ -16,8 +16,8 @@ mod cursor;
 mod error;
 mod ggml_type;
 mod header;
+mod memory;
 mod metadata;
-mod mmap;
 mod model;
 mod split;
 mod strings;
@@ -30,6 +30,7 @@ mod tests;
 
 pub use error::{GgufError, ParseError};
 pub use header::{Header, MAX_ENTRIES, MAX_HEADER_BYTES, parse};
+pub(crate) use memory::vocabulary_bytes;
 pub use metadata::Metadata;
 pub use model::{Gguf, read_header};
 pub use strings::Strings;

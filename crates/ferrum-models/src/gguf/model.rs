@@ -1,7 +1,6 @@
 //! A model on disk: one GGUF file or all parts of a split one, mapped and checked.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,9 +8,9 @@ use std::path::{Path, PathBuf};
 use super::error::GgufError;
 use super::header::{self, Header};
 use super::metadata::Metadata;
-use super::mmap::Map;
 use super::split::SplitInfo;
 use super::tensor::TensorInfo;
+use crate::mmap::Map;
 
 /// An open model: metadata, tensors, and their bytes, memory-mapped.
 #[derive(Debug)]
@@ -37,11 +36,9 @@ pub fn read_header(path: &Path) -> Result<Header, GgufError> {
 impl Part {
     fn open(path: &Path) -> Result<Self, GgufError> {
         let io = |reason| GgufError::Io { path: path.to_path_buf(), reason };
-        // Asked first: opening a named pipe would wait for a writer.
-        if !fs::metadata(path).map_err(io)?.is_file() {
-            return Err(GgufError::NotAFile { path: path.to_path_buf() });
-        }
-        let map = Map::new(&File::open(path).map_err(io)?).map_err(io)?;
+        let map = Map::open(path)
+            .map_err(io)?
+            .ok_or_else(|| GgufError::NotAFile { path: path.to_path_buf() })?;
         let header = header::parse(&map)
             .map_err(|reason| GgufError::Parse { path: path.to_path_buf(), reason })?;
         // What was read of it is now in `header`.

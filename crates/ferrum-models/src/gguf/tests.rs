@@ -319,7 +319,8 @@ fn tensor_types_are_refused_by_name() {
 #[test]
 fn every_format_has_one_id() {
     for format in Format::ALL {
-        let id = ggml_type::type_id(format);
+        // Ferrum's own have none.
+        let Some(id) = ggml_type::type_id(format) else { continue };
         assert_eq!(ggml_type::format(id), Some(format));
         assert_eq!(ggml_type::name(id), format.to_string());
         let cols = 2 * format.block_len() as u64;
@@ -333,7 +334,7 @@ fn every_format_has_one_id() {
 #[test]
 fn whole_blocks_only() {
     for format in Format::ALL.into_iter().filter(|f| f.block_len() > 1) {
-        let id = ggml_type::type_id(format);
+        let Some(id) = ggml_type::type_id(format) else { continue };
         for cols in [1, format.block_len() / 2, format.block_len() * 3 - 1] {
             let bad = file().tensor(b"t", &[cols as u64, 2], id, 0).data(4096).layout();
             assert!(matches!(bad, Err(ParseError::Block { cols: c, .. }) if c == cols), "{bad:?}");

@@ -29,6 +29,8 @@ pub enum WriteError {
     DuplicateTensor { name: String },
     #[error("tensor {name:?} cannot be stored as {format} with dimensions {dims:?}")]
     Dimensions { name: String, format: Format, dims: Vec<usize> },
+    #[error("tensor {name:?}: GGUF has no format {format}")]
+    Format { name: String, format: Format },
     #[error("tensor {name:?} was written where {expected} was expected")]
     Order { name: String, expected: String },
     #[error("{given} bytes for tensor {name:?}, of which {left} are left to write")]
@@ -121,7 +123,11 @@ impl GgufWriter {
             for dim in &tensor.dims {
                 header.extend_from_slice(&(*dim as u64).to_le_bytes());
             }
-            header.extend_from_slice(&ggml_type::type_id(tensor.format).to_le_bytes());
+            let Some(type_id) = ggml_type::type_id(tensor.format) else {
+                let (name, format) = (tensor.name.clone(), tensor.format);
+                return Err(WriteError::Format { name, format });
+            };
+            header.extend_from_slice(&type_id.to_le_bytes());
             header.extend_from_slice(&offset.to_le_bytes());
             offset += (tensor.bytes as u64).next_multiple_of(DEFAULT_ALIGNMENT);
         }

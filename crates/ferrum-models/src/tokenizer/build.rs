@@ -1,10 +1,13 @@
 //! From metadata to a tokenizer; every index and length is checked here.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::bpe::Bpe;
+use super::bpe::{Bpe, MergeParts, Units};
 use super::decode::{Pieces, Spelling};
 use super::error::TokenizerError;
+use super::normalize::Normalizer;
+use super::pretokenize::PreTokenizer;
 use super::special::{self, Specials};
 use super::spm::Spm;
 use super::vocab::{RawToken, TokenKind, Vocabulary};
@@ -56,15 +59,20 @@ pub(super) fn tokenizer(meta: &Metadata) -> Result<Tokenizer, TokenizerError> {
         Family::Bpe => {
             let spec = pre_tokenizer(meta)?;
             let merges = meta.need_str_array("tokenizer.ggml.merges")?;
-            (Model::Bpe(Box::new(Bpe::new(&spec, &vocab, merges)?)), spec.add_bos)
+            let (words, units) = (PreTokenizer::new(&spec)?, Units::bytes(&vocab));
+            let merges = merges.iter().map(MergeParts::parse);
+            let bpe = Bpe::new(words, spec.whole_words, units, &vocab, merges)?;
+            (Model::Bpe(Box::new(bpe)), spec.add_bos)
         }
         Family::Spm => (Model::Spm(Box::new(spm(meta, &vocab)?)), true),
         Family::WordPiece => (Model::WordPiece(word_piece(meta, &vocab)?), true),
     };
     let ids = special_ids(meta, &vocab, family, add_bos)?;
-    let specials = Specials::new(&vocab)?;
+    let specials = Specials::new(&vocab, HashMap::new())?;
     let spelling = if family == Family::Bpe { Spelling::Bytes } else { Spelling::Marked };
-    Ok(Tokenizer { pieces: Arc::new(Pieces { vocab, spelling }), specials, model, ids })
+    let strips_space = matches!(&model, Model::Spm(spm) if spm.space_prefix());
+    let (normalizer, pieces) = (Normalizer::default(), Arc::new(Pieces { vocab, spelling }));
+    Ok(Tokenizer { pieces, specials, normalizer, model, ids, strips_space })
 }
 
 fn vocabulary(meta: &Metadata, family: Family) -> Result<Vocabulary, TokenizerError> {

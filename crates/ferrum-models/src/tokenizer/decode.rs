@@ -12,6 +12,8 @@ pub(super) enum Spelling {
     Bytes,
     /// As U+2581.
     Marked,
+    /// Likewise, in user-defined tokens too.
+    MarkedThroughout,
 }
 
 /// The vocabulary as seen from the tokens' side.
@@ -33,8 +35,11 @@ impl Pieces {
             return None;
         }
         let bytes = self.vocab.bytes(id);
-        let marked = self.spelling == Spelling::Marked
-            && matches!(self.vocab.kind(id), TokenKind::Normal | TokenKind::Unused);
+        let marked = match self.vocab.kind(id) {
+            TokenKind::Normal | TokenKind::Unused => self.spelling != Spelling::Bytes,
+            TokenKind::UserDefined => self.spelling == Spelling::MarkedThroughout,
+            _ => false,
+        };
         Some(if marked { unmark(bytes) } else { Cow::Borrowed(bytes) })
     }
 }

@@ -1,6 +1,9 @@
 //! Why a tokenizer could not be built.
 
+use std::path::PathBuf;
+
 use crate::gguf::GgufError;
+use crate::hf::HfError;
 
 /// Why the tokenizer of a model could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +11,14 @@ use crate::gguf::GgufError;
 pub enum TokenizerError {
     #[error(transparent)]
     Metadata(#[from] GgufError),
+    #[error(transparent)]
+    Folder(#[from] HfError),
+    #[error("{}: missing, and no other kind of tokenizer file is supported", path.display())]
+    NoFile { path: PathBuf },
+    #[error("tokenizer.json: {reason}")]
+    Json { reason: String },
+    #[error("tokenizer.json: {what} {kind:?} is not supported")]
+    Unsupported { what: &'static str, kind: String },
     #[error("tokenizer model {0:?} is not supported (gpt2, llama and bert are)")]
     UnknownModel(String),
     #[error("pre-tokenizer {0:?} is not supported")]

@@ -1,4 +1,4 @@
-//! Tokenizers, built from the `tokenizer.ggml.*` metadata of a GGUF file.
+//! Tokenizers, built from the `tokenizer.ggml.*` metadata of a GGUF file or from a `tokenizer.json`.
 //!
 //! Three families: byte-level BPE with a named pre-tokenizer (`gpt2`), SentencePiece with scores
 //! (`llama`) and WordPiece (`bert`). Token ids are those of llama.cpp except where its
@@ -12,6 +12,8 @@ mod build;
 mod byte_level;
 mod decode;
 mod error;
+mod json;
+mod normalize;
 mod pretokenize;
 mod special;
 mod spm;
@@ -28,10 +30,12 @@ use std::sync::Arc;
 use crate::gguf::Metadata;
 
 pub use error::TokenizerError;
+pub use json::Beside;
 pub use stream::StreamDecoder;
 pub use vocab::TokenKind;
 
 use decode::Pieces;
+use normalize::Normalizer;
 use special::{Part, Specials};
 use stream::Characters;
 use vocab::SPECIAL;
@@ -49,8 +53,11 @@ pub enum Segment<'a> {
 pub struct Tokenizer {
     pieces: Arc<Pieces>,
     specials: Specials,
+    normalizer: Normalizer,
     model: Model,
     ids: SpecialIds,
+    /// The text of tokens begins with a space that was put in front of the first word.
+    strips_space: bool,
 }
 
 /// The algorithm of a family.
@@ -77,6 +84,14 @@ impl Tokenizer {
     /// not fit the vocabulary, and where the family or pre-tokenizer is unknown.
     pub fn from_metadata(meta: &Metadata) -> Result<Tokenizer, TokenizerError> {
         build::tokenizer(meta)
+    }
+
+    /// Builds the tokenizer of a `tokenizer.json`.
+    ///
+    /// Fails where the file is malformed, where ids or merges do not fit the vocabulary, and where a
+    /// part of it is of a kind that is not known.
+    pub fn from_json(json: &[u8], beside: &Beside<'_>) -> Result<Tokenizer, TokenizerError> {
+        json::tokenizer(json, beside)
     }
 
     /// Number of tokens.
@@ -125,10 +140,11 @@ impl Tokenizer {
                 }
                 Part::Text(range) => range,
             };
+            let part = self.normalizer.apply(&text[range.clone()], range.start == 0);
             match &self.model {
-                Model::Bpe(bpe) => bpe.encode(vocab, &text[range], &mut out),
-                Model::Spm(spm) => spm.encode(vocab, &text[range], after_special, &mut out),
-                Model::WordPiece(words) => words.encode(vocab, &text[range], &mut out),
+                Model::Bpe(bpe) => bpe.encode(vocab, &part, &mut out),
+                Model::Spm(spm) => spm.encode(vocab, &part, after_special, &mut out),
+                Model::WordPiece(words) => words.encode(vocab, &part, &mut out),
             }
             after_special = false;
         }
@@ -187,9 +203,8 @@ impl Tokenizer {
             characters.push(&bytes, &mut text);
         }
         characters.finish(&mut text);
-        let prefixed = matches!(&self.model, Model::Spm(spm) if spm.space_prefix());
         let first = ids.iter().find_map(|id| self.kind(*id).filter(|k| !SPECIAL.contains(k)));
-        if prefixed && first != Some(TokenKind::UserDefined) && text.starts_with(' ') {
+        if self.strips_space && first != Some(TokenKind::UserDefined) && text.starts_with(' ') {
             text.remove(0);
         }
         text

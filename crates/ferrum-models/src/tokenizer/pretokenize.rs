@@ -150,22 +150,51 @@ pub(super) struct PreTokenizer {
     stages: Vec<Stage>,
 }
 
-struct Stage {
+/// One cut of every piece.
+pub(super) struct Stage {
     /// Pattern 0 of the specification; pattern 1 is `\s+` where the stage keeps spaces with words.
     regex: Regex,
+    behavior: Behavior,
+    /// Matches count as what lies between them, and the other way round.
+    invert: bool,
+}
+
+/// What becomes of the matches of a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Behavior {
+    /// Each is a piece of its own.
+    Isolated,
+    /// They are dropped.
+    Removed,
+    /// Neighbouring ones are one piece.
+    Contiguous,
+    /// Each is the end of the piece before it.
+    WithPrevious,
+    /// Each is the beginning of the piece after it.
+    WithNext,
 }
 
 /// The pattern of a [`Stage`] that matches runs of spaces.
 const SPACES: usize = 1;
 
+/// How patterns of `tokenizer.json` files end where runs of spaces leave their last one to the word
+/// that follows.
+const LEAVE_LAST_SPACE: &[&str] = &[r"|\s+(?!\S)|\s+", r"|\s+(?!\S)|\s"];
+
 impl PreTokenizer {
     /// Compiles the patterns of `spec`.
     pub fn new(spec: &Spec) -> Result<Self, TokenizerError> {
-        let stages = spec.stages.iter().map(Stage::new).collect::<Result<_, _>>()?;
+        let stage = |s: &StageSpec| Stage::new(s.pattern, s.spaces, Behavior::Isolated, false);
+        let stages = spec.stages.iter().map(stage).collect::<Result<_, _>>()?;
         Ok(PreTokenizer { stages })
     }
 
-    /// The words of `text`, in order; together they are the text.
+    /// Cuts by these stages, one after the other.
+    pub fn of_stages(stages: Vec<Stage>) -> Self {
+        PreTokenizer { stages }
+    }
+
+    /// The words of `text`, in order; unless a stage removes its matches, they are together the text.
     pub fn split(&self, text: &str) -> Vec<Range<usize>> {
         let mut pieces = Vec::from_iter(std::iter::once(0..text.len()));
         for stage in &self.stages {
@@ -180,33 +209,92 @@ impl PreTokenizer {
 }
 
 impl Stage {
-    fn new(spec: &StageSpec) -> Result<Self, TokenizerError> {
-        let patterns: &[&str] = if spec.spaces { &[spec.pattern, r"\s+"] } else { &[spec.pattern] };
+    fn new(
+        pattern: &str,
+        spaces: bool,
+        behavior: Behavior,
+        invert: bool,
+    ) -> Result<Self, TokenizerError> {
+        let patterns: &[&str] = if spaces { &[pattern, r"\s+"] } else { &[pattern] };
         let regex = Regex::new_many(patterns).map_err(|e| TokenizerError::Pattern {
-            pattern: spec.pattern.to_string(),
+            pattern: pattern.to_string(),
             reason: e.to_string(),
         })?;
-        Ok(Stage { regex })
+        Ok(Stage { regex, behavior, invert })
+    }
+
+    /// GPT-2's cut.
+    pub fn gpt2() -> Result<Self, TokenizerError> {
+        Stage::new(GPT2.pattern, GPT2.spaces, Behavior::Isolated, false)
+    }
+
+    /// A cut by a pattern in the words of `tokenizer.json`, which are those of Oniguruma. What that
+    /// engine reads in another way than ours is refused.
+    pub fn of_pattern(
+        pattern: &str,
+        behavior: Behavior,
+        invert: bool,
+    ) -> Result<Self, TokenizerError> {
+        let refuse = |reason: &str| {
+            Err(TokenizerError::Pattern { pattern: pattern.into(), reason: reason.into() })
+        };
+        let ours = LEAVE_LAST_SPACE.iter().find_map(|end| pattern.strip_suffix(end));
+        let (body, spaces) = (ours.unwrap_or(pattern), ours.is_some());
+        if ["?+", "*+", "++"].iter().any(|possessive| body.contains(possessive)) {
+            return refuse("possessive repetition is not supported");
+        }
+        if ["--", "~~", "&&"].iter().any(|set| body.contains(set)) {
+            return refuse("operations on sets of characters are not supported");
+        }
+        Stage::new(body, spaces, behavior, invert)
     }
 
     /// Appends the pieces of `piece`, which begins at `offset` of the text.
     fn split(&self, piece: &str, offset: usize, pieces: &mut Vec<Range<usize>>) {
+        let before = pieces.len();
+        let mut last_matched = false;
+        self.cut(piece, &mut |range, matched| {
+            let range = offset + range.start..offset + range.end;
+            let matched = matched != self.invert;
+            // Whether the piece is one with the last.
+            let joined = match self.behavior {
+                Behavior::Isolated => false,
+                Behavior::Removed if matched => return,
+                Behavior::Removed => false,
+                Behavior::Contiguous => matched == last_matched,
+                Behavior::WithPrevious => matched && !last_matched,
+                Behavior::WithNext => !matched && last_matched,
+            };
+            last_matched = matched;
+            match pieces[before..].last_mut() {
+                Some(last) if joined => last.end = range.end,
+                _ => pieces.push(range),
+            }
+        });
+    }
+
+    /// Calls `found` with every match of the pattern and all that lies between, which is not empty.
+    fn cut(&self, piece: &str, found: &mut dyn FnMut(Range<usize>, bool)) {
         let mut at = 0;
         while at < piece.len() {
             let input = Input::new(piece).range(at..);
-            let Some(found) = self.regex.find(input) else { break };
-            let mut end = found.end();
-            if found.pattern().as_usize() == SPACES {
-                end = leave_last_space(piece, found.range());
+            let Some(range) = self.regex.find(input) else { break };
+            let mut end = range.end();
+            if range.pattern().as_usize() == SPACES {
+                end = leave_last_space(piece, range.range());
             }
-            if found.start() > at {
-                pieces.push(offset + at..offset + found.start());
+            if range.is_empty() {
+                // A pattern that matches nothing cuts nothing.
+                break;
             }
-            pieces.push(offset + found.start()..offset + end);
+            if range.start() > at {
+                found(at..range.start(), false);
+            }
+            found(range.start()..end, true);
             at = end;
         }
         if at < piece.len() {
-            pieces.push(offset + at..offset + piece.len());
+            found(at..piece.len(), false);
         }
     }
 }

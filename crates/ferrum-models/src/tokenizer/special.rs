@@ -1,6 +1,7 @@
 //! Special tokens: which there are, and where their texts stand in a prompt.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -88,6 +89,13 @@ pub(super) fn end_of_generation(vocab: &Vocabulary, named: impl Iterator<Item = 
     ids
 }
 
+/// The token of this text, in the order of what it can be: special, or any other.
+pub(super) fn by_text(vocab: &Vocabulary, text: &str) -> Option<u32> {
+    let all = [TokenKind::Control, TokenKind::Unknown, TokenKind::UserDefined, TokenKind::Normal];
+    let is_it = |id: &u32| vocab.bytes(*id) == text.as_bytes();
+    all.iter().find_map(|kind| vocab.of_kind(std::slice::from_ref(kind)).find(is_it))
+}
+
 /// A part of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Part {
@@ -103,12 +111,22 @@ pub(super) struct Specials {
     control: Finder,
     /// User-defined tokens: in all text.
     user_defined: Finder,
+    strips: HashMap<u32, Strip>,
+}
+
+/// The white space beside a token that goes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Strip {
+    pub left: bool,
+    pub right: bool,
 }
 
 impl Specials {
-    /// Builds the automata over the special tokens of `vocab`.
-    pub fn new(vocab: &Vocabulary) -> Result<Self, TokenizerError> {
+    /// Builds the automata over the special tokens of `vocab`. Those in `strips` take white space with
+    /// them.
+    pub fn new(vocab: &Vocabulary, strips: HashMap<u32, Strip>) -> Result<Self, TokenizerError> {
         Ok(Specials {
+            strips,
             control: Finder::new(vocab, SPECIAL)?,
             user_defined: Finder::new(vocab, &[TokenKind::UserDefined])?,
         })
@@ -126,21 +144,40 @@ impl Specials {
         let mut at = 0;
         for run in markup {
             for (id, range) in self.control.find(&text, run) {
-                self.divide_plain(&text, at..range.start, &mut parts);
+                if range.start < at {
+                    continue; // white space that went with the token before
+                }
+                let Range { start, end } = self.stripped(&text, id, at..range.start, range.end);
+                self.divide_plain(&text, at..start, &mut parts);
                 parts.push(Part::Token(id));
-                at = range.end;
+                at = end;
             }
         }
         self.divide_plain(&text, at..text.len(), &mut parts);
         (text, parts)
     }
 
+    /// The place of token `id`, which stands between the text `before` and that from `end`, with the
+    /// white space that goes with it.
+    fn stripped(&self, text: &str, id: u32, before: Range<usize>, end: usize) -> Range<usize> {
+        let Strip { left, right } = self.strips.get(&id).copied().unwrap_or_default();
+        let kept = text[before.clone()].trim_end().len();
+        let space = text[end..].len() - text[end..].trim_start().len();
+        let start = if left { before.start + kept } else { before.end };
+        start..if right { end + space } else { end }
+    }
+
     fn divide_plain(&self, text: &str, range: Range<usize>, parts: &mut Vec<Part>) {
         let mut at = range.start;
         for (id, found) in self.user_defined.find(text, range.clone()) {
-            push_text(at..found.start, parts);
+            if found.start < at {
+                continue;
+            }
+            let whole = &text[..range.end];
+            let Range { start, end } = self.stripped(whole, id, at..found.start, found.end);
+            push_text(at..start, parts);
             parts.push(Part::Token(id));
-            at = found.end;
+            at = end;
         }
         push_text(at..range.end, parts);
     }

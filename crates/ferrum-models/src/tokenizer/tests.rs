@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::bpe::Bpe;
+use super::bpe::{Bpe, MergeParts, Units};
 use super::pretokenize::{self, PreTokenizer};
 use super::stream::Characters;
 use super::vocab::{RawToken, TokenKind, Vocabulary};
@@ -197,8 +197,9 @@ proptest! {
             Ok(RawToken { text, key: Some(text.clone().into_bytes()), kind: TokenKind::Normal })
         });
         let vocab = Vocabulary::new(tokens).unwrap();
-        let merges = order.iter().map(|(l, r)| format!("{l} {r}")).collect();
-        let bpe = Bpe::new(&pretokenize::spec("gpt-2").unwrap(), &vocab, &merges).unwrap();
+        let words = PreTokenizer::new(&pretokenize::spec("gpt-2").unwrap()).unwrap();
+        let merges = order.iter().map(|(left, right)| Some(MergeParts { left, right }));
+        let bpe = Bpe::new(words, false, Units::bytes(&vocab), &vocab, merges).unwrap();
         let mut ids = Vec::new();
         bpe.encode(&vocab, &text, &mut ids);
         let expected: Vec<u32> =

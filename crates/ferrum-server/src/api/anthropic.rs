@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
 use ferrum_engine::{FinishReason, Usage};
 use serde::{Deserialize, Serialize};
@@ -12,14 +12,14 @@ use utoipa::ToSchema;
 
 use super::anthropic_request::conversation;
 use super::blocks::{Block, Blocks, Change, Kind};
-use super::conversation::{Parser, Prepared};
+use super::exchange::{self, Ask, BlockAnswer, BlockFormat};
 use super::random_id;
 use crate::App;
-use crate::answer::{End, Piece, Running, collect};
+use crate::answer::Piece;
 use crate::auth::Tenant;
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
-use crate::sse::{self, Format, SseEvent};
+use crate::sse::{Format, SseEvent};
 
 /// A request, in the names of Anthropic's API.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
@@ -90,7 +90,7 @@ pub struct Thinking {
     /// `enabled` or `disabled`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Tokens of thinking, at most; not supported.
+    /// Tokens of thinking, at most: then the thinking is ended, and the answer begins.
     pub budget_tokens: Option<usize>,
 }
 
@@ -104,47 +104,23 @@ pub async fn handle(
     if request.max_tokens.is_none() {
         return Err(ApiError::field("max_tokens", "max_tokens is missing"));
     }
-    let model = app.model(request.model.as_deref())?;
-    let stream = request.stream == Some(true);
-    let prepared = app
-        .blocking({
-            let (model, tenant) = (model.clone(), tenant.clone());
-            move || conversation(request, &model)?.prepare(&model, &tenant, 1)
-        })
-        .await?;
-    let Some(parser) = prepared.parsers(&model, stream).pop() else {
-        return Err(ApiError::internal("a request without a choice"));
-    };
-    let Prepared { requests, prompt_tokens, .. } = prepared;
-    let answers = model.service.submit(requests, &tenant)?;
-    let running = Running::accepted(answers, 1, 1).await?;
-    let mut writer = Writer {
+    let (name, stream) = (request.model.clone(), request.stream == Some(true));
+    let ask = Ask { app: &app, tenant, body, model: name.as_deref(), stream, limit: 1 };
+    let mut exchange = exchange::start(ask, |model| conversation(request, model)).await?;
+    let writer = Writer {
         id: format!("msg_{}", random_id()),
-        model: model.id.clone(),
-        prompt_tokens,
-        parser,
-        blocks: Blocks::default(),
-        end: None,
+        model: exchange.model.id.clone(),
+        prompt_tokens: exchange.prompt_tokens,
+        answer: BlockAnswer::new(&mut exchange.parsers)?,
     };
-    if stream {
-        return Ok(sse::response(running, writer, app.limits.keep_alive));
-    }
-    let (wholes, usage) = collect(running).await?;
-    for whole in wholes {
-        for delta in writer.parser.push(&whole.text, true) {
-            writer.blocks.push(delta, &mut |_, _| {});
-        }
-        writer.end = whole.end;
-    }
-    let content: Vec<Value> = writer.blocks.list.iter().map(whole_block).collect();
-    let (reason, stop) = writer.stop();
-    Ok(Json(writer.message(content, reason, stop, &usage)).into_response())
+    exchange::respond(&app, exchange.running, writer, stream).await
 }
 
 /// `POST /v1/messages/count_tokens`
 pub async fn count_tokens(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
     let request: MessagesRequest = body.parse()?;
-    let model = app.model(request.model.as_deref())?;
+    let lease = app.lease(request.model.as_deref()).await?;
+    let model = lease.model().clone();
     app.blocking(move || {
         let prompt = conversation(request, &model)?.prompt(&model)?;
         Ok(Json(json!({"input_tokens": prompt.tokens.len()})))
@@ -156,9 +132,7 @@ struct Writer {
     id: String,
     model: String,
     prompt_tokens: usize,
-    parser: Parser,
-    blocks: Blocks,
-    end: Option<End>,
+    answer: BlockAnswer,
 }
 
 fn counts(usage: &Usage) -> Value {
@@ -185,10 +159,10 @@ fn whole_block(block: &Block) -> Value {
 impl Writer {
     /// Reason and stop sequence.
     fn stop(&self) -> (&'static str, Option<String>) {
-        match self.end.as_ref().map(|end| &end.reason) {
+        match self.answer.end.as_ref().map(|end| &end.reason) {
             Some(FinishReason::Length) => ("max_tokens", None),
             Some(FinishReason::StopString(text)) => ("stop_sequence", Some(text.clone())),
-            _ if self.blocks.calls() => ("tool_use", None),
+            _ if self.answer.blocks.calls() => ("tool_use", None),
             _ => ("end_turn", None),
         }
     }
@@ -240,6 +214,18 @@ fn change_event(blocks: &Blocks, change: Change) -> Option<SseEvent> {
     })
 }
 
+impl BlockFormat for Writer {
+    fn answer(&mut self) -> &mut BlockAnswer {
+        &mut self.answer
+    }
+
+    fn whole(&mut self, usage: &Usage) -> Value {
+        let content = self.answer.blocks.list.iter().map(whole_block).collect();
+        let (reason, stop) = self.stop();
+        self.message(content, reason, stop, usage)
+    }
+}
+
 impl Format for Writer {
     fn start(&mut self) -> Vec<SseEvent> {
         let usage = Usage { prompt_tokens: self.prompt_tokens, ..Usage::default() };
@@ -250,13 +236,7 @@ impl Format for Writer {
     fn piece(&mut self, piece: Piece) -> Vec<SseEvent> {
         let mut out = Vec::new();
         let mut each = |blocks: &Blocks, change| out.extend(change_event(blocks, change));
-        for delta in self.parser.push(&piece.text, piece.end.is_some()) {
-            self.blocks.push(delta, &mut each);
-        }
-        if piece.end.is_some() {
-            self.blocks.close(&mut each);
-            self.end = piece.end;
-        }
+        self.answer.push(piece, &mut each);
         out
     }
 

@@ -3,7 +3,7 @@
 use ferrum_models::chat::{Content, Message};
 use serde_json::{Map, Value, json};
 
-use super::anthropic::MessagesRequest;
+use super::anthropic::{MessagesRequest, Thinking};
 use super::conversation::Conversation;
 use super::params::{GenerationParams, OneOrMany};
 use super::shape::{FunctionDefinition, NamedFunction, Shape, ShapeRequest, ToolChoice};
@@ -26,20 +26,15 @@ pub fn conversation(request: MessagesRequest, model: &Model) -> ApiResult<Conver
         let field = format!("messages.{}", request.messages.len() - 1);
         return Err(ApiError::unsupported(field, "a last message to go on with (role assistant)"));
     }
-    if request.thinking.as_ref().is_some_and(|thinking| thinking.budget_tokens.is_some()) {
-        return Err(ApiError::unsupported("thinking.budget_tokens", "a limit of the thinking"));
-    }
     let mut extra = Map::new();
-    match request.thinking.as_ref().map(|thinking| thinking.kind.as_str()) {
-        None => {}
-        Some(kind @ ("disabled" | "enabled")) => {
-            if kind == "enabled" && !model.conventions.reasoning {
-                return Err(ApiError::unsupported("thinking", "thinking with this model"));
-            }
-            extra.insert("enable_thinking".into(), (kind == "enabled").into());
+    let thinking = match &request.thinking {
+        None => None,
+        Some(thinking) => {
+            let tokens = thinking_tokens(thinking, request.max_tokens, model)?;
+            extra.insert("enable_thinking".into(), (thinking.kind == "enabled").into());
+            tokens
         }
-        Some(other) => return Err(ApiError::unsupported("thinking.type", other)),
-    }
+    };
     let shape = Shape::new(shape(&request)?, model)?;
     let params = GenerationParams {
         max_tokens: request.max_tokens,
@@ -49,7 +44,39 @@ pub fn conversation(request: MessagesRequest, model: &Model) -> ApiResult<Conver
         top_k: request.top_k,
         ..GenerationParams::default()
     };
-    Ok(Conversation { messages, shape, params, extra, logprobs: None })
+    Ok(Conversation {
+        messages,
+        shape,
+        params,
+        extra,
+        logprobs: None,
+        thinking,
+        drops_turns: false,
+    })
+}
+
+/// Tokens of thinking, at most, where the request says so. Some are to be left for the answer.
+fn thinking_tokens(
+    thinking: &Thinking,
+    max_tokens: Option<usize>,
+    model: &Model,
+) -> ApiResult<Option<usize>> {
+    match (thinking.kind.as_str(), thinking.budget_tokens) {
+        ("disabled", None) => Ok(None),
+        ("enabled", _) if !model.conventions.reasoning => {
+            Err(ApiError::unsupported("thinking", "thinking with this model"))
+        }
+        ("enabled", None) => Ok(None),
+        ("enabled", Some(tokens)) if tokens > 0 && max_tokens.is_none_or(|max| tokens < max) => {
+            Ok(Some(tokens))
+        }
+        ("enabled" | "disabled", Some(_)) => {
+            let field = "thinking.budget_tokens";
+            let message = format!("{field} must be at least 1 and less than max_tokens");
+            Err(ApiError::field(field, message))
+        }
+        (other, _) => Err(ApiError::unsupported("thinking.type", other)),
+    }
 }
 
 fn shape(request: &MessagesRequest) -> ApiResult<ShapeRequest> {
@@ -81,7 +108,7 @@ fn shape(request: &MessagesRequest) -> ApiResult<ShapeRequest> {
             })
         }
     };
-    Ok(ShapeRequest { tools, choice, parallel, format: None })
+    Ok(ShapeRequest { tools, choice, parallel, form: None })
 }
 
 /// The text of a string or of blocks of text.

@@ -10,14 +10,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::conversation::{Conversation, Parser, Prepared};
+use super::conversation::{Conversation, Parser};
+use super::exchange::{self, Ask, Exchange};
+use super::form::ResponseFormat;
 use super::logprobs::chat_entry;
 use super::messages::{ChatMessage, to_messages};
 use super::params::GenerationParams;
-use super::shape::{ResponseFormat, Shape, ShapeRequest, ToolChoice, ToolDefinition, functions};
+use super::shape::{Shape, ShapeRequest, ToolChoice, ToolDefinition, functions};
 use super::{Head, random_id, usage_json};
 use crate::App;
-use crate::answer::{Piece, Running, Whole, collect};
+use crate::answer::{Piece, Whole, collect};
 use crate::auth::Tenant;
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
@@ -77,19 +79,11 @@ pub async fn handle(
     body: JsonBody,
 ) -> ApiResult<Response> {
     let (own, params): (ChatRequest, GenerationParams) = body.parse_both()?;
-    let model = app.model(params.model.as_deref())?;
     let (stream, include_usage) = (params.is_stream(), params.include_usage());
-    let prepared = app
-        .blocking({
-            let (limit, model, tenant) = (app.limits.choices, model.clone(), tenant.clone());
-            move || conversation(own, params, &model)?.prepare(&model, &tenant, limit)
-        })
-        .await?;
-    let parsers = prepared.parsers(&model, stream);
-    let Prepared { requests, .. } = prepared;
-    let n = requests.len();
-    let answers = model.service.submit(requests, &tenant)?;
-    let running = Running::accepted(answers, 1, n).await?;
+    let (name, limit) = (params.model.clone(), app.limits.choices);
+    let ask = Ask { app: &app, tenant, body, model: name.as_deref(), stream, limit };
+    let exchange = exchange::start(ask, |model| conversation(own, params, model)).await?;
+    let Exchange { running, parsers, model, .. } = exchange;
     let kind = if stream { "chat.completion.chunk" } else { "chat.completion" };
     let choice = |parser| Choice { parser, output: Output::default() };
     let mut writer = Writer {
@@ -121,7 +115,7 @@ fn conversation(
         tools: functions(own.tools.unwrap_or_default())?,
         choice: own.tool_choice,
         parallel: own.parallel_tool_calls != Some(false),
-        format: own.response_format,
+        form: params.form(own.response_format)?,
     };
     let mut extra = own.chat_template_kwargs.unwrap_or_default();
     if let Some(effort) = own.reasoning_effort {
@@ -134,6 +128,8 @@ fn conversation(
         params,
         extra,
         logprobs: wants.then_some(own.top_logprobs.unwrap_or(0)),
+        thinking: None,
+        drops_turns: false,
     })
 }
 

@@ -1,5 +1,6 @@
 //! `POST /v1/completions`: texts that are continued.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::form::Form;
 use super::logprobs::CompletionLogprobs;
 use super::params::GenerationParams;
 use super::{Head, usage_json};
@@ -75,13 +77,26 @@ impl Prompt {
 struct Writer {
     head: Head,
     model: Arc<Model>,
-    prompts: Vec<Vec<u32>>,
+    prompts: Vec<Prompted>,
+    /// Choices to each prompt.
     n: usize,
+    /// Choices that the engine answers: where nothing is generated, one stands for all.
+    run: usize,
     echo: bool,
     logprobs: bool,
     include_usage: bool,
     /// Characters of each choice's text so far.
     offsets: Vec<usize>,
+}
+
+/// A prompt of which there may be several choices.
+struct Prompted {
+    tokens: Vec<u32>,
+    /// Its log-probabilities, once its first choice has brought them: it is scored once. Empty
+    /// where nobody asks for them.
+    scores: Option<Vec<Option<TokenLogprobs>>>,
+    /// What came of other choices before that.
+    held: Vec<Piece>,
 }
 
 /// Answers.
@@ -91,23 +106,25 @@ pub async fn handle(
     body: JsonBody,
 ) -> ApiResult<Response> {
     let (own, params): (CompletionRequest, GenerationParams) = body.parse_both()?;
-    let model = app.model(params.model.as_deref())?;
+    let lease = app.lease(params.model.as_deref()).await?;
+    let model = lease.model().clone();
     let stream = params.is_stream();
     let (mut writer, requests) = app
         .blocking({
             let (limit, model, tenant) = (app.limits.choices, model.clone(), tenant.clone());
-            move || plan(own, &params, model, &tenant, limit)
+            move || {
+                let _until_done = body;
+                plan(own, params, model, &tenant, limit)
+            }
         })
         .await?;
     let answers = model.service.submit(requests, &tenant)?;
-    let running = Running::accepted(answers, writer.prompts.len(), writer.n).await?;
+    let running = Running::accepted(answers, lease, writer.prompts.len(), writer.run).await?;
     if stream {
         return Ok(sse::response(running, writer, app.limits.keep_alive));
     }
     let (wholes, usage) = collect(running).await?;
-    let choices =
-        wholes.into_iter().enumerate().map(|(i, whole)| writer.choice(i, whole)).collect();
-    let mut response = writer.object(choices);
+    let mut response = writer.whole(wholes);
     response["usage"] = usage_json(&usage);
     Ok(Json(response).into_response())
 }
@@ -115,7 +132,7 @@ pub async fn handle(
 /// Checks the request and makes the engine's requests of it.
 fn plan(
     own: CompletionRequest,
-    params: &GenerationParams,
+    mut params: GenerationParams,
     model: Arc<Model>,
     tenant: &Tenant,
     limit: usize,
@@ -127,7 +144,14 @@ fn plan(
     if own.suffix.is_some_and(|suffix| !suffix.is_empty()) {
         return Err(ApiError::unsupported("suffix", "text after the answer"));
     }
-    let prompts = own.prompt.into_tokens(&model);
+    let max_tokens = params.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    let sized = GenerationParams { max_tokens: Some(max_tokens), ..params.clone() };
+    let prompts = own.prompt.into_tokens(&model).into_iter();
+    let prompts: Vec<Vec<u32>> =
+        prompts.map(|prompt| sized.truncated(prompt, model.context)).collect::<ApiResult<_>>()?;
+    let form = params.form(None)?;
+    let compile = |form: Form| model.compile(&form.grammar, form.param);
+    let constraint = form.map(compile).transpose()?;
     if prompts.is_empty() {
         return Err(ApiError::field("prompt", "there is no prompt"));
     }
@@ -136,25 +160,29 @@ fn plan(
     if let Some(likeliest) = own.logprobs.filter(|_| echo) {
         check_logprobs(prompts.iter().map(Vec::len).sum(), n, likeliest)?;
     }
-    let mut requests = Vec::with_capacity(prompts.len() * n);
+    let run = if max_tokens == 0 { 1 } else { n };
+    // Without an answer, the prompt's own probabilities are all there is to compute.
+    let scored = own.logprobs.or((max_tokens == 0).then_some(0)).filter(|_| echo);
+    let mut requests = Vec::with_capacity(prompts.len() * run);
     for prompt in &prompts {
-        for choice in 0..n {
+        for choice in 0..run {
             let mut request = params.request(prompt.clone(), choice, tenant)?;
-            let max_tokens = request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
             request.max_tokens = Some(max_tokens);
             request.logprobs = own.logprobs;
-            // Without an answer, the prompt's own probabilities are all there is to compute.
-            let scored = own.logprobs.or((max_tokens == 0).then_some(0));
-            request.prompt_logprobs = scored.filter(|_| echo);
+            request.constraint = constraint.clone();
+            request.prompt_logprobs = scored.filter(|_| choice == 0);
             requests.push(request);
         }
     }
+    let prompted =
+        |tokens| Prompted { tokens, scores: scored.is_none().then(Vec::new), held: Vec::new() };
     let writer = Writer {
         head: Head::new("cmpl", "text_completion", &model),
         offsets: vec![0; prompts.len() * n],
         model,
-        prompts,
+        prompts: prompts.into_iter().map(prompted).collect(),
         n,
+        run,
         echo,
         logprobs: own.logprobs.is_some(),
         include_usage: params.include_usage(),
@@ -180,9 +208,28 @@ impl Writer {
         self.head.object(choices)
     }
 
+    /// The response to a request whose answers have ended.
+    fn whole(&mut self, mut wholes: Vec<Whole>) -> Value {
+        for (prompt, first) in self.prompts.iter_mut().zip(wholes.iter_mut().step_by(self.run)) {
+            prompt.scores.get_or_insert_with(|| std::mem::take(&mut first.prompt));
+        }
+        let choices = wholes.into_iter().enumerate().flat_map(|(i, whole)| {
+            let all: Vec<Value> =
+                self.indices(i).map(|index| self.choice(index, whole.clone())).collect();
+            all
+        });
+        let choices = choices.collect();
+        self.object(choices)
+    }
+
+    /// The choices that the one of this place in the engine stands for.
+    fn indices(&self, run: usize) -> Range<usize> {
+        if self.run == self.n { run..run + 1 } else { run * self.n..(run + 1) * self.n }
+    }
+
     fn choice(&mut self, index: usize, whole: Whole) -> Value {
         let echo = if self.echo { self.echoed(index) } else { String::new() };
-        let logprobs = self.prompt_and_answer(index, &whole.prompt, whole.logprobs.iter());
+        let logprobs = self.prompt_and_answer(index, true, whole.logprobs.iter());
         let reason = whole.end.map(|end| end.finish_reason());
         json!({
             "index": index,
@@ -194,27 +241,31 @@ impl Writer {
 
     /// The text of a choice's prompt.
     fn echoed(&self, index: usize) -> String {
-        self.prompts.get(index / self.n).map(|p| self.model.tokenizer.decode(p)).unwrap_or_default()
+        let prompt = self.prompts.get(index / self.n);
+        prompt.map(|p| self.model.tokenizer.decode(&p.tokens)).unwrap_or_default()
     }
 
-    /// Log-probabilities of a prompt, if there are any, and of tokens that follow the text so far.
+    /// Log-probabilities of tokens that follow the text so far, after those of the prompt if they
+    /// are to come and there are any.
     fn prompt_and_answer<'a>(
         &mut self,
         index: usize,
-        prompt: &[Option<TokenLogprobs>],
+        with_prompt: bool,
         answer: impl Iterator<Item = &'a TokenLogprobs>,
     ) -> Option<Value> {
         if !self.logprobs {
             return None;
         }
         let model = self.model.clone();
-        let tokens = self.prompts.get(index / self.n).map(Vec::as_slice).unwrap_or_default();
+        let prompt = self.prompts.get(index / self.n).filter(|_| with_prompt);
         let mut out = CompletionLogprobs::default();
         let mut offset = self.offsets[index];
         let width = |token| model.tokenizer.token_text(token).map_or(0, |t| t.chars().count());
-        for (&token, logprobs) in tokens.iter().zip(prompt) {
-            out.push(&model, token, logprobs.as_ref(), offset);
-            offset += width(token);
+        if let Some(prompt) = prompt {
+            for (&token, logprobs) in prompt.tokens.iter().zip(prompt.scores.iter().flatten()) {
+                out.push(&model, token, logprobs.as_ref(), offset);
+                offset += width(token);
+            }
         }
         for logprobs in answer {
             out.push(&model, logprobs.token, Some(logprobs), offset);
@@ -222,6 +273,30 @@ impl Writer {
         }
         self.offsets[index] = offset;
         Some(out.into_json())
+    }
+
+    /// The events of a piece of the choice at `index`.
+    fn events(&mut self, index: usize, piece: &Piece) -> Vec<SseEvent> {
+        let begins = self.echo && piece.prompt.is_some();
+        let echo = if begins { self.echoed(index) } else { String::new() };
+        if echo.is_empty()
+            && piece.text.is_empty()
+            && piece.logprobs.is_none()
+            && piece.end.is_none()
+        {
+            return Vec::new();
+        }
+        let logprobs = match begins || piece.logprobs.is_some() {
+            true => self.prompt_and_answer(index, begins, piece.logprobs.iter()),
+            false => None,
+        };
+        let choice = json!({
+            "index": index,
+            "text": echo + &piece.text,
+            "logprobs": logprobs,
+            "finish_reason": piece.end.as_ref().map(|end| end.finish_reason()),
+        });
+        vec![self.chunk(vec![choice])]
     }
 
     /// A chunk of a stream. All but the last say that the counts are still to come.
@@ -239,31 +314,29 @@ impl Format for Writer {
         Vec::new()
     }
 
-    fn piece(&mut self, piece: Piece) -> Vec<SseEvent> {
-        let index = piece.choice;
-        let echo = match &piece.prompt {
-            Some(_) if self.echo => self.echoed(index),
-            _ => String::new(),
-        };
-        let prompt = piece.prompt.unwrap_or_default();
-        if echo.is_empty()
-            && piece.text.is_empty()
-            && piece.logprobs.is_none()
-            && piece.end.is_none()
-        {
-            return Vec::new();
+    fn piece(&mut self, mut piece: Piece) -> Vec<SseEvent> {
+        let Some(prompt) = self.prompts.get_mut(piece.choice / self.run) else { return Vec::new() };
+        let mut pieces = Vec::new();
+        if prompt.scores.is_none() {
+            match &mut piece.prompt {
+                Some(scores) if piece.choice.is_multiple_of(self.run) => {
+                    prompt.scores = Some(std::mem::take(scores));
+                    pieces = std::mem::take(&mut prompt.held);
+                }
+                _ => {
+                    prompt.held.push(piece);
+                    return Vec::new();
+                }
+            }
         }
-        let logprobs = match prompt.is_empty() && piece.logprobs.is_none() {
-            true => None,
-            false => self.prompt_and_answer(index, &prompt, piece.logprobs.iter()),
-        };
-        let choice = json!({
-            "index": index,
-            "text": echo + &piece.text,
-            "logprobs": logprobs,
-            "finish_reason": piece.end.map(|end| end.finish_reason()),
-        });
-        vec![self.chunk(vec![choice])]
+        pieces.push(piece);
+        let mut out = Vec::new();
+        for piece in pieces {
+            for index in self.indices(piece.choice) {
+                out.extend(self.events(index, &piece));
+            }
+        }
+        out
     }
 
     fn end(&mut self, usage: &Usage) -> Vec<SseEvent> {

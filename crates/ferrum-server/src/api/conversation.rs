@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::params::GenerationParams;
 use super::shape::Shape;
+use super::turns;
 use crate::auth::Tenant;
 use crate::error::ApiResult;
 use crate::model::Model;
@@ -24,6 +25,10 @@ pub struct Conversation {
     pub extra: Map<String, Value>,
     /// Likeliest tokens to report with each token, if any are to be reported.
     pub logprobs: Option<usize>,
+    /// Tokens of reasoning, at most.
+    pub thinking: Option<usize>,
+    /// Whether the oldest turns are left out where all do not fit.
+    pub drops_turns: bool,
 }
 
 /// Requests for the answers to a conversation.
@@ -47,17 +52,35 @@ pub struct Prompt {
 impl Conversation {
     /// The prompt by the model's template.
     pub fn prompt(&mut self, model: &Model) -> ApiResult<Prompt> {
-        let mut messages = std::mem::take(&mut self.messages);
         let mut options = RenderOptions {
             extra: std::mem::take(&mut self.extra),
             ..RenderOptions::answer(super::now())
         };
         if model.knows_tools {
             options.tools = self.shape.tools.clone();
-        } else {
+        }
+        let messages = std::mem::take(&mut self.messages);
+        let room = self.params.room(model.context);
+        let whole = self.render(messages.clone(), &options, model)?;
+        if !self.drops_turns || whole.tokens.len() <= room {
+            return Ok(whole);
+        }
+        let shortened =
+            |dropped| self.render(turns::without_oldest(&messages, dropped), &options, model);
+        turns::fewest_dropped(turns::count(&messages), room, shortened)
+    }
+
+    /// The prompt of these messages.
+    fn render(
+        &self,
+        mut messages: Vec<Message>,
+        options: &RenderOptions,
+        model: &Model,
+    ) -> ApiResult<Prompt> {
+        if !model.knows_tools {
             messages = self.shape.without_template(messages);
         }
-        let rendered = model.render(&messages, &options)?;
+        let rendered = model.render(&messages, options)?;
         let opened = match model.conventions.reasoning {
             true => {
                 let text: String = rendered.iter().map(OwnedSegment::text).collect();
@@ -65,7 +88,8 @@ impl Conversation {
             }
             false => false,
         };
-        Ok(Prompt { tokens: model.encode(&rendered), opened })
+        let tokens = self.params.truncated(model.encode(&rendered), model.context)?;
+        Ok(Prompt { tokens, opened })
     }
 
     /// The engine's requests; `limit` bounds the choices.
@@ -76,6 +100,7 @@ impl Conversation {
         for choice in 0..n {
             let mut request = self.params.request(tokens.clone(), choice, tenant)?;
             request.logprobs = self.logprobs;
+            request.reasoning = self.thinking.map(|tokens| model.reasoning_limit(tokens, opened));
             self.shape.apply(&mut request, model, opened)?;
             requests.push(request);
         }

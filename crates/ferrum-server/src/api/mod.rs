@@ -6,6 +6,8 @@ mod blocks;
 pub mod chat;
 pub mod completions;
 mod conversation;
+mod exchange;
+mod form;
 pub mod logprobs;
 pub mod messages;
 pub mod models;
@@ -16,6 +18,7 @@ mod responses_request;
 mod shape;
 pub mod status;
 pub mod tokens;
+mod turns;
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -45,6 +48,7 @@ pub fn routes() -> Router<std::sync::Arc<App>> {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
+        .route("/tokenizer_info", get(tokens::info))
         .route("/health", get(status::health))
         .route("/ready", get(status::ready))
         .route("/metrics", get(status::metrics))

@@ -47,7 +47,7 @@ struct CompletionBody {
 struct Schemas;
 
 /// Method, path, what it does, and the schema of its body.
-pub const ROUTES: [(&str, &str, &str, Option<&str>); 17] = [
+pub const ROUTES: [(&str, &str, &str, Option<&str>); 18] = [
     (
         "post",
         "/v1/chat/completions",
@@ -64,6 +64,7 @@ pub const ROUTES: [(&str, &str, &str, Option<&str>); 17] = [
     ("post", "/tokenize", "A text or a conversation to tokens", Some("TokenizeRequest")),
     ("post", "/detokenize", "Tokens to text", Some("DetokenizeRequest")),
     ("post", "/apply-template", "A conversation to the model's prompt", Some("TemplateRequest")),
+    ("get", "/tokenizer_info", "Special tokens and chat template of the first model", None),
     ("get", "/health", "Whether the engine makes progress", None),
     ("get", "/ready", "Whether new requests are welcome", None),
     ("get", "/metrics", "Counters in Prometheus' text format", None),

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use ferrum_engine::{Request, SamplingParams, StopConditions};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::form::{Form, FormRequest, ResponseFormat, StructuredOutputs};
 use crate::auth::Tenant;
 use crate::error::{ApiError, ApiResult};
 
@@ -61,10 +63,19 @@ pub struct GenerationParams {
     pub logit_bias: Option<BTreeMap<String, f32>>,
     /// Most tokens of an answer.
     pub max_tokens: Option<usize>,
+    /// Keeps only this many of the last tokens of a prompt; -1: as many as fit (vLLM).
+    pub truncate_prompt_tokens: Option<i64>,
     /// Goes on after the model's own end.
     pub ignore_eos: Option<bool>,
     /// Divides the prefix cache further than keys do.
     pub cache_salt: Option<String>,
+    /// Text of this grammar, in GBNF.
+    pub grammar: Option<String>,
+    /// JSON of this schema.
+    #[schema(value_type = Option<Object>)]
+    pub json_schema: Option<Value>,
+    /// The same and more in other words.
+    pub structured_outputs: Option<StructuredOutputs>,
 }
 
 /// Choices about a stream.
@@ -123,6 +134,16 @@ impl GenerationParams {
         }
     }
 
+    /// The form of the answers, which routes with a `response_format` may also say there.
+    pub fn form(&mut self, response_format: Option<ResponseFormat>) -> ApiResult<Option<Form>> {
+        Form::new(FormRequest {
+            response_format,
+            grammar: self.grammar.take(),
+            json_schema: self.json_schema.take(),
+            structured_outputs: self.structured_outputs.take(),
+        })
+    }
+
     /// The engine's request for `prompt`; `choice` counts the answers to it.
     pub fn request(&self, prompt: Vec<u32>, choice: usize, tenant: &Tenant) -> ApiResult<Request> {
         Ok(Request {
@@ -133,6 +154,27 @@ impl GenerationParams {
             cache_salt: tenant.cache_salt(self.cache_salt.as_deref()),
             ..Request::default()
         })
+    }
+
+    /// Tokens that a prompt may have so that its answer fits the context.
+    pub fn room(&self, context: usize) -> usize {
+        context.saturating_sub(self.max_tokens.unwrap_or(1).max(1))
+    }
+
+    /// What is kept of a prompt: all, unless the request says otherwise.
+    pub fn truncated(&self, mut prompt: Vec<u32>, context: usize) -> ApiResult<Vec<u32>> {
+        let keep = match self.truncate_prompt_tokens {
+            None => return Ok(prompt),
+            Some(-1) => self.room(context).max(1),
+            Some(count) => {
+                usize::try_from(count).ok().filter(|&count| count > 0).ok_or_else(|| {
+                    let field = "truncate_prompt_tokens";
+                    ApiError::field(field, format!("{field} must be -1 or at least 1"))
+                })?
+            }
+        };
+        prompt.drain(..prompt.len().saturating_sub(keep));
+        Ok(prompt)
     }
 
     /// Checks what no other check sees.

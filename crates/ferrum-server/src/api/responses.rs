@@ -2,24 +2,24 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
+use axum::response::Response;
 use ferrum_engine::{FinishReason, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::blocks::{Block, Blocks, Change, Kind};
-use super::conversation::{Parser, Prepared};
+use super::exchange::{self, Ask, BlockAnswer, BlockFormat};
 use super::random_id;
 use super::responses_request::conversation;
 use crate::App;
-use crate::answer::{End, Piece, Running, collect};
+use crate::answer::Piece;
 use crate::auth::Tenant;
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
-use crate::sse::{self, Format, SseEvent};
+use crate::sse::{Format, SseEvent};
 
 /// A request.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
@@ -51,7 +51,8 @@ pub struct ResponsesRequest {
     pub reasoning: Option<ReasoningOptions>,
     /// Nothing is ever stored.
     pub store: Option<bool>,
-    /// Only `disabled`: nothing is left out of a prompt.
+    /// `auto`: the oldest turns are left out of a conversation that is too long. `disabled`, the
+    /// default: it is refused.
     pub truncation: Option<String>,
     /// Nothing more can be included.
     pub include: Option<Vec<String>>,
@@ -85,38 +86,18 @@ pub async fn handle(
     body: JsonBody,
 ) -> ApiResult<Response> {
     let request: ResponsesRequest = body.parse()?;
-    let model = app.model(request.model.as_deref())?;
-    let stream = request.stream == Some(true);
-    let head = head(&request, &model.id);
-    let prepared = app
-        .blocking({
-            let (model, tenant) = (model.clone(), tenant.clone());
-            move || conversation(request, &model)?.prepare(&model, &tenant, 1)
-        })
-        .await?;
-    let Some(parser) = prepared.parsers(&model, stream).pop() else {
-        return Err(ApiError::internal("a request without a choice"));
-    };
-    let Prepared { requests, .. } = prepared;
-    let answers = model.service.submit(requests, &tenant)?;
-    let running = Running::accepted(answers, 1, 1).await?;
-    let mut writer =
-        Writer { head, parser, blocks: Blocks::default(), ids: Vec::new(), end: None, sequence: 0 };
-    if stream {
-        return Ok(sse::response(running, writer, app.limits.keep_alive));
-    }
-    let (wholes, usage) = collect(running).await?;
-    for whole in wholes {
-        for delta in writer.parser.push(&whole.text, true) {
-            writer.blocks.push(delta, &mut |_, _| {});
-        }
-        writer.end = whole.end;
-    }
-    Ok(Json(writer.finished(&usage)).into_response())
+    let (name, stream) = (request.model.clone(), request.stream == Some(true));
+    let mut head = head(&request);
+    let ask = Ask { app: &app, tenant, body, model: name.as_deref(), stream, limit: 1 };
+    let mut exchange = exchange::start(ask, |model| conversation(request, model)).await?;
+    head.insert("model".into(), exchange.model.id.clone().into());
+    let answer = BlockAnswer::new(&mut exchange.parsers)?;
+    let writer = Writer { head, answer, ids: Vec::new(), sequence: 0 };
+    exchange::respond(&app, exchange.running, writer, stream).await
 }
 
 /// What a response says from its beginning.
-fn head(request: &ResponsesRequest, model: &str) -> Map<String, Value> {
+fn head(request: &ResponsesRequest) -> Map<String, Value> {
     let format = request.text.as_ref().and_then(|text| text.format.clone());
     let reasoning = request.reasoning.clone().unwrap_or_default();
     let value = json!({
@@ -128,7 +109,7 @@ fn head(request: &ResponsesRequest, model: &str) -> Map<String, Value> {
         "incomplete_details": null,
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,
-        "model": model,
+        "model": null,
         "output": [],
         "parallel_tool_calls": request.parallel_tool_calls != Some(false),
         "previous_response_id": null,
@@ -139,7 +120,7 @@ fn head(request: &ResponsesRequest, model: &str) -> Map<String, Value> {
         "tool_choice": request.tool_choice.clone().unwrap_or_else(|| "auto".into()),
         "tools": request.tools.clone().unwrap_or_default(),
         "top_p": request.top_p.unwrap_or(1.0),
-        "truncation": "disabled",
+        "truncation": request.truncation.as_deref().unwrap_or("disabled"),
         "usage": null,
         "metadata": {},
     });
@@ -151,11 +132,9 @@ fn head(request: &ResponsesRequest, model: &str) -> Map<String, Value> {
 
 struct Writer {
     head: Map<String, Value>,
-    parser: Parser,
-    blocks: Blocks,
+    answer: BlockAnswer,
     /// Names of the items, one for each block.
     ids: Vec<String>,
-    end: Option<End>,
     sequence: u64,
 }
 
@@ -184,40 +163,13 @@ fn part(text: &str) -> Value {
 impl Writer {
     /// Whether the answer ended for want of tokens.
     fn is_incomplete(&self) -> bool {
-        self.end.as_ref().is_some_and(|e| e.reason == FinishReason::Length)
+        self.answer.end.as_ref().is_some_and(|e| e.reason == FinishReason::Length)
     }
 
     /// The status of the item at `index` once it is closed: what broke off is the last one.
     fn status(&self, index: usize) -> &'static str {
-        let last = index + 1 == self.blocks.list.len();
+        let last = index + 1 == self.answer.blocks.list.len();
         if last && self.is_incomplete() { "incomplete" } else { "completed" }
-    }
-
-    /// The whole response.
-    fn finished(&mut self, usage: &Usage) -> Value {
-        let incomplete = self.is_incomplete();
-        let status = if incomplete { "incomplete" } else { "completed" };
-        while self.ids.len() < self.blocks.list.len() {
-            self.ids.push(format!("item_{}", random_id()));
-        }
-        let items = self.blocks.list.iter().zip(&self.ids).enumerate();
-        let output: Vec<Value> =
-            items.map(|(i, (block, id))| item(block, id, self.status(i))).collect();
-        let mut response = self.head.clone();
-        response.insert("status".into(), status.into());
-        response.insert("output".into(), output.into());
-        if incomplete {
-            response.insert("incomplete_details".into(), json!({"reason": "max_output_tokens"}));
-        }
-        let counts = json!({
-            "input_tokens": usage.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": usage.cached_tokens},
-            "output_tokens": usage.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        });
-        response.insert("usage".into(), counts);
-        response.into()
     }
 
     fn event(&mut self, name: &'static str, mut data: Value) -> SseEvent {
@@ -310,6 +262,38 @@ impl Place<'_> {
     }
 }
 
+impl BlockFormat for Writer {
+    fn answer(&mut self) -> &mut BlockAnswer {
+        &mut self.answer
+    }
+
+    fn whole(&mut self, usage: &Usage) -> Value {
+        let incomplete = self.is_incomplete();
+        let status = if incomplete { "incomplete" } else { "completed" };
+        while self.ids.len() < self.answer.blocks.list.len() {
+            self.ids.push(format!("item_{}", random_id()));
+        }
+        let items = self.answer.blocks.list.iter().zip(&self.ids).enumerate();
+        let output: Vec<Value> =
+            items.map(|(i, (block, id))| item(block, id, self.status(i))).collect();
+        let mut response = self.head.clone();
+        response.insert("status".into(), status.into());
+        response.insert("output".into(), output.into());
+        if incomplete {
+            response.insert("incomplete_details".into(), json!({"reason": "max_output_tokens"}));
+        }
+        let counts = json!({
+            "input_tokens": usage.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+            "output_tokens": usage.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        });
+        response.insert("usage".into(), counts);
+        response.into()
+    }
+}
+
 impl Format for Writer {
     fn start(&mut self) -> Vec<SseEvent> {
         let response = || json!({"response": self.head.clone()});
@@ -324,18 +308,12 @@ impl Format for Writer {
                 changes.push((blocks.index(), block.clone(), change));
             }
         };
-        for delta in self.parser.push(&piece.text, piece.end.is_some()) {
-            self.blocks.push(delta, &mut each);
-        }
-        if piece.end.is_some() {
-            self.blocks.close(&mut each);
-            self.end = piece.end;
-        }
+        self.answer.push(piece, &mut each);
         changes.into_iter().flat_map(|(i, block, change)| self.change(i, &block, change)).collect()
     }
 
     fn end(&mut self, usage: &Usage) -> Vec<SseEvent> {
-        let response = self.finished(usage);
+        let response = self.whole(usage);
         let name = match response["status"].as_str() {
             Some("incomplete") => "response.incomplete",
             _ => "response.completed",

@@ -4,13 +4,11 @@ use ferrum_models::chat::Message;
 use serde_json::{Map, Value, json};
 
 use super::conversation::Conversation;
+use super::form::{Form, FormRequest, JsonSchemaFormat, ResponseFormat};
 use super::messages::{ChatMessage, to_messages};
 use super::params::GenerationParams;
 use super::responses::ResponsesRequest;
-use super::shape::{
-    FunctionDefinition, JsonSchemaFormat, NamedFunction, ResponseFormat, Shape, ShapeRequest,
-    ToolChoice,
-};
+use super::shape::{FunctionDefinition, NamedFunction, Shape, ShapeRequest, ToolChoice};
 use crate::error::{ApiError, ApiResult};
 use crate::model::Model;
 
@@ -39,7 +37,10 @@ pub fn conversation(request: ResponsesRequest, model: &Model) -> ApiResult<Conve
             .collect::<ApiResult<_>>()?,
         choice: request.tool_choice.as_ref().map(choice).transpose()?,
         parallel: request.parallel_tool_calls != Some(false),
-        format: request.text.as_ref().and_then(|t| t.format.clone()).map(format),
+        form: Form::new(FormRequest {
+            response_format: request.text.as_ref().and_then(|t| t.format.clone()).map(format),
+            ..FormRequest::default()
+        })?,
     };
     let mut extra = Map::new();
     if let Some(effort) = request.reasoning.as_ref().and_then(|r| r.effort.clone()) {
@@ -52,7 +53,8 @@ pub fn conversation(request: ResponsesRequest, model: &Model) -> ApiResult<Conve
         ..GenerationParams::default()
     };
     let shape = Shape::new(shape, model)?;
-    Ok(Conversation { messages, shape, params, extra, logprobs: None })
+    let drops_turns = request.truncation.as_deref() == Some("auto");
+    Ok(Conversation { messages, shape, params, extra, logprobs: None, thinking: None, drops_turns })
 }
 
 /// What needs more than one request, or more than text.
@@ -63,7 +65,8 @@ fn check(request: &ResponsesRequest) -> ApiResult<()> {
     if request.background == Some(true) {
         return Err(ApiError::unsupported("background", "true"));
     }
-    if let Some(other) = request.truncation.as_deref().filter(|t| *t != "disabled") {
+    if let Some(other) = request.truncation.as_deref().filter(|t| !["auto", "disabled"].contains(t))
+    {
         return Err(ApiError::unsupported("truncation", other));
     }
     if let Some(other) = request.include.iter().flatten().next() {

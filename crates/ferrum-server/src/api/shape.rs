@@ -1,4 +1,4 @@
-//! What an answer may be: tools that it may call, and JSON that it must be.
+//! What an answer may be: tools that it may call, and the form that its text must have.
 
 use ferrum_engine::{Grammar, Request};
 use ferrum_models::chat::{Content, Message};
@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::form::Form;
 use crate::error::{ApiError, ApiResult};
 use crate::model::Model;
 use crate::output::grammar::{CallOptions, Tool, calls};
@@ -63,31 +64,6 @@ pub struct NamedFunction {
     pub name: String,
 }
 
-/// The form of an answer.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-pub struct ResponseFormat {
-    /// `text`, `json_object` or `json_schema`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// With `json_schema`.
-    #[serde(default)]
-    pub json_schema: Option<JsonSchemaFormat>,
-}
-
-/// A schema with its name.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
-#[serde(default)]
-pub struct JsonSchemaFormat {
-    /// For bookkeeping.
-    pub name: Option<String>,
-    /// For people.
-    pub description: Option<String>,
-    /// The schema.
-    pub schema: Option<Value>,
-    /// Schemas are always enforced.
-    pub strict: Option<bool>,
-}
-
 /// What a request says of the form of its answer.
 #[derive(Debug, Clone, Default)]
 pub struct ShapeRequest {
@@ -98,7 +74,7 @@ pub struct ShapeRequest {
     /// Whether several calls may come in one answer.
     pub parallel: bool,
     /// The form of the text.
-    pub format: Option<ResponseFormat>,
+    pub form: Option<Form>,
 }
 
 /// The form of an answer, checked.
@@ -119,8 +95,8 @@ enum Must {
     Nothing,
     /// A call of one of the functions.
     Call,
-    /// JSON.
-    Json(Grammar),
+    /// Text of a form.
+    Text(Form),
 }
 
 /// The functions of tools.
@@ -139,16 +115,15 @@ pub fn functions(tools: Vec<ToolDefinition>) -> ApiResult<Vec<FunctionDefinition
 impl Shape {
     /// Checks what a request says.
     pub fn new(request: ShapeRequest, model: &Model) -> ApiResult<Self> {
-        let ShapeRequest { tools, choice, parallel, format } = request;
+        let ShapeRequest { tools, choice, parallel, form } = request;
         check_tools(&tools)?;
-        let json = format.map(json_grammar).transpose()?.flatten();
         let (functions, must_call) = chosen(tools, choice)?;
-        let must = match (must_call, json) {
+        let must = match (must_call, form) {
             (true, None) => Must::Call,
             (false, None) => Must::Nothing,
-            (_, Some(json)) if functions.is_empty() => Must::Json(json),
-            (_, Some(_)) => {
-                return Err(ApiError::unsupported("response_format", "JSON together with tools"));
+            (_, Some(form)) if functions.is_empty() => Must::Text(form),
+            (_, Some(form)) => {
+                return Err(ApiError::unsupported(form.param, "a form together with tools"));
             }
         };
         let described = functions.iter().map(|f| {
@@ -176,11 +151,11 @@ impl Shape {
         let (grammar, param) = match &self.must {
             Must::Nothing => (None, "tools"),
             Must::Call => (Some(self.call_grammar(model, opened)), "tools"),
-            Must::Json(_) if opened => {
-                let what = "JSON from a model whose answers begin with reasoning";
-                return Err(ApiError::unsupported("response_format", what));
+            Must::Text(form) if opened => {
+                let what = "a form from a model whose answers begin with reasoning";
+                return Err(ApiError::unsupported(form.param, what));
             }
-            Must::Json(grammar) => (Some(grammar.clone()), "response_format"),
+            Must::Text(form) => (Some(form.grammar.clone()), form.param),
         };
         if let Some(grammar) = grammar {
             request.constraint = Some(model.compile(&grammar, param)?);
@@ -214,7 +189,7 @@ impl Shape {
         OutputParser::new(ParserOptions {
             tools: (!self.functions.is_empty()).then_some(self.format),
             names: self.functions.iter().map(|f| f.name.clone()).collect(),
-            reasoning: model.conventions.reasoning && !matches!(self.must, Must::Json(_)),
+            reasoning: model.conventions.reasoning && !matches!(self.must, Must::Text(_)),
             opened,
             whole_calls,
         })
@@ -321,25 +296,5 @@ fn chosen(
                 Ok((named, true))
             }
         }
-    }
-}
-
-/// The grammar of a format; none for text.
-fn json_grammar(format: ResponseFormat) -> ApiResult<Option<Grammar>> {
-    match (format.kind.as_str(), format.json_schema) {
-        ("text", None) => Ok(None),
-        ("json_object", None) => Ok(Some(Grammar::JsonObject)),
-        ("json_schema", Some(JsonSchemaFormat { schema: Some(schema), .. })) => {
-            Ok(Some(Grammar::JsonSchema(schema)))
-        }
-        ("json_schema", _) => {
-            let message = "response_format.json_schema.schema is missing";
-            Err(ApiError::field("response_format.json_schema", message))
-        }
-        ("text" | "json_object", Some(_)) => {
-            let message = "json_schema belongs to the type json_schema";
-            Err(ApiError::field("response_format.json_schema", message))
-        }
-        (other, _) => Err(ApiError::unsupported("response_format.type", other)),
     }
 }

@@ -1,4 +1,5 @@
-//! `/tokenize`, `/detokenize` and `/apply-template`, with the fields of llama-server and of vLLM.
+//! `/tokenize`, `/detokenize`, `/apply-template` and `/tokenizer_info`, with the fields of
+//! llama-server and of vLLM.
 
 use std::sync::Arc;
 
@@ -39,7 +40,8 @@ pub struct TokenizeRequest {
 /// `POST /tokenize`
 pub async fn tokenize(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
     let request: TokenizeRequest = body.parse()?;
-    let model = app.model(request.model.as_deref())?;
+    let lease = app.lease(request.model.as_deref()).await?;
+    let model = lease.model().clone();
     app.blocking(move || {
         let pieces = request.with_pieces == Some(true);
         let tokens = tokens(request, &model)?;
@@ -98,7 +100,8 @@ pub struct DetokenizeRequest {
 /// `POST /detokenize`
 pub async fn detokenize(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
     let request: DetokenizeRequest = body.parse()?;
-    let model = app.model(request.model.as_deref())?;
+    let lease = app.lease(request.model.as_deref()).await?;
+    let model = lease.model();
     let size = model.tokenizer.vocab_size();
     if let Some(id) = request.tokens.iter().find(|&&id| id as usize >= size) {
         return Err(ApiError::field("tokens", format!("there is no token {id}")));
@@ -123,7 +126,8 @@ pub struct TemplateRequest {
 /// `POST /apply-template`
 pub async fn apply_template(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
     let request: TemplateRequest = body.parse()?;
-    let model = app.model(request.model.as_deref())?;
+    let lease = app.lease(request.model.as_deref()).await?;
+    let model = lease.model().clone();
     app.blocking(move || {
         let add = request.add_generation_prompt.unwrap_or(true);
         let extra = request.chat_template_kwargs.unwrap_or_default();
@@ -132,4 +136,20 @@ pub async fn apply_template(State(app): State<Arc<App>>, body: JsonBody) -> ApiR
         Ok(Json(json!({"prompt": prompt})))
     })
     .await
+}
+
+/// `GET /tokenizer_info`: what lm-eval needs to tokenize by the server, of the first model.
+pub async fn info(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
+    let lease = app.lease(None).await?;
+    let model = lease.model();
+    let tokenizer = &model.tokenizer;
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
+    Ok(Json(json!({
+        "bos_token": text(tokenizer.bos()),
+        "eos_token": text(tokenizer.eos()),
+        "add_bos_token": tokenizer.add_bos(),
+        "add_eos_token": tokenizer.add_eos(),
+        "model_max_length": model.context,
+        "chat_template": model.template.as_ref().map(|template| template.source()),
+    })))
 }

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,7 +14,9 @@ use ferrum_engine::EngineConfig;
 use ferrum_models::gguf::Gguf;
 use ferrum_models::synth::SynthSpec;
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions};
-use ferrum_server::{App, Limits, Metrics, Model, ModelSpec, Server, ServerConfig, Stop};
+use ferrum_server::{
+    App, Limits, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, Server, ServerConfig, Stop,
+};
 use serde_json::{Value, json};
 
 /// The model's name.
@@ -50,15 +53,22 @@ pub fn start() -> Running {
 
 pub fn start_with(setup: Setup) -> Running {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let path = dir.path().join("tiny.gguf");
+    let offer = offer(dir.path(), MODEL, &setup);
+    let metrics = Metrics::new().expect("metrics");
+    let models = Models::new(vec![offer], ModelsConfig::default(), &metrics).expect("one model");
+    models.load(0).expect("a model");
+    start_app(dir, App::new(models, metrics, setup.config))
+}
+
+/// The file of a tiny model, and its offer. Models of other names have other weights.
+pub fn offer(dir: &Path, name: &str, setup: &Setup) -> Offer {
+    let path = dir.join(format!("{name}.gguf"));
     let preset = SynthSpec::preset("llama-tiny").expect("a preset");
-    let spec = SynthSpec { layers: 2, hidden: 64, ffn: 96, heads: 2, vocab: 400, ..preset };
+    let seed = if name == MODEL { preset.seed } else { name.bytes().map(u64::from).sum() };
+    let spec = SynthSpec { layers: 2, hidden: 64, ffn: 96, heads: 2, vocab: 400, seed, ..preset };
     spec.write(File::create(&path).expect("writable")).expect("written");
-    let file = Gguf::open(&path).expect("a model");
-    let metrics = Arc::new(Metrics::new().expect("metrics"));
     let spec = ModelSpec {
-        id: MODEL.into(),
-        aliases: vec!["little".into()],
+        id: name.into(),
         load: LoadOptions {
             threads: Some(1),
             context: Some(CONTEXT),
@@ -71,8 +81,19 @@ pub fn start_with(setup: Setup) -> Running {
         queue: setup.config.limits.queue,
         backlog: setup.config.limits.backlog,
     };
-    let model = Model::start(&file, spec, metrics.clone()).expect("a model");
-    let app = Arc::new(App::new(vec![Arc::new(model)], metrics, setup.config));
+    Offer {
+        id: name.into(),
+        aliases: if name == MODEL { vec!["little".into()] } else { Vec::new() },
+        context: CONTEXT,
+        bytes: 1,
+        waiting: setup.max_seqs + setup.config.limits.queue,
+        start: Box::new(move |metrics| Model::start(&Gguf::open(&path)?, spec.clone(), metrics)),
+    }
+}
+
+/// A running server of this application.
+pub fn start_app(dir: tempfile::TempDir, app: App) -> Running {
+    let app = Arc::new(app);
     let address = "127.0.0.1:0".parse().expect("an address");
     let server = Server::bind(address, app.clone()).expect("a free port");
     let (address, stop) = (server.address().expect("bound"), Stop::default());
@@ -88,6 +109,10 @@ impl Running {
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the server ends without a panic");
         }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     pub fn connect(&self) -> TcpStream {
@@ -147,9 +172,12 @@ impl Running {
     /// Waits until no request is left and all blocks are free.
     pub fn wait_until_free(&self) {
         let free = || {
-            let stats = self.app.models[0].service.stats();
-            let idle = stats.running == 0 && stats.waiting == 0;
-            idle && self.app.in_flight() == 0 && stats.kv_blocks_free == stats.kv_blocks
+            let free = |model: &Arc<Model>| {
+                let stats = model.service.stats();
+                let idle = stats.running == 0 && stats.waiting == 0;
+                idle && stats.kv_blocks_free == stats.kv_blocks
+            };
+            self.app.models.leases() == 0 && self.app.models.resident().iter().all(free)
         };
         wait_for(free, "all requests have ended and all blocks are free");
     }

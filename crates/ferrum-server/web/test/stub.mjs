@@ -39,7 +39,7 @@ function handle(request, response, { folder, key, seen }) {
   }
   if (key && request.headers.authorization !== `Bearer ${key}`) return fail(response, 401, "an API key is needed");
   if (request.url === "/v1/models") return json(response, { data: [{ id: "first" }, { id: "second" }] });
-  if (request.url === "/metrics") return response.end("# HELP x\nferrum_requests_running 2\nferrum_requests_waiting 1\n");
+  if (request.url === "/metrics") return response.end("# HELP x\nferrum_requests_running{model=\"first\"} 2\nferrum_requests_running{model=\"second\"} 0\nferrum_requests_waiting{model=\"first\"} 1\nferrum_requests_waiting{model=\"second\"} 0\n");
   let body = "";
   request.on("data", (data) => (body += data));
   request.on("end", () => {

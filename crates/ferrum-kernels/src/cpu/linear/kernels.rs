@@ -10,7 +10,8 @@ use super::dots::{Avx2Dots, AvxVnniDots, VnniDots};
 use super::dots::{DotDots, MatrixDots};
 use super::float::{self, Element, FloatGemm};
 use super::formats::{
-    BlockFormat, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Quants,
+    BlockFormat, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q4Z, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
+    Quants,
 };
 use super::gemv::{self, Gemv};
 use super::packing;
@@ -216,6 +217,7 @@ pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
                 Format::IQ4_NL => $module::blocks::<Iq4Nl>(),
                 Format::IQ4_XS => $module::blocks::<Iq4Xs>(),
                 Format::MXFP4 => $module::blocks::<Mxfp4>(),
+                Format::Q4_Z => $module::blocks::<Q4Z>(),
             }
         };
     }

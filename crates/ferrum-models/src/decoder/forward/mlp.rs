@@ -51,14 +51,15 @@ impl<B: Backend> Routing<B> {
 impl<B: Backend> DecoderRunner<B> {
     /// Reads the residual stream and adds to it.
     pub(super) fn mlp(&mut self, i: usize) -> Result<(), KernelError> {
-        self.norm_into_h(|w| &w.ffn_norm, i)?;
+        self.norm_into_h(|w| w.ffn_norm.as_ref(), i)?;
         let mlp = &self.spec.layers[i].mlp;
         let weights = &self.weights.layers[i];
         let (act, rows) = (&mut self.act, self.batch.shape.tokens);
         match &weights.mlp {
             MlpWeights::Dense { gate, up, down } => {
                 let activation = mlp.activation;
-                let p = GatedLinear { input: &act.h, rows, gate, up, activation };
+                let input = if weights.ffn_norm.is_some() { &act.h } else { &act.x };
+                let p = GatedLinear { input, rows, gate, up, activation };
                 self.backend.gated_linear(&mut self.stream, &mut act.mlp, &p)?;
                 let sublayer = Sublayer {
                     input: &act.mlp,
@@ -81,12 +82,13 @@ impl<B: Backend> DecoderRunner<B> {
         };
         let (b, s, act) = (&self.backend, &mut self.stream, &mut self.act);
         let rows = self.batch.shape.tokens;
-        act.routing.route(b, s, &act.h, rows, (spec, experts))?;
+        let input = if weights.ffn_norm.is_some() { &act.h } else { &act.x };
+        act.routing.route(b, s, input, rows, (spec, experts))?;
         b.expert_gated_linear(
             s,
             &mut act.mlp,
             &ExpertGatedLinear {
-                input: &act.h,
+                input,
                 rows,
                 ids: &act.routing.ids,
                 used: spec.used,

@@ -8,10 +8,12 @@
 mod iq4;
 mod k_quants;
 mod legacy;
+mod zero_point;
 
 pub(super) use iq4::{Iq4Nl, Iq4Xs, Mxfp4};
 pub(super) use k_quants::{Q2K, Q3K, Q4K, Q5K, Q6K};
 pub(super) use legacy::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+pub(super) use zero_point::Q4Z;
 
 use super::dots::{Dots, ROWS};
 use super::planes::{STEP, VECTORS};

@@ -61,7 +61,12 @@ struct Plain {
 fn halves(format: Format) -> &'static [usize] {
     match format {
         Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL | Format::IQ4_XS => &[0],
+        Format::Q4_0
+        | Format::Q5_0
+        | Format::Q8_0
+        | Format::IQ4_NL
+        | Format::IQ4_XS
+        | Format::Q4_Z => &[0],
         Format::Q2_K => &[80, 82],
         Format::Q3_K => &[108],
         Format::Q6_K => &[208],
@@ -90,6 +95,9 @@ impl Plain {
             }
             if format == Format::MXFP4 {
                 data[start] = 115 + random.byte() % 16;
+            }
+            if format == Format::Q4_Z {
+                data[start + 2] %= 17;
             }
         }
         Plain { format, rows, cols, data }

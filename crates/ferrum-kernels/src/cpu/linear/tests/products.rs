@@ -82,7 +82,7 @@ macro_rules! every_format {
 every_format!(
     f32: F32, f16: F16, bf16: BF16, q4_0: Q4_0, q4_1: Q4_1, q5_0: Q5_0, q5_1: Q5_1, q8_0: Q8_0,
     q2_k: Q2_K, q3_k: Q3_K, q4_k: Q4_K, q5_k: Q5_K, q6_k: Q6_K, iq4_nl: IQ4_NL, iq4_xs: IQ4_XS,
-    mxfp4: MXFP4
+    mxfp4: MXFP4, q4_z: Q4_Z
 );
 
 /// Every quant and every activation at its largest, so that sums reach what lanes can hold.

@@ -1,41 +1,48 @@
 //! `ferrum serve`: the HTTP server.
 
-use std::hash::{BuildHasher, RandomState};
+mod offers;
+
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use ferrum_engine::EngineConfig;
-use ferrum_hub::{ModelRef, catalogue};
-use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, memory_estimate};
-use ferrum_server::{App, Limits, Metrics, Model, ModelSpec, Server, ServerConfig, Stop};
+use anyhow::{Context, Result, anyhow};
+use ferrum_server::{App, Limits, Metrics, Models, ModelsConfig, Server, ServerConfig, Stop};
 
 use crate::args::ServeArgs;
 use crate::config::Config;
 use crate::exit::{self, UsageError};
-use crate::session::{ModelFile, open_reference};
-use crate::sizing;
 use crate::ui::text;
 
-/// Loads the model and serves until a signal comes.
+/// Loads the first model and serves until a signal comes.
 pub fn run(args: &ServeArgs, config: &Config) -> Result<()> {
     let server_config = server_config(args, config)?;
-    let reference = ModelRef::parse(args.model.as_deref().unwrap_or(catalogue::DEFAULT_ALIAS))?;
-    let file = open_reference(&reference, config)?;
+    let offers = offers::open(args, &server_config.limits, config)?;
+    offers::check_names(&offers.list)?;
+    let metrics = Metrics::new()?;
+    let wait = Duration::from_secs(u64::from(args.size.load_wait));
+    let first = offers.list[0].id.clone();
+    let models = Models::new(offers.list, ModelsConfig { memory: offers.memory, wait }, &metrics)?;
     let begun = Instant::now();
-    let spec = spec(args, &reference, &file, &server_config.limits)?;
-    let sizes = describe(&file, &spec)?;
-    let metrics = Arc::new(Metrics::new()?);
-    let model = Model::start(&file.gguf, spec, metrics.clone())
-        .with_context(|| format!("cannot load {}", file.path.display()))?;
+    if !args.size.lazy {
+        let load = models.load(0);
+        load.map_err(|error| anyhow!("the model {first} could not be loaded: {error}"))?;
+    }
+    let loaded = begun.elapsed();
     let open = server_config.api_keys.is_empty();
-    let app = App::new(vec![Arc::new(model)], metrics, server_config);
+    let app = App::new(models, metrics, server_config);
     let server = Server::bind(SocketAddr::new(args.host, args.port), Arc::new(app))?;
     if !config.quiet {
-        eprintln!("{sizes}; loaded in {:.1} s", begun.elapsed().as_secs_f64());
+        for (i, line) in offers.lines.iter().enumerate() {
+            match i == 0 && !args.size.lazy {
+                true => eprintln!("{line}; loaded in {:.1} s", loaded.as_secs_f64()),
+                false => eprintln!("{line}; loaded when it is asked for"),
+            }
+        }
+        if let Some(memory) = offers.memory {
+            eprintln!("memory for models that are loaded at once: {}", text::bytes(memory));
+        }
         if open && !args.host.is_loopback() {
             eprintln!(
                 "warning: everybody who can reach this machine can use the server; --api-key"
@@ -71,6 +78,7 @@ fn server_config(args: &ServeArgs, config: &Config) -> Result<ServerConfig> {
         limits: Limits {
             queue: size.queue as usize,
             body_bytes: usize::try_from(size.max_body).unwrap_or(usize::MAX),
+            bodies_bytes: usize::try_from(size.max_body.saturating_mul(4)).unwrap_or(usize::MAX),
             connections: size.max_connections as usize,
             drain: seconds(size.drain),
             stall: seconds(size.stall),
@@ -104,56 +112,4 @@ fn api_keys(args: &ServeArgs, config: &Config) -> Result<Vec<String>> {
         return Err(UsageError("an API key is empty".into()).into());
     }
     Ok(keys)
-}
-
-/// What is loaded, and how.
-fn spec(
-    args: &ServeArgs,
-    reference: &ModelRef,
-    file: &ModelFile,
-    limits: &Limits,
-) -> Result<ModelSpec> {
-    let size = &args.size;
-    let options = LoadOptions {
-        context: size.context.map(|n| n as usize),
-        max_seqs: size.max_seqs as usize,
-        step_tokens: (size.step_tokens as usize).max(size.max_seqs as usize),
-        ..args.load.options()
-    };
-    let load = sizing::fit(&file.gguf, &options, size.kv_memory, sizing::free_memory())?;
-    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    let id = match reference {
-        ModelRef::Path(path) => stem(path).unwrap_or_else(|| file.name.clone()),
-        _ => file.name.clone(),
-    };
-    let mut aliases = args.alias.clone();
-    aliases.extend(stem(&file.path).filter(|stem| *stem != id));
-    Ok(ModelSpec {
-        id,
-        aliases,
-        load,
-        engine: EngineConfig {
-            // Requests without a seed are not to repeat those before a restart.
-            seed: RandomState::new().hash_one(std::process::id()),
-            itl_target: Some(Duration::from_millis(u64::from(size.itl_target_ms))),
-            ..EngineConfig::default()
-        },
-        queue: limits.queue,
-        backlog: limits.backlog,
-    })
-}
-
-/// The sizes in one line.
-fn describe(file: &ModelFile, spec: &ModelSpec) -> Result<String> {
-    let memory = memory_estimate(&file.gguf, &spec.load)?;
-    Ok(format!(
-        "{}: context {} tokens, {} requests at once and {} waiting, KV cache for {} tokens ({}), weights {}",
-        spec.id,
-        spec.load.context.unwrap_or(0),
-        spec.load.max_seqs,
-        spec.queue,
-        spec.load.kv_blocks.unwrap_or(0) * KV_BLOCK_SIZE,
-        text::bytes(memory.kv_cache as u64),
-        text::bytes(memory.weights as u64),
-    ))
 }

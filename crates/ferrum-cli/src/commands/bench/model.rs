@@ -1,9 +1,7 @@
-//! `ferrum bench`: how fast a model reads a prompt and generates.
+//! `ferrum bench MODEL`: how fast a model reads a prompt and generates.
 //!
 //! Drives the runner without engine and sampler, over random tokens, as llama.cpp's llama-bench
 //! does: only the model is measured. Speeds are sums over all sequences.
-
-mod profile;
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -15,10 +13,10 @@ use ferrum_models::runner::Runner;
 use ferrum_models::{LoadOptions, load, load_profiled};
 use serde::Serialize;
 
-use self::profile::{Limits, Profile};
-use super::devices;
-
+use super::profile::{Limits, Profile};
+use super::random::Random;
 use crate::args::BenchArgs;
+use crate::commands::devices;
 use crate::config::Config;
 use crate::exit::UsageError;
 use crate::packed::Lockstep;
@@ -72,13 +70,13 @@ struct ProfileReport<'a> {
 }
 
 /// Measures and prints.
-pub fn run(args: &BenchArgs, config: &Config) -> Result<()> {
+pub fn run(name: &str, args: &BenchArgs, config: &Config) -> Result<()> {
     let [prefill, decode, depth, batch] =
         [args.prefill, args.decode, args.depth, args.batch].map(|n| n as usize);
     if prefill == 0 && decode == 0 {
         return Err(UsageError("--prefill 0 --decode 0 leaves nothing to measure".into()).into());
     }
-    let file = open_model(&args.model, config)?;
+    let file = open_model(name, config)?;
     let options = LoadOptions {
         context: Some(depth + prefill.max(decode)),
         max_seqs: batch,
@@ -89,8 +87,8 @@ pub fn run(args: &BenchArgs, config: &Config) -> Result<()> {
     let before = limits()?;
     let start = Instant::now();
     let (runner, profiler) = match args.profile {
-        true => load_profiled(&file.gguf, &options).map(|(runner, p)| (runner, Some(p)))?,
-        false => (load(&file.gguf, &options)?, None),
+        true => load_profiled(&*file.checkpoint, &options).map(|(runner, p)| (runner, Some(p)))?,
+        false => (load(&*file.checkpoint, &options)?, None),
     };
     let load_seconds = start.elapsed().as_secs_f64();
     let mut bench = Bench::new(runner, profiler, batch)?;
@@ -106,7 +104,7 @@ pub fn run(args: &BenchArgs, config: &Config) -> Result<()> {
     let profiles = phases.map(|p| p?.profile.as_ref());
     let threads = options.threads.unwrap_or_else(physical_cores);
     let report = Report {
-        model: &args.model,
+        model: name,
         threads,
         threads_batch: options.threads_batch.unwrap_or(threads),
         device: args.load.device_name(),
@@ -182,14 +180,14 @@ struct Bench {
     profiler: Option<Profiler>,
     cache: Lockstep,
     batch: usize,
-    random: u64,
+    random: Random,
 }
 
 impl Bench {
     fn new(runner: Box<dyn Runner>, profiler: Option<Profiler>, batch: usize) -> Result<Self> {
         let cache = Lockstep::new(runner.limits(), batch)
             .ok_or_else(|| anyhow!("the KV cache has no room for {batch} sequences"))?;
-        Ok(Bench { runner, profiler, cache, batch, random: 1 })
+        Ok(Bench { runner, profiler, cache, batch, random: Random::new(1) })
     }
 
     /// Runs `what` over `tokens` of each sequence behind `depth` others, once to warm up and then
@@ -243,21 +241,12 @@ impl Bench {
     }
 
     fn step(&mut self, each: usize, samples: usize) -> Result<()> {
-        let vocab = self.runner.limits().vocab as u64;
+        let vocab = self.runner.limits().vocab;
         let tokens: Vec<u32> =
-            (0..each * self.batch).map(|_| (self.next_random() % vocab.max(1)) as u32).collect();
+            (0..each * self.batch).map(|_| self.random.below(vocab) as u32).collect();
         let step = self.cache.append(&tokens, samples);
         self.runner.step(&step)?;
         Ok(())
-    }
-
-    /// SplitMix64 (Steele, Lea and Flood 2014): the same tokens in every run.
-    fn next_random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

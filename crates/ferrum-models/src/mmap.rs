@@ -6,21 +6,27 @@
 //! Bytes are checked before use as numbers only, never trusted to stay the same across two reads.
 #![allow(unsafe_code, reason = "mapping a file, and giving its pages back")]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::{Deref, Range};
+use std::path::Path;
 
 /// A whole file, mapped for reading.
 #[derive(Debug)]
-pub(super) struct Map(memmap2::Mmap);
+pub(crate) struct Map(memmap2::Mmap);
 
 impl Map {
-    /// Maps `file`.
-    pub fn new(file: &File) -> io::Result<Self> {
+    /// Maps the file at `path`; `None` where it is not a regular file.
+    pub fn open(path: &Path) -> io::Result<Option<Self>> {
+        // Asked first: opening a named pipe would wait for a writer.
+        if !fs::metadata(path)?.is_file() {
+            return Ok(None);
+        }
+        let file = File::open(path)?;
         // SAFETY: the map is read-only and lives as long as `Map`. That nobody truncates or
         // rewrites the file meanwhile cannot be checked; see the module's documentation.
-        let map = unsafe { memmap2::Mmap::map(file) }?;
-        Ok(Map(map))
+        let map = unsafe { memmap2::Mmap::map(&file) }?;
+        Ok(Some(Map(map)))
     }
 
     /// Tells the system that the pages of `range` are not needed soon. Their contents stay

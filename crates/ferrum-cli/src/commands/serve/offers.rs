@@ -1,0 +1,247 @@
+//! The models that a server is told to offer, and the memory that each gets.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ferrum_engine::{EngineConfig, same_vocabulary};
+use ferrum_hub::{ModelRef, catalogue};
+use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
+use ferrum_server::{Limits, Model, ModelSpec, Offer};
+
+use crate::args::ServeArgs;
+use crate::config::Config;
+use crate::exit::UsageError;
+use crate::session::{ModelFile, open_model, open_reference};
+use crate::sizing::{self, Needs, Room};
+use crate::ui::text;
+
+/// All models as the command line names them.
+pub struct Offers {
+    /// The models.
+    pub list: Vec<Offer>,
+    /// Memory for all that are loaded at once, where it is limited.
+    pub memory: Option<u64>,
+    /// The sizes of each in a line.
+    pub lines: Vec<String>,
+}
+
+/// A model before its sizes are chosen.
+struct Candidate {
+    id: String,
+    aliases: Vec<String>,
+    file: ModelFile,
+    options: LoadOptions,
+    needs: Needs,
+    /// The model that proposes tokens for it.
+    draft: Option<(ModelFile, Needs)>,
+}
+
+/// Opens the models, downloading those that are not here, and chooses their sizes.
+pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers> {
+    let default = [catalogue::DEFAULT_ALIAS.to_string()];
+    let words = if args.models.is_empty() { &default } else { args.models.as_slice() };
+    let mut candidates =
+        words.iter().map(|word| candidate(word, args, config)).collect::<Result<Vec<_>>>()?;
+    let several = candidates.len() > 1;
+    if let Some(draft) = &args.draft.draft_model {
+        if several {
+            let message = "--draft-model is for one model, not for several";
+            return Err(UsageError(message.into()).into());
+        }
+        candidates[0].add_draft(draft, config)?;
+    }
+    candidates[0].aliases.extend(args.alias.iter().cloned());
+    drop_doubtful_names(&mut candidates);
+    let memory = args.size.memory.or(sizing::default_memory().filter(|_| several));
+    let rooms = rooms(&candidates, args, memory);
+    let mut offers = Offers { list: Vec::new(), memory, lines: Vec::new() };
+    for (candidate, room) in candidates.into_iter().zip(rooms) {
+        let (offer, line) = offer(candidate, room, args, limits)?;
+        offers.list.push(offer);
+        offers.lines.push(line);
+    }
+    Ok(offers)
+}
+
+/// The memory of each model.
+fn rooms(candidates: &[Candidate], args: &ServeArgs, memory: Option<u64>) -> Vec<Room> {
+    let needs: Vec<Needs> = candidates.iter().map(|candidate| candidate.needs).collect();
+    match (args.size.kv_memory, memory) {
+        (Some(bytes), _) => vec![Room::Kv(bytes); needs.len()],
+        (None, Some(memory)) => {
+            sizing::shares(&needs, memory).into_iter().map(Room::Whole).collect()
+        }
+        (None, None) => vec![Room::by_default(); needs.len()],
+    }
+}
+
+fn candidate(word: &str, args: &ServeArgs, config: &Config) -> Result<Candidate> {
+    let (name, model) = named(word);
+    let reference = ModelRef::parse(model)?;
+    let file = open_reference(&reference, config)?;
+    let size = &args.size;
+    let options = LoadOptions {
+        context: size.context.map(|n| n as usize),
+        max_seqs: size.max_seqs as usize,
+        step_tokens: (size.step_tokens as usize).max(size.max_seqs as usize),
+        max_samples: args.draft.samples(size.max_seqs as usize),
+        ..args.load.options()
+    };
+    let stem = |path: &Path| {
+        let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+        stem.map(|stem| stem.to_string_lossy().into_owned())
+    };
+    let own = match &reference {
+        ModelRef::Path(path) => stem(path).unwrap_or_else(|| file.name.clone()),
+        _ => file.name.clone(),
+    };
+    let id = name.map_or_else(|| own.clone(), str::to_string);
+    let mut aliases: Vec<String> = [Some(own), stem(&file.path)].into_iter().flatten().collect();
+    aliases.dedup();
+    aliases.retain(|alias| *alias != id);
+    let needs = Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
+    Ok(Candidate { id, aliases, file, options, needs, draft: None })
+}
+
+impl Candidate {
+    /// Opens the draft model and checks that it has the same tokens.
+    fn add_draft(&mut self, name: &str, config: &Config) -> Result<()> {
+        let file = open_model(name, config)?;
+        let cannot = || format!("{name} cannot propose tokens for {}", self.id);
+        same_vocabulary(&self.file.tokenizer()?, &file.tokenizer()?).with_context(cannot)?;
+        let options = LoadOptions { max_samples: None, context: None, ..self.options.clone() };
+        let needs =
+            Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
+        self.needs = self.needs.with_draft(&needs);
+        self.draft = Some((file, needs));
+        Ok(())
+    }
+}
+
+/// A name of the user's own before `=`, where there is one, and the model. A path may contain `=`.
+fn named(word: &str) -> (Option<&str>, &str) {
+    match word.split_once('=') {
+        Some((name, model))
+            if !name.is_empty() && !name.contains(['/', '\\']) && !Path::new(word).exists() =>
+        {
+            (Some(name), model)
+        }
+        _ => (None, word),
+    }
+}
+
+/// Names that nobody gave (of files) are left out where they could mean two models.
+fn drop_doubtful_names(candidates: &mut [Candidate]) {
+    let mut taken: BTreeSet<String> = candidates.iter().map(|c| c.id.clone()).collect();
+    for candidate in candidates {
+        candidate.aliases.retain(|alias| taken.insert(alias.clone()));
+    }
+}
+
+/// A draft model with its sizes.
+struct Proposer {
+    name: String,
+    path: PathBuf,
+    load: LoadOptions,
+    bytes: usize,
+}
+
+impl Proposer {
+    /// For a model that is loaded with `options`.
+    fn new(file: ModelFile, needs: &Needs, options: &LoadOptions) -> Result<Self> {
+        let load = needs.as_draft(options);
+        let bytes = memory_estimate(&*file.checkpoint, &load)?.total();
+        Ok(Proposer { name: file.name, path: file.path, load, bytes })
+    }
+}
+
+fn cannot_load(path: &Path) -> String {
+    format!("cannot load {}", path.display())
+}
+
+/// The offer of a model with this memory, and its sizes in a line.
+fn offer(
+    candidate: Candidate,
+    room: Room,
+    args: &ServeArgs,
+    limits: &Limits,
+) -> Result<(Offer, String)> {
+    let Candidate { id, aliases, file, options, needs, draft } = candidate;
+    let load = needs.fit(&options, room).with_context(|| format!("the model {id}"))?;
+    let spec = ModelSpec {
+        id: id.clone(),
+        load,
+        engine: EngineConfig {
+            // Requests without a seed are not to repeat those before a restart.
+            seed: RandomState::new().hash_one(std::process::id()),
+            itl_target: Some(Duration::from_millis(u64::from(args.size.itl_target_ms))),
+            max_draft: usize::from(args.draft.draft_max),
+            ..EngineConfig::default()
+        },
+        queue: limits.queue,
+        backlog: limits.backlog,
+    };
+    let memory = memory_estimate(&*file.checkpoint, &spec.load)?;
+    let draft = draft.map(|(file, needs)| Proposer::new(file, &needs, &spec.load)).transpose()?;
+    let mut bytes = memory.total();
+    let mut line = format!(
+        "{id}: context {} tokens, {} requests at once and {} waiting, KV cache for {} tokens ({}), weights {}",
+        spec.load.context.unwrap_or(0),
+        spec.load.max_seqs,
+        spec.queue,
+        spec.load.kv_blocks.unwrap_or(0) * KV_BLOCK_SIZE,
+        text::bytes(memory.kv_cache as u64),
+        text::bytes(memory.weights as u64),
+    );
+    if let Some(Proposer { name, bytes: more, .. }) = &draft {
+        bytes = bytes.saturating_add(*more);
+        line += &format!(", draft model {name} ({})", text::bytes(*more as u64));
+    }
+    let path: PathBuf = file.path;
+    let offer = Offer {
+        id,
+        aliases,
+        context: spec.load.context.unwrap_or(0),
+        bytes: bytes as u64,
+        waiting: spec.load.max_seqs + spec.queue,
+        start: Box::new(move |metrics| {
+            let file = checkpoint::open(&path)?;
+            match &draft {
+                None => Model::start(&*file, spec.clone(), metrics),
+                Some(Proposer { path, load, .. }) => {
+                    let draft = checkpoint::open(path)?;
+                    Model::start_with(&*file, Some((&*draft, load)), spec.clone(), metrics)
+                }
+            }
+        }),
+    };
+    Ok((offer, line))
+}
+
+/// Refuses two models of one name before anything is loaded.
+pub fn check_names(offers: &[Offer]) -> Result<()> {
+    for (i, offer) in offers.iter().enumerate() {
+        if offers[..i].iter().any(|other| other.id == offer.id) {
+            let message = format!("two models are called {}; NAME=MODEL names one", offer.id);
+            return Err(UsageError(message).into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn names_before_models() {
+        assert_eq!(named("smollm2"), (None, "smollm2"));
+        assert_eq!(named("fast=smollm2"), (Some("fast"), "smollm2"));
+        assert_eq!(named("big=./a=b.gguf"), (Some("big"), "./a=b.gguf"));
+        assert_eq!(named("./a=b.gguf"), (None, "./a=b.gguf"));
+        assert_eq!(named("=x"), (None, "=x"));
+    }
+}

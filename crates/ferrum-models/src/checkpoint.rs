@@ -1,0 +1,146 @@
+//! The one seam between files and models: settings and tensors, whatever the files call them.
+//!
+//! The names are those of GGUF, the ones for which the decoder's tensors and the metadata keys of
+//! every architecture are known. A GGUF file has them; [`crate::hf::Folder`] gives them to a folder
+//! from Hugging Face. Nothing behind this seam knows which of the two a model came from, but for
+//! what [`Checkpoint::layout`] says.
+
+use std::borrow::Cow;
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+
+use ferrum_kernels::Format;
+
+use crate::gguf::{self, Gguf, GgufError, Metadata};
+use crate::hf::Folder;
+use crate::load::ModelError;
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+/// A model on disk, opened and checked as far as that can be done without knowing its architecture.
+pub trait Checkpoint: Send + Sync {
+    /// Settings, under the keys of GGUF.
+    fn metadata(&self) -> &Metadata;
+
+    /// Whose conventions the tensors follow where the two differ.
+    fn layout(&self) -> Layout;
+
+    /// Names of all tensors.
+    fn names(&self) -> Vec<&str>;
+
+    /// The tensor called `name`.
+    fn find(&self, name: &str) -> Option<Tensor<'_>>;
+
+    /// The bytes of tensor `name`: rows of [`Tensor::cols`] values in its format, one after the
+    /// other. They are made here where the files keep them in another order.
+    fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, ModelError>;
+
+    /// Gives back the memory that holds a range of what [`Checkpoint::read`] gave; call it once
+    /// these bytes are packed. They stay valid and are read from the file again.
+    fn give_back(&self, name: &str, range: Range<usize>);
+
+    /// Bytes of all files that hold tensors.
+    fn file_bytes(&self) -> u64;
+
+    /// Memory of the metadata while it is read, and of the tokenizer made from the files.
+    fn vocabulary_bytes(&self) -> usize;
+
+    /// The model's tokenizer.
+    fn tokenizer(&self) -> Result<Tokenizer, TokenizerError>;
+
+    /// What `name` is called in the files, for messages.
+    fn name_in_file(&self, name: &str) -> String {
+        name.to_string()
+    }
+
+    /// The tensor called `name`, which must be there.
+    fn require(&self, name: &str) -> Result<Tensor<'_>, ModelError> {
+        let missing = || GgufError::MissingTensor { name: self.name_in_file(name) };
+        Ok(self.find(name).ok_or_else(missing)?)
+    }
+}
+
+/// Whose conventions tensors follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Those of llama.cpp's converter, which reorders the rows of q and k of some architectures.
+    Gguf,
+    /// Those of the transformers package.
+    HuggingFace,
+}
+
+/// Format and shape of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tensor<'a> {
+    /// How the values are stored.
+    pub format: Format,
+    /// 1 to 4 dimensions, innermost first, none zero.
+    pub dims: &'a [usize],
+}
+
+impl Tensor<'_> {
+    /// Values of a row: the innermost dimension.
+    pub fn cols(&self) -> usize {
+        self.dims[0]
+    }
+
+    /// Number of rows: the product of all dimensions but the innermost.
+    pub fn rows(&self) -> usize {
+        self.dims[1..].iter().product()
+    }
+
+    /// Number of values.
+    pub fn elements(&self) -> usize {
+        self.dims.iter().product()
+    }
+}
+
+/// Opens the model at `path`: a GGUF file (any part of a split one), or a folder with `config.json`,
+/// `tokenizer.json` and safetensors files.
+pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>, ModelError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(Box::new(Folder::open(path)?)),
+        _ => Ok(Box::new(Gguf::open(path)?)),
+    }
+}
+
+impl Checkpoint for Gguf {
+    fn metadata(&self) -> &Metadata {
+        Gguf::metadata(self)
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Gguf
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.tensors().iter().map(|t| t.name.as_str()).collect()
+    }
+
+    fn find(&self, name: &str) -> Option<Tensor<'_>> {
+        let tensor = self.tensor(name)?;
+        Some(Tensor { format: tensor.format, dims: &tensor.dims })
+    }
+
+    fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, ModelError> {
+        Ok(Cow::Borrowed(self.data(Gguf::require(self, name)?)))
+    }
+
+    fn give_back(&self, name: &str, range: Range<usize>) {
+        if let Some(tensor) = self.tensor(name) {
+            self.release(tensor, range);
+        }
+    }
+
+    fn file_bytes(&self) -> u64 {
+        Gguf::file_bytes(self)
+    }
+
+    fn vocabulary_bytes(&self) -> usize {
+        gguf::vocabulary_bytes(Gguf::metadata(self))
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
+        Tokenizer::from_metadata(Gguf::metadata(self))
+    }
+}

@@ -1,0 +1,199 @@
+//! Folders that are no models, or none that Ferrum runs.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Folder, HfError};
+use crate::checkpoint::Checkpoint;
+use crate::{ModelError, arch};
+
+/// A Llama of one layer.
+fn config() -> Value {
+    json!({
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 16,
+        "rms_norm_eps": 1e-5, "vocab_size": 4, "tie_word_embeddings": true, "hidden_act": "silu",
+    })
+}
+
+/// Its tensors, all of zeros.
+fn tensors() -> Vec<(&'static str, Vec<usize>)> {
+    vec![
+        ("model.embed_tokens.weight", vec![4, 32]),
+        ("model.norm.weight", vec![32]),
+        ("model.layers.0.input_layernorm.weight", vec![32]),
+        ("model.layers.0.post_attention_layernorm.weight", vec![32]),
+        ("model.layers.0.self_attn.q_proj.weight", vec![32, 32]),
+        ("model.layers.0.self_attn.k_proj.weight", vec![16, 32]),
+        ("model.layers.0.self_attn.v_proj.weight", vec![16, 32]),
+        ("model.layers.0.self_attn.o_proj.weight", vec![32, 32]),
+        ("model.layers.0.mlp.gate_proj.weight", vec![8, 32]),
+        ("model.layers.0.mlp.up_proj.weight", vec![8, 32]),
+        ("model.layers.0.mlp.down_proj.weight", vec![32, 8]),
+    ]
+}
+
+fn safetensors(dtype: &str, tensors: &[(&str, Vec<usize>)]) -> Vec<u8> {
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (name, shape) in tensors {
+        let start = end;
+        end += shape.iter().product::<usize>() * if dtype == "F32" { 4 } else { 1 };
+        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]});
+        header.insert((*name).to_string(), entry);
+    }
+    let header = Value::Object(header).to_string();
+    let mut out = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    out.resize(out.len() + end, 0);
+    out
+}
+
+fn folder(config: &Value, tensors: &[(&str, Vec<usize>)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    fs::write(folder.path().join("model.safetensors"), safetensors("F32", tensors)).unwrap();
+    folder
+}
+
+fn with(key: &str, value: Value) -> Value {
+    let mut config = config();
+    config[key] = value;
+    config
+}
+
+/// The error of opening the folder, or of reading its spec.
+fn error(path: &Path) -> String {
+    match Folder::open(path) {
+        Err(error) => error.to_string(),
+        Ok(folder) => arch::spec(&folder).unwrap_err().to_string(),
+    }
+}
+
+#[test]
+fn settings_and_tensors_have_the_names_of_gguf() {
+    let place = folder(&config(), &tensors());
+    let model = Folder::open(place.path()).unwrap();
+    assert_eq!(model.metadata().u32("llama.embedding_length").unwrap(), Some(32));
+    assert_eq!(model.find("blk.0.ffn_norm.weight").map(|t| t.dims.to_vec()), Some(vec![32]));
+    assert_eq!(model.find("blk.0.attn_k.weight").map(|t| (t.cols(), t.rows())), Some((32, 16)));
+    assert_eq!(model.name_in_file("blk.0.attn_k.weight"), "model.layers.0.self_attn.k_proj.weight");
+    let missing = model.require("blk.1.attn_k.weight").unwrap_err().to_string();
+    assert!(missing.contains("model.layers.1.self_attn.k_proj.weight"), "{missing}");
+    assert!(arch::spec(&model).is_ok());
+    assert_eq!(crate::memory_estimate(&model, &Default::default()).map(|_| ()).ok(), Some(()));
+}
+
+#[test]
+fn folders_without_a_model_are_refused() {
+    let empty = tempfile::tempdir().unwrap();
+    assert!(matches!(Folder::open(empty.path()), Err(HfError::NoConfig { .. })));
+    fs::write(empty.path().join("config.json"), config().to_string()).unwrap();
+    assert!(matches!(Folder::open(empty.path()), Err(HfError::NoWeights { .. })));
+    for name in ["pytorch_model.bin", "consolidated.00.pth", "model.ckpt"] {
+        let path = empty.path().join(name);
+        fs::write(&path, b"x").unwrap();
+        let error = Folder::open(empty.path()).unwrap_err();
+        assert!(matches!(error, HfError::Pickle { .. }), "{name}: {error}");
+        assert!(error.to_string().contains("pickle"));
+        fs::remove_file(path).unwrap();
+    }
+    for json in ["", "[]", "{", "1", &format!("{{\"a\":{}", "[".repeat(1 << 16))] {
+        fs::write(empty.path().join("config.json"), json).unwrap();
+        assert!(matches!(Folder::open(empty.path()), Err(HfError::Json { .. })));
+    }
+}
+
+#[test]
+fn indices_stay_in_their_folder_and_tell_the_truth() {
+    let place = folder(&config(), &tensors());
+    let path = place.path();
+    fs::rename(path.join("model.safetensors"), path.join("a.safetensors")).unwrap();
+    let mut map: serde_json::Map<String, Value> =
+        tensors().iter().map(|(name, _)| (name.to_string(), "a.safetensors".into())).collect();
+    let open = |map: &serde_json::Map<String, Value>| {
+        let index = json!({ "weight_map": map }).to_string();
+        fs::write(path.join("model.safetensors.index.json"), index).unwrap();
+        Folder::open(path)
+    };
+    assert!(open(&map).is_ok());
+    for name in [
+        "../a.safetensors",
+        "/a.safetensors",
+        "x/a.safetensors",
+        "..\\a.safetensors",
+        "c:a.safetensors",
+        ".a.safetensors",
+        "a.bin",
+        "",
+    ] {
+        map.insert("model.norm.weight".into(), name.into());
+        assert!(matches!(open(&map), Err(HfError::ShardName { .. })), "{name}");
+    }
+    map.insert("model.norm.weight".into(), "b.safetensors".into());
+    assert!(matches!(open(&map), Err(HfError::Io { .. })));
+    map.insert("model.norm.weight".into(), "a.safetensors".into());
+    map.insert("more".into(), "a.safetensors".into());
+    assert!(matches!(open(&map), Err(HfError::NotInShard { name, .. }) if name == "more"));
+    map.remove("more");
+    map.remove("model.norm.weight");
+    assert!(matches!(open(&map), Err(HfError::NotInIndex { .. })));
+    map.insert("model.norm.weight".into(), "b.safetensors".into());
+    let one = [("model.norm.weight", vec![8])];
+    fs::write(path.join("b.safetensors"), safetensors("F32", &one)).unwrap();
+    assert!(matches!(open(&map), Err(HfError::Duplicate { .. })));
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    let named = |config: Value, word: &str| {
+        let place = folder(&config, &tensors());
+        let error = error(place.path());
+        assert!(error.contains(word), "{error} should name {word}");
+    };
+    named(with("model_type", "mamba".into()), "mamba");
+    named(with("hidden_act", "relu".into()), "relu");
+    named(with("hidden_size", "8".into()), "hidden_size");
+    named(with("hidden_size", json!(-8)), "hidden_size");
+    named(with("rms_norm_eps", Value::Null), "rms_epsilon");
+    named(with("attention_chunk_size", json!(8)), "attention_chunk_size");
+    named(with("layer_types", json!(["linear_attention"])), "linear_attention");
+    named(with("final_logit_softcapping", json!(30.0)), "final_logit_softcapping");
+    named(with("rope_scaling", json!({"rope_type": "mrope"})), "mrope");
+    named(with("rope_scaling", json!({"type": "linear"})), "factor");
+    named(with("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0})), "low_freq_factor");
+    named(with("partial_rotary_factor", json!(1.5)), "partial_rotary_factor");
+    named(with("quantization_config", json!({"quant_method": "bitsandbytes"})), "bitsandbytes");
+}
+
+#[test]
+fn tensors_that_are_no_part_of_the_model_are_named() {
+    let load = |tensors: &[(&str, Vec<usize>)]| {
+        let place = folder(&config(), tensors);
+        let model = Folder::open(place.path())?;
+        crate::load(&model, &crate::LoadOptions::default()).map(|_| ())
+    };
+    assert!(load(&tensors()).is_ok());
+    let extra = |name: &'static str| [tensors(), vec![(name, vec![8])]].concat();
+    for name in ["model.layers.0.self_attn.o_proj.bias", "model.layers.0.other.weight", "x"] {
+        let error = load(&extra(name));
+        assert!(
+            matches!(&error, Err(ModelError::UnusedTensor { name: n }) if n == name),
+            "{error:?}"
+        );
+    }
+    // Of what the settings say anyway, there may be a copy.
+    assert!(load(&extra("model.layers.0.self_attn.rotary_emb.inv_freq")).is_ok());
+    assert!(load(&extra("lm_head.weight")).is_ok());
+    let untied = folder(&with("tie_word_embeddings", false.into()), &tensors());
+    assert!(matches!(Folder::open(untied.path()), Err(HfError::NoHead)));
+    let mut wrong = tensors();
+    wrong[5].1 = vec![8, 8];
+    assert!(matches!(load(&wrong), Err(ModelError::TensorShape { .. })));
+    wrong.remove(5);
+    assert!(matches!(load(&wrong), Err(ModelError::Gguf(_))));
+    let place = folder(&config(), &tensors());
+    fs::write(place.path().join("model.safetensors"), safetensors("I8", &tensors())).unwrap();
+    assert!(matches!(Folder::open(place.path()), Err(HfError::Dtype { .. })));
+}

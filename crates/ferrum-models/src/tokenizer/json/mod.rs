@@ -1,0 +1,193 @@
+//! Tokenizers of `tokenizer.json`, the file of Hugging Face's `tokenizers` package.
+//!
+//! Every part that the file names is either done as that package does it, or refused by name: a
+//! token that is cut otherwise than in training is an error that nobody sees.
+
+mod file;
+mod normalizer;
+mod post_processor;
+mod pre_tokenizer;
+mod vocabulary;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::bpe::{Bpe, Units};
+use super::decode::{Pieces, Spelling};
+use super::error::TokenizerError;
+use super::normalize::Normalizer;
+use super::special::{self, Specials};
+use super::vocab::Vocabulary;
+use super::wordpiece::WordPiece;
+use super::{Model, SpecialIds, Tokenizer};
+use file::{File, ModelJson, Part};
+
+/// What other files say of a tokenizer.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside<'a> {
+    /// `tokenizer_config.json`.
+    pub config: &'a Map<String, Value>,
+    /// Tokens that end an answer: `eos_token_id` of `generation_config.json` and `config.json`.
+    pub ends: &'a [u32],
+    /// Tokens that the model knows. Added tokens beyond them (Gemma's for images) are left out.
+    pub tokens: Option<usize>,
+}
+
+/// See [`Tokenizer::from_json`].
+pub(super) fn tokenizer(json: &[u8], beside: &Beside<'_>) -> Result<Tokenizer, TokenizerError> {
+    let file = File::parse(json)?;
+    let family = Family::of(&file)?;
+    let vocab = vocabulary::build(&file, family, beside)?;
+    let strips = vocabulary::strips(&file, &vocab);
+    let (model, normalizer) = match family {
+        Family::WordPiece => (word_piece(&file, &vocab)?, Normalizer::default()),
+        Family::Bytes | Family::Characters => bpe(&file, family, &vocab)?,
+    };
+    let strips_space = check_decoder(&file, family)?;
+    let ids = special_ids(&file, &vocab, beside)?;
+    let specials = Specials::new(&vocab, strips)?;
+    let spelling = match family {
+        Family::Bytes => Spelling::Bytes,
+        Family::Characters => Spelling::MarkedThroughout,
+        Family::WordPiece => Spelling::Marked,
+    };
+    let pieces = Arc::new(Pieces { vocab, spelling });
+    Ok(Tokenizer { pieces, specials, normalizer, model, ids, strips_space })
+}
+
+/// Families of tokenizers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// BPE on bytes that are spelled in printable characters.
+    Bytes,
+    /// BPE on characters, as SentencePiece's.
+    Characters,
+    WordPiece,
+}
+
+impl Family {
+    fn of(file: &File<'_>) -> Result<Self, TokenizerError> {
+        match file.model.kind() {
+            "BPE" => {
+                let parts = Part::flat(file.pre_tokenizer.as_ref(), "pretokenizers")?;
+                let bytes = parts.iter().any(|part| part.kind == "ByteLevel");
+                Ok(if bytes { Family::Bytes } else { Family::Characters })
+            }
+            "WordPiece" => Ok(Family::WordPiece),
+            other => Err(unsupported("model", other)),
+        }
+    }
+}
+
+fn unsupported(what: &'static str, kind: impl Into<String>) -> TokenizerError {
+    TokenizerError::Unsupported { what, kind: kind.into() }
+}
+
+fn bpe(
+    file: &File<'_>,
+    family: Family,
+    vocab: &Vocabulary,
+) -> Result<(Model, Normalizer), TokenizerError> {
+    let ModelJson { dropout, continuing_subword_prefix, end_of_word_suffix, .. } = &file.model;
+    if dropout.is_some_and(|p| p != 0.0) {
+        return Err(unsupported("BPE's", "dropout"));
+    }
+    for (what, text) in [
+        ("continuing_subword_prefix", continuing_subword_prefix),
+        ("end_of_word_suffix", end_of_word_suffix),
+    ] {
+        if text.as_ref().is_some_and(|text| !text.is_empty()) {
+            return Err(unsupported("BPE's", what));
+        }
+    }
+    let mut steps = normalizer::steps(file.normalizer.as_ref())?;
+    let words = pre_tokenizer::read(file.pre_tokenizer.as_ref(), &mut steps)?;
+    let unknown = match &file.model.unk_token {
+        Some(text) => Some(special::by_text(vocab, text).ok_or_else(|| missing(text))?),
+        None => None,
+    };
+    let units = match family {
+        Family::Bytes => Units::bytes(vocab),
+        _ => {
+            let (fallback, fuse) = (file.model.byte_fallback, file.model.fuse_unk);
+            Units::characters(vocab, fallback, unknown, fuse)
+        }
+    };
+    let merges = file.model.merges.iter().map(|merge| merge.parts());
+    let bpe = Bpe::new(words, file.model.ignore_merges, units, vocab, merges)?;
+    Ok((Model::Bpe(Box::new(bpe)), Normalizer { steps }))
+}
+
+fn missing(text: &str) -> TokenizerError {
+    TokenizerError::Json { reason: format!("there is no token {text:?}") }
+}
+
+fn word_piece(file: &File<'_>, vocab: &Vocabulary) -> Result<Model, TokenizerError> {
+    if file.model.max_input_chars_per_word.is_some_and(|n| n != 100) {
+        return Err(unsupported("WordPiece's", "max_input_chars_per_word"));
+    }
+    if file.model.continuing_subword_prefix.as_deref().is_some_and(|p| p != "##") {
+        return Err(unsupported("WordPiece's", "continuing_subword_prefix"));
+    }
+    let text = file.model.unk_token.as_deref().unwrap_or("[UNK]");
+    let unknown = special::by_text(vocab, text).ok_or_else(|| missing(text))?;
+    match Part::flat(file.pre_tokenizer.as_ref(), "pretokenizers")?.as_slice() {
+        [part] if part.kind == "BertPreTokenizer" => {}
+        [] => return Err(unsupported("pre-tokenizer", "null")),
+        [part, ..] => return Err(unsupported("pre-tokenizer", part.kind)),
+    }
+    let options = normalizer::bert(file.normalizer.as_ref())?;
+    Ok(Model::WordPiece(WordPiece::new(unknown, options)?))
+}
+
+/// Whether the text of tokens loses a space in front. Decoders are known by what families have.
+fn check_decoder(file: &File<'_>, family: Family) -> Result<bool, TokenizerError> {
+    let parts = Part::flat(file.decoder.as_ref(), "decoders")?;
+    let mut strips = false;
+    for part in &parts {
+        match (family, part.kind) {
+            (Family::Bytes, "ByteLevel") | (Family::WordPiece, "WordPiece") => {}
+            (Family::Characters, "ByteFallback" | "Fuse" | "Replace") => {}
+            (Family::Characters, "Strip") => strips |= part.number("start") != Some(0),
+            (Family::Characters, "Metaspace") => strips |= pre_tokenizer::has_prefix(part)?,
+            (_, kind) => return Err(unsupported("decoder", kind)),
+        }
+    }
+    match (family, parts.is_empty()) {
+        (Family::Characters, true) => Err(unsupported("decoder", "null")),
+        _ => Ok(strips),
+    }
+}
+
+fn special_ids(
+    file: &File<'_>,
+    vocab: &Vocabulary,
+    beside: &Beside<'_>,
+) -> Result<SpecialIds, TokenizerError> {
+    let around = post_processor::around(file.post_processor.as_ref(), vocab)?;
+    let named = |key: &str| {
+        let text = match beside.config.get(key)? {
+            Value::String(text) => text,
+            other => other.get("content")?.as_str()?,
+        };
+        special::by_text(vocab, text)
+    };
+    let flag = |key: &str| beside.config.get(key).and_then(Value::as_bool);
+    let bos = around.bos.or_else(|| named("bos_token"));
+    let eos = around.eos.or_else(|| named("eos_token"));
+    if let Some(&id) = beside.ends.iter().find(|id| !vocab.contains(**id)) {
+        return Err(TokenizerError::SpecialId { key: "eos_token_id", id, tokens: vocab.len() });
+    }
+    let ends = beside.ends.iter().copied().chain(named("eos_token"));
+    Ok(SpecialIds {
+        bos,
+        eos,
+        add_bos: bos.is_some() && flag("add_bos_token").unwrap_or(around.bos.is_some()),
+        add_eos: eos.is_some() && flag("add_eos_token").unwrap_or(around.eos.is_some()),
+        end_of_generation: special::end_of_generation(vocab, ends),
+    })
+}

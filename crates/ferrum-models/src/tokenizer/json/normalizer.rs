@@ -1,0 +1,64 @@
+//! `normalizer`: what is done to text first.
+
+use regex_automata::meta::Regex;
+use serde_json::Value;
+
+use super::super::error::TokenizerError;
+use super::super::normalize::Step;
+use super::super::wordpiece::Normalization;
+use super::file::{Part, Pattern};
+use super::unsupported;
+
+/// The steps of a tokenizer that is not BERT's.
+pub(super) fn steps(value: Option<&Value>) -> Result<Vec<Step>, TokenizerError> {
+    Part::flat(value, "normalizers")?.iter().map(step).collect()
+}
+
+fn step(part: &Part<'_>) -> Result<Step, TokenizerError> {
+    Ok(match part.kind {
+        "NFC" => Step::Nfc,
+        "NFD" => Step::Nfd,
+        "NFKC" => Step::Nfkc,
+        "NFKD" => Step::Nfkd,
+        "Lowercase" => Step::Lowercase,
+        "Prepend" => Step::Prepend(part.text("prepend")?.to_string()),
+        "Strip" => Step::Strip {
+            left: part.flag("strip_left", true)?,
+            right: part.flag("strip_right", true)?,
+        },
+        "Replace" => {
+            let to = part.text("content")?.to_string();
+            match part.pattern()? {
+                Pattern::Text("") => return Err(unsupported("normalizer", "Replace of nothing")),
+                Pattern::Text(from) => Step::Replace { from: from.to_string(), to },
+                Pattern::Regex(pattern) => {
+                    let from = Regex::new(pattern).map_err(|e| TokenizerError::Pattern {
+                        pattern: pattern.to_string(),
+                        reason: e.to_string(),
+                    })?;
+                    Step::ReplacePattern { from, to }
+                }
+            }
+        }
+        other => return Err(unsupported("normalizer", other)),
+    })
+}
+
+/// BERT's own normalizer.
+pub(super) fn bert(value: Option<&Value>) -> Result<Normalization, TokenizerError> {
+    let parts = Part::flat(value, "normalizers")?;
+    let [part] = parts.as_slice() else {
+        let kind = parts.get(1).map_or("null", |part| part.kind);
+        return Err(unsupported("normalizer", kind));
+    };
+    if part.kind != "BertNormalizer" {
+        return Err(unsupported("normalizer", part.kind));
+    }
+    for key in ["clean_text", "handle_chinese_chars"] {
+        if !part.flag(key, true)? {
+            return Err(unsupported("BertNormalizer without", key));
+        }
+    }
+    let lowercase = part.flag("lowercase", true)?;
+    Ok(Normalization { lowercase, strip_accents: part.flag("strip_accents", lowercase)? })
+}

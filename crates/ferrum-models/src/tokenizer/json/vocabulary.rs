@@ -1,0 +1,112 @@
+//! The vocabulary: the model's tokens and those added to it.
+
+use std::collections::HashMap;
+
+use super::super::byte_level;
+use super::super::error::TokenizerError;
+use super::super::special::{self, Strip};
+use super::super::spm::SPACE;
+use super::super::vocab::{RawToken, TokenKind, Vocabulary};
+use super::file::{AddedToken, File};
+use super::{Beside, Family, unsupported};
+
+/// Ids without a token that are accepted beside as many as there are tokens.
+const MAX_HOLES: usize = 1 << 16;
+
+/// A token in the making; a place without one is reserved.
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    text: &'a str,
+    kind: TokenKind,
+}
+
+/// All tokens by id.
+pub(super) fn build(
+    file: &File<'_>,
+    family: Family,
+    beside: &Beside<'_>,
+) -> Result<Vocabulary, TokenizerError> {
+    let known = |token: &&AddedToken| beside.tokens.is_none_or(|n| (token.id as usize) < n);
+    let added: Vec<&AddedToken> = file.added_tokens.iter().filter(known).collect();
+    let ids = file.model.vocab.0.iter().map(|(_, id)| *id).chain(added.iter().map(|t| t.id));
+    let count = file.model.vocab.0.len() + added.len();
+    let len = ids.max().map_or(0, |id| id as usize + 1);
+    if len > 2 * count + MAX_HOLES {
+        return Err(TokenizerError::TooLarge { tokens: len, bytes: 0 });
+    }
+    let mut entries = vec![Entry { text: "", kind: TokenKind::Unused }; len];
+    for (text, id) in &file.model.vocab.0 {
+        let kind = match family {
+            Family::Characters if file.model.byte_fallback && byte(&text.0).is_some() => {
+                TokenKind::Byte
+            }
+            _ => TokenKind::Normal,
+        };
+        let entry = &mut entries[*id as usize];
+        if !entry.text.is_empty() {
+            return Err(twice(*id, &text.0));
+        }
+        *entry = Entry { text: &text.0, kind };
+    }
+    for token in added {
+        if token.single_word {
+            return Err(unsupported("added tokens'", "single_word"));
+        }
+        let entry = &mut entries[token.id as usize];
+        if !entry.text.is_empty() && entry.text != token.content {
+            return Err(twice(token.id, &token.content));
+        }
+        let control = token.special || special::is_control_text(&token.content);
+        let kind = if control { TokenKind::Control } else { TokenKind::UserDefined };
+        *entry = Entry { text: &token.content, kind };
+    }
+    let texts: Vec<String> = match family {
+        Family::WordPiece => entries.iter().map(marked).collect(),
+        _ => Vec::new(),
+    };
+    Vocabulary::new(entries.iter().enumerate().map(|(id, entry)| {
+        let text = texts.get(id).map_or(entry.text, String::as_str);
+        Ok(RawToken { text, key: key(entry.kind, text, family), kind: entry.kind })
+    }))
+}
+
+fn twice(id: u32, text: &str) -> TokenizerError {
+    TokenizerError::Json { reason: format!("token {id} is {text:?} and another too") }
+}
+
+/// The byte of a token `<0xNN>`.
+fn byte(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+/// A token of WordPiece as [`super::super::wordpiece`] has it: the first piece of a word is marked,
+/// where the file marks the others.
+fn marked(entry: &Entry<'_>) -> String {
+    match (entry.kind, entry.text.strip_prefix("##")) {
+        (TokenKind::Normal, Some(rest)) if !rest.is_empty() => rest.to_string(),
+        (TokenKind::Normal, _) => format!("{SPACE}{}", entry.text),
+        _ => entry.text.to_string(),
+    }
+}
+
+/// What the algorithm finds the token by.
+fn key(kind: TokenKind, text: &str, family: Family) -> Option<Vec<u8>> {
+    match (kind, family) {
+        (TokenKind::Byte, _) => byte(text).map(|byte| vec![byte]),
+        (TokenKind::Normal, Family::Bytes) => byte_level::decode(text),
+        // Cut out of the text before the algorithm runs, which can then not make it.
+        (TokenKind::UserDefined, Family::Bytes) => None,
+        _ => Some(text.as_bytes().to_vec()),
+    }
+}
+
+/// White space that goes with added tokens.
+pub(super) fn strips(file: &File<'_>, vocab: &Vocabulary) -> HashMap<u32, Strip> {
+    let strip = |token: &AddedToken| Strip { left: token.lstrip, right: token.rstrip };
+    file.added_tokens
+        .iter()
+        .filter(|token| vocab.contains(token.id) && strip(token) != Strip::default())
+        .map(|token| (token.id, strip(token)))
+        .collect()
+}
