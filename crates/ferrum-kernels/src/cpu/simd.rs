@@ -17,7 +17,7 @@ use portable as neon;
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unused_imports, reason = "for kernels that use intrinsics")]
-pub(crate) use avx2::Avx2;
+pub(crate) use avx2::{Avx2, X86};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{Neon, widen};
 #[allow(unused_imports, reason = "for tests")]
@@ -34,6 +34,9 @@ pub(crate) const LANES: usize = 8;
 /// Every method is inlined into the function that enables the instruction set, so generic kernel
 /// functions on the way must be `#[inline(always)]`.
 pub(crate) trait Simd: Copy {
+    /// Values that there are registers for.
+    const REGISTERS: usize;
+
     /// All lanes `x`.
     fn splat(x: f32) -> Self;
     /// The first eight values; panics where there are fewer.
@@ -94,7 +97,9 @@ impl Isa {
         match self {
             Isa::Portable => portable::run(kernel),
             // SAFETY: a stream holds only instruction sets that `Cpu::new` found available.
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => unsafe { avx2::run(kernel) },
+            Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::run(kernel) },
+            // SAFETY: as above.
+            Isa::Avx512Vnni => unsafe { avx2::run_avx512(kernel) },
             Isa::NeonDot | Isa::NeonI8mm => neon::run(kernel),
         }
     }

@@ -14,7 +14,8 @@ use std::ops::Range;
 
 /// Rows that are computed together: each key and value that is loaded serves them all. With two
 /// registers of positions (or values) for each row, six rows fill the sixteen registers of AVX2;
-/// three rows with four registers each would fit too, but compilers do not find the way.
+/// three rows with four registers each would fit too, but compilers do not find the way. The 32 of
+/// AVX-512 hold four for each of up to four rows; for six, two are as fast.
 const MAX_ROWS: usize = 6;
 
 /// A tile, or some of its splits.
@@ -118,24 +119,24 @@ fn attend_split<E: KvElement>(
         for rows in row_blocks(tile.rows(shape)) {
             let step = Step { blocks, q, start, row: rows.start, state: &mut *state };
             match rows.len() {
-                1 => attend_step::<E, 1, 4>(isa, step),
-                2 => attend_step::<E, 2, 4>(isa, step),
-                3 => attend_step::<E, 3, 2>(isa, step),
-                4 => attend_step::<E, 4, 2>(isa, step),
-                5 => attend_step::<E, 5, 2>(isa, step),
-                _ => attend_step::<E, 6, 2>(isa, step),
+                1 => attend_step::<E, 1>(isa, step),
+                2 => attend_step::<E, 2>(isa, step),
+                3 => attend_step::<E, 3>(isa, step),
+                4 => attend_step::<E, 4>(isa, step),
+                5 => attend_step::<E, 5>(isa, step),
+                _ => attend_step::<E, 6>(isa, step),
             }
         }
     }
 }
 
-/// A [`Step`] for `R` rows, in passes of `P` registers.
+/// A [`Step`] for `R` rows.
 ///
 /// Compiled apart for each number of rows: inlined into one function, they take the compiler two
 /// minutes.
 #[inline(never)]
-fn attend_step<E: KvElement, const R: usize, const P: usize>(isa: Isa, step: Step<'_, '_, '_, E>) {
-    isa.dispatch(StepOf::<E, R, P>(step));
+fn attend_step<E: KvElement, const R: usize>(isa: Isa, step: Step<'_, '_, '_, E>) {
+    isa.dispatch(StepOf::<E, R>(step));
 }
 
 /// One step of the online softmax, for some rows from `row`.
@@ -148,14 +149,26 @@ struct Step<'a, 'b, 'c, E> {
     state: &'a mut State<'c>,
 }
 
-/// [`Step`] for `R` rows, in passes of `P` registers.
-struct StepOf<'a, 'b, 'c, E, const R: usize, const P: usize>(Step<'a, 'b, 'c, E>);
+/// [`Step`] for `R` rows.
+struct StepOf<'a, 'b, 'c, E, const R: usize>(Step<'a, 'b, 'c, E>);
 
-impl<'a, E: KvElement, const R: usize, const P: usize> Kernel for StepOf<'_, 'a, '_, E, R, P> {
+impl<E: KvElement, const R: usize> Kernel for StepOf<'_, '_, '_, E, R> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
+        if const { R <= 2 || (R <= 4 && S::REGISTERS >= 32) } {
+            self.run_in_passes::<S, 4>();
+        } else {
+            self.run_in_passes::<S, 2>();
+        }
+    }
+}
+
+impl<'a, E: KvElement, const R: usize> StepOf<'_, 'a, '_, E, R> {
+    /// Does it in passes of `P` registers.
+    #[inline(always)]
+    fn run_in_passes<S: Simd, const P: usize>(self) {
         let Step { blocks, q, start, row, state } = self.0;
         let Blocks { shape, tile, .. } = *blocks;
         let dim = shape.head_dim;

@@ -1,14 +1,17 @@
-//! [`Simd`] as a 256-bit register: AVX2 with FMA and F16C.
+//! [`Simd`] as a 256-bit register: AVX2 with FMA and F16C; with AVX-512, of twice as many registers.
 
 use super::{Kernel, LANES, Simd};
 use half::f16;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// Eight lanes in a register. Values exist only inside of [`run`] or of a function that enables
-/// the same features, so every intrinsic below is available.
+/// Eight lanes in one of so many registers. Values exist only inside of [`run`] or [`run_avx512`], or
+/// of a function that enables the same features, so every intrinsic below is available.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx2(pub(crate) __m256);
+pub(crate) struct X86<const REGISTERS: usize>(pub(crate) __m256);
+
+/// One of the 16 registers of AVX2.
+pub(crate) type Avx2 = X86<16>;
 
 /// Runs `kernel` with AVX2, FMA and F16C.
 ///
@@ -20,26 +23,38 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Avx2>()
 }
 
+/// Runs `kernel` with the same and the 32 registers of AVX-512.
+///
+/// # Safety
+/// The processor must have all that, AVX-512 with VL.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl")]
+pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<X86<32>>()
+}
+
 // SAFETY of the blocks below, where nothing else is said: the features are there (see [`Avx2`]).
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one comment for all, above")]
-impl Simd for Avx2 {
+impl<const REGISTERS: usize> Simd for X86<REGISTERS> {
+    const REGISTERS: usize = REGISTERS;
+
     #[inline(always)]
     fn splat(x: f32) -> Self {
-        unsafe { Avx2(_mm256_set1_ps(x)) }
+        unsafe { X86(_mm256_set1_ps(x)) }
     }
 
     #[inline(always)]
     fn load(src: &[f32]) -> Self {
         let src = &src[..LANES];
         // SAFETY: eight values are there.
-        unsafe { Avx2(_mm256_loadu_ps(src.as_ptr())) }
+        unsafe { X86(_mm256_loadu_ps(src.as_ptr())) }
     }
 
     #[inline(always)]
     fn load_f16(src: &[f16]) -> Self {
         let src = &src[..LANES];
         // SAFETY: eight values of two bytes are there.
-        unsafe { Avx2(_mm256_cvtph_ps(_mm_loadu_si128(src.as_ptr().cast()))) }
+        unsafe { X86(_mm256_cvtph_ps(_mm_loadu_si128(src.as_ptr().cast()))) }
     }
 
     #[inline(always)]
@@ -48,7 +63,7 @@ impl Simd for Avx2 {
         // SAFETY: eight bytes are there.
         unsafe {
             let bytes = _mm_loadl_epi64(src.as_ptr().cast());
-            Avx2(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)))
+            X86(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)))
         }
     }
 
@@ -71,51 +86,49 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn add(self, o: Self) -> Self {
-        unsafe { Avx2(_mm256_add_ps(self.0, o.0)) }
+        unsafe { X86(_mm256_add_ps(self.0, o.0)) }
     }
 
     #[inline(always)]
     fn sub(self, o: Self) -> Self {
-        unsafe { Avx2(_mm256_sub_ps(self.0, o.0)) }
+        unsafe { X86(_mm256_sub_ps(self.0, o.0)) }
     }
 
     #[inline(always)]
     fn mul(self, o: Self) -> Self {
-        unsafe { Avx2(_mm256_mul_ps(self.0, o.0)) }
+        unsafe { X86(_mm256_mul_ps(self.0, o.0)) }
     }
 
     #[inline(always)]
     fn div(self, o: Self) -> Self {
-        unsafe { Avx2(_mm256_div_ps(self.0, o.0)) }
+        unsafe { X86(_mm256_div_ps(self.0, o.0)) }
     }
 
     #[inline(always)]
     fn mul_add(self, a: Self, b: Self) -> Self {
-        unsafe { Avx2(_mm256_fmadd_ps(self.0, a.0, b.0)) }
+        unsafe { X86(_mm256_fmadd_ps(self.0, a.0, b.0)) }
     }
 
     #[inline(always)]
     fn max(self, o: Self) -> Self {
-        unsafe { Avx2(_mm256_max_ps(self.0, o.0)) }
+        unsafe { X86(_mm256_max_ps(self.0, o.0)) }
     }
 
     #[inline(always)]
     fn min(self, o: Self) -> Self {
-        unsafe { Avx2(_mm256_min_ps(self.0, o.0)) }
+        unsafe { X86(_mm256_min_ps(self.0, o.0)) }
     }
 
     #[inline(always)]
     fn round(self) -> Self {
-        unsafe {
-            Avx2(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
-        }
+        unsafe { X86(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)) }
     }
 
     #[inline(always)]
     fn exp2_int(self) -> Self {
         unsafe {
             let n = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
-            Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
+            X86(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
         }
     }
 
@@ -141,7 +154,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn accumulate(self, a: Self, b: Self) -> Self {
-        unsafe { Avx2(accumulate(self.0, a.0, b.0)) }
+        unsafe { X86(accumulate(self.0, a.0, b.0)) }
     }
 
     #[inline(always)]
@@ -152,7 +165,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn call<K: Kernel>(kernel: K) -> K::Output {
-        unsafe { run(kernel) }
+        unsafe { if REGISTERS == 16 { run(kernel) } else { run_avx512(kernel) } }
     }
 }
 

@@ -64,6 +64,9 @@ fn zip(x: Neon, o: Neon, f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) ->
 // SAFETY of the blocks below, where nothing else is said: NEON is always there.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one comment for all, above")]
 impl Simd for Neon {
+    // 32 of half a value each.
+    const REGISTERS: usize = 16;
+
     #[inline(always)]
     fn splat(x: f32) -> Self {
         let all = unsafe { vdupq_n_f32(x) };

@@ -14,6 +14,9 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Portable>()
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) use run as run_avx512;
+
 /// `dst = src`; apart, because the conversion is long where the processor has none.
 #[inline(never)]
 fn widen(src: &[f16], dst: &mut [f32; LANES]) {
@@ -39,6 +42,8 @@ impl Portable {
 }
 
 impl Simd for Portable {
+    const REGISTERS: usize = 16;
+
     #[inline(always)]
     fn splat(x: f32) -> Self {
         Portable([x; LANES])

@@ -9,7 +9,7 @@
 //! VNNI: `vpdpbusd` adds four products to a 32-bit lane at once. Signed weights are made unsigned by
 //! adding 128, which is subtracted as a zero point.
 
-use super::super::super::simd::Avx2;
+use super::super::super::simd::{Avx2, X86};
 use super::Dots;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -117,19 +117,19 @@ impl<P: Products> Dots for X86Dots<P> {
 
     #[inline(always)]
     unsafe fn load_f32(p: *const u8) -> Avx2 {
-        unsafe { Avx2(_mm256_loadu_ps(p.cast())) }
+        unsafe { X86(_mm256_loadu_ps(p.cast())) }
     }
 
     #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> Avx2 {
-        unsafe { Avx2(_mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
+        unsafe { X86(_mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
     }
 
     #[inline(always)]
     unsafe fn load_bf16(p: *const u8) -> Avx2 {
         unsafe {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-            Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
+            X86(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
         }
     }
 
@@ -137,7 +137,7 @@ impl<P: Products> Dots for X86Dots<P> {
     fn bytes_to_floats(bytes: u64) -> Avx2 {
         unsafe {
             let bytes = _mm_cvtsi64_si128(bytes as i64);
-            Avx2(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)))
+            X86(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)))
         }
     }
 
@@ -149,7 +149,7 @@ impl<P: Products> Dots for X86Dots<P> {
             let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
             let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), e);
             let is_normal = _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1));
-            Avx2(_mm256_castsi256_ps(_mm256_blendv_epi8(subnormal, normal, is_normal)))
+            X86(_mm256_castsi256_ps(_mm256_blendv_epi8(subnormal, normal, is_normal)))
         }
     }
 
@@ -255,7 +255,7 @@ impl<P: Products> Dots for X86Dots<P> {
 
     #[inline(always)]
     fn floats(v: __m256i) -> Avx2 {
-        unsafe { Avx2(_mm256_cvtepi32_ps(v)) }
+        unsafe { X86(_mm256_cvtepi32_ps(v)) }
     }
 
     #[inline(always)]
