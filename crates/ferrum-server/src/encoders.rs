@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ferrum_models::encoder::{EmbedError, Embedder, TextEncoder};
 use ferrum_models::LoadOptions;
+use ferrum_models::encoder::{EmbedError, Embedder, TextEncoder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::Tenant;

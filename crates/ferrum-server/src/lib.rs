@@ -28,8 +28,8 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-pub use encoders::Encoder;
 pub use config::{Limits, ServerConfig};
+pub use encoders::Encoder;
 pub use metrics::Metrics;
 pub use model::{Model, ModelSpec, StartError};
 pub use models::{Lease, Models, ModelsConfig, Offer, OfferError};
@@ -59,7 +59,14 @@ impl App {
         let gate = Gate::new(&config);
         let limits = config.limits;
         let bodies = limits.bodies_bytes.max(limits.body_bytes).min(Semaphore::MAX_PERMITS);
-        App { models, encoders: Vec::new(), limits, metrics, gate, bodies: Arc::new(Semaphore::new(bodies)) }
+        App {
+            models,
+            encoders: Vec::new(),
+            limits,
+            metrics,
+            gate,
+            bodies: Arc::new(Semaphore::new(bodies)),
+        }
     }
 
     /// The same with models that make embeddings, of other names than those of `models`.

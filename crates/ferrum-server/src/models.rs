@@ -185,7 +185,8 @@ impl Models {
         found.ok_or_else(|| {
             let known: Vec<&str> = self.0.offers.iter().map(|offer| offer.id.as_str()).collect();
             let name = name.unwrap_or_default();
-            let known = if known.is_empty() { "none that generates".into() } else { known.join(", ") };
+            let known =
+                if known.is_empty() { "none that generates".into() } else { known.join(", ") };
             let message = format!("there is no model '{name}'; there is {known}");
             ApiError {
                 code: Some("model_not_found"),

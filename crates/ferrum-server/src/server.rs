@@ -136,9 +136,8 @@ async fn drained(app: &App, stop: &Stop) {
     // A request that is under way has a lease, or will be refused one: none is lost in between.
     app.models.close();
     let end = Instant::now() + app.limits.drain;
-    let busy = || {
-        app.models.leases() > 0 || app.encoders.iter().any(|encoder| encoder.in_flight() > 0)
-    };
+    let busy =
+        || app.models.leases() > 0 || app.encoders.iter().any(|encoder| encoder.in_flight() > 0);
     while busy() && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
