@@ -11,7 +11,7 @@ use super::{EmbedError, EncoderSpec, Sentence};
 use crate::hf::Shards;
 use crate::hf::json::{self, Object};
 use crate::load::{self, Device, LoadOptions, ModelError};
-use crate::tokenizer::{Beside, Segment, Tokenizer, TokenizerError};
+use crate::tokenizer::{Beside, Tokenizer, TokenizerError};
 
 /// The longest `tokenizer.json` that is accepted.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
@@ -63,7 +63,9 @@ impl TextEncoder {
             (_, true) => format!("{prompt}{text}").to_lowercase().into(),
         };
         let mut ids: Vec<u32> = t.bos().filter(|_| t.add_bos()).into_iter().collect();
-        ids.extend(t.encode(&[Segment::Text(&text)]));
+        // Special tokens count where a text spells them, as in sentence-transformers: there is no
+        // conversation here whose parts they could forge.
+        ids.extend(t.encode_markup(&text));
         let end = t.eos().filter(|_| t.add_eos());
         let tokens = ids.len() + usize::from(end.is_some());
         if tokens > self.max_tokens {
