@@ -33,9 +33,11 @@ pub fn run(args: &InspectArgs, config: &Config) -> Result<()> {
     })?;
     let options = LoadOptions { context: args.context.map(|n| n as usize), ..args.load.options() };
     let mut out = io::BufWriter::new(io::stdout().lock());
-    writeln!(out, "{}", text::escaped(&path.display().to_string(), usize::MAX))?;
+    let name = text::escaped(&path.display().to_string(), usize::MAX);
+    // Nothing is printed of what cannot be opened.
     if path.is_dir() {
         let folder = Folder::open(&path)?;
+        writeln!(out, "{name}")?;
         let settings = folder.metadata();
         let title = format!("settings ({}, by their names in GGUF)", settings.len());
         metadata(&mut out, &title, settings, args.full)?;
@@ -44,6 +46,7 @@ pub fn run(args: &InspectArgs, config: &Config) -> Result<()> {
         memory(&mut out, &folder, &options)?;
     } else {
         let header = read_header(&path)?;
+        writeln!(out, "{name}")?;
         let (version, entries) = (header.version, header.metadata.len());
         let title = format!("metadata (GGUF version {version}, {entries} entries)");
         metadata(&mut out, &title, &header.metadata, args.full)?;
