@@ -1,6 +1,7 @@
 //! HTTP and JSON: the OpenAI API and its neighbours, in front of the engine.
 //!
-//! [`models`] has the models that generate, of which as many are loaded as memory allows ([`residency`]). A
+//! [`models`] has the models that generate, of which as many are loaded as memory allows
+//! ([`residency`]); [`encoders`] has those that make embeddings. A
 //! [`model::Model`] has a [`service::Service`], the thread that owns its engine. [`api`] has the
 //! routes: they make [`ferrum_engine::Request`]s of JSON ([`body`]), follow the answers
 //! ([`answer`]) and write them as JSON or as a stream of events ([`sse`]). [`auth`] decides who may

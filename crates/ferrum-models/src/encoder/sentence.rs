@@ -66,7 +66,7 @@ impl Sentence {
 
     fn modules(&mut self, folder: &Path, modules: &[Map<String, Value>]) -> Result<(), HfError> {
         let mut kinds = Vec::new();
-        for module in modules.iter().map(|m| Object(m)) {
+        for module in modules.iter().map(Object) {
             let missing = || HfError::Missing { key: "type of a module".into() };
             let kind = module.text("type")?.ok_or_else(missing)?;
             let kind = kind.rsplit('.').next().unwrap_or(kind);

@@ -68,7 +68,8 @@ impl EncoderSpec {
             return Err(HfError::ModelType { name: name.into(), known });
         }
         for (key, neutral) in UNSUPPORTED {
-            if config.get(key).is_some_and(|value| value.to_string() != *neutral) {
+            let text = config.get(key).map(ToString::to_string);
+            if text.is_some_and(|text| text != *neutral) {
                 return Err(config.refuse(key));
             }
         }
