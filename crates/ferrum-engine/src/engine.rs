@@ -249,7 +249,7 @@ impl Engine {
     /// were before the step.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
         let begun = Instant::now();
-        for id in self.scheduler.decoding() {
+        for id in self.scheduler.open_to_proposals() {
             let ahead = self.generations.get_mut(&id).map(Generation::ahead).unwrap_or_default();
             self.scheduler.offer(id, Source::Grammar, ahead);
         }

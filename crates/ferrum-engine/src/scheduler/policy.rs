@@ -190,7 +190,7 @@ impl Scheduler {
     }
 
     /// The requests that decode and that tokens may be proposed for.
-    pub(crate) fn decoding(&self) -> Vec<RequestId> {
+    pub(crate) fn open_to_proposals(&self) -> Vec<RequestId> {
         let decodes = |sequence: &&Sequence| sequence.remaining() == 1 && self.max_draft > 0;
         self.running.iter().filter(decodes).map(|sequence| sequence.id).collect()
     }
