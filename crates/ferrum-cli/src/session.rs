@@ -11,6 +11,7 @@ use ferrum_engine::{
 };
 use ferrum_hub::{Hub, ModelRef};
 use ferrum_models::chat::{ChatTemplate, Message, OwnedSegment, RenderOptions};
+use ferrum_models::encoder::is_encoder;
 use ferrum_models::tokenizer::{Segment, Tokenizer};
 use ferrum_models::{Checkpoint, LoadOptions, arch, checkpoint, load};
 
@@ -36,6 +37,9 @@ pub fn open_model(name: &str, config: &Config) -> Result<ModelFile> {
 /// Opens a model, downloading it if it is not here.
 pub fn open_reference(reference: &ModelRef, config: &Config) -> Result<ModelFile> {
     let path = Hub::new(config.hub.clone()).fetch(reference, &mut *progress::new(config))?;
+    if is_encoder(&path)? {
+        bail!("{reference} makes embeddings and generates no text: see `ferrum embed {reference}`");
+    }
     let checkpoint = checkpoint::open(&path)?;
     Ok(ModelFile { name: reference.to_string(), path, checkpoint })
 }

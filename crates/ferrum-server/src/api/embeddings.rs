@@ -7,7 +7,6 @@ use axum::{Extension, Json};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::completions::Prompt;
@@ -38,12 +37,43 @@ pub struct EmbeddingsRequest {
     truncate: Option<bool>,
 }
 
+/// What comes back, in the order of the texts.
+#[derive(Debug, Serialize)]
+pub struct EmbeddingsResponse {
+    object: &'static str,
+    data: Vec<Embedding>,
+    model: String,
+    usage: EmbeddingUsage,
+}
+
+#[derive(Debug, Serialize)]
+struct Embedding {
+    object: &'static str,
+    index: usize,
+    embedding: Values,
+}
+
+/// A vector as it is written.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Values {
+    Floats(Vec<f32>),
+    /// The values' bytes, least significant first.
+    Base64(String),
+}
+
+#[derive(Debug, Serialize)]
+struct EmbeddingUsage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
 /// Answers.
 pub async fn handle(
     State(app): State<Arc<App>>,
     Extension(tenant): Extension<Tenant>,
     body: JsonBody,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<EmbeddingsResponse>> {
     // A generating model is refused by its name before anything else of the request counts.
     let request: EmbeddingsRequest = body.parse()?;
     let encoder = app.encoder(request.model.as_deref())?;
@@ -63,14 +93,16 @@ pub async fn handle(
         let texts = tokens(request.input, &encoder, request.truncate == Some(true))?;
         let count: usize = texts.iter().map(Vec::len).sum();
         let vectors = encoder.embed(&texts, request.dimensions, &gone)?;
-        let data: Vec<Value> = (vectors.iter().enumerate())
-            .map(|(index, vector)| {
-                let embedding = if base64 { in_base64(vector) } else { json!(vector) };
-                json!({"object": "embedding", "index": index, "embedding": embedding})
-            })
-            .collect();
-        let usage = json!({"prompt_tokens": count, "total_tokens": count});
-        Ok(json!({"object": "list", "data": data, "model": encoder.id, "usage": usage}))
+        let entry = |(index, vector): (usize, Vec<f32>)| {
+            let embedding = if base64 { in_base64(&vector) } else { Values::Floats(vector) };
+            Embedding { object: "embedding", index, embedding }
+        };
+        Ok(EmbeddingsResponse {
+            object: "list",
+            data: vectors.into_iter().enumerate().map(entry).collect(),
+            model: encoder.id.clone(),
+            usage: EmbeddingUsage { prompt_tokens: count, total_tokens: count },
+        })
     });
     let answer = answer.await?;
     drop(presence);
@@ -95,8 +127,7 @@ fn tokens(input: Prompt, encoder: &Encoder, truncate: bool) -> ApiResult<Vec<Vec
     Ok(texts.iter().map(text).chain(lists.iter().map(list)).collect::<Result<_, _>>()?)
 }
 
-/// The values' bytes, least significant first.
-fn in_base64(vector: &[f32]) -> Value {
+fn in_base64(vector: &[f32]) -> Values {
     let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-    BASE64_STANDARD.encode(bytes).into()
+    Values::Base64(BASE64_STANDARD.encode(bytes))
 }
