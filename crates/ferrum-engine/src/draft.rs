@@ -41,6 +41,8 @@ pub(crate) type Guess<'a> = dyn FnMut(RequestId, &[f32], &[u32]) -> Option<u32> 
 pub(crate) struct Draft {
     runner: Box<dyn Runner>,
     limits: RunnerLimits,
+    /// Tokens that both models know.
+    vocab: usize,
     pool: BlockPool,
     states: BTreeMap<RequestId, State>,
     pacer: Pacer,
@@ -76,10 +78,17 @@ struct Growing {
 }
 
 impl Draft {
-    /// The draft model; reading prompts may take `target` seconds of a step.
-    pub(crate) fn new(runner: Box<dyn Runner>, prefix_cache: bool, target: Option<f64>) -> Self {
+    /// The draft model of a model of `vocab` tokens; reading prompts may take `target` seconds of a
+    /// step.
+    pub(crate) fn new(
+        runner: Box<dyn Runner>,
+        vocab: usize,
+        prefix_cache: bool,
+        target: Option<f64>,
+    ) -> Self {
         let limits = *runner.limits();
         Draft {
+            vocab: vocab.min(limits.vocab),
             pool: BlockPool::new(limits.kv_blocks, prefix_cache),
             runner,
             limits,
@@ -223,12 +232,12 @@ impl Draft {
         let states = &self.states;
         let parts: Vec<Part> = growing.iter().map(|draft| draft.part(states)).collect();
         let (step, load) = pack(&parts);
-        let vocab = self.limits.vocab;
+        let (vocab, both) = (self.limits.vocab, self.vocab);
         let logits = self.run(&step, &load)?;
         for (draft, logits) in growing.iter_mut().zip(logits.chunks_exact(vocab)) {
             draft.computed = draft.history.len();
             match guess(draft.id, logits, &draft.history) {
-                Some(token) if (token as usize) < vocab => draft.history.push(token),
+                Some(token) if (token as usize) < both => draft.history.push(token),
                 _ => draft.end = draft.history.len(),
             }
         }
@@ -247,7 +256,8 @@ impl Draft {
     fn take_over(&mut self, want: &Want, wants: &[Want]) -> bool {
         let known = want.tokens.len();
         let longest = self.limits.capacity.blocks_per_seq;
-        if known >= self.limits.context || known > longest * KV_BLOCK_SIZE {
+        let unknown = want.tokens.iter().any(|&token| token as usize >= self.vocab);
+        if unknown || known >= self.limits.context || known > longest * KV_BLOCK_SIZE {
             self.forget(want.id);
             return false;
         }

@@ -181,7 +181,8 @@ impl Engine {
             return Err(unusable("more slots than an i32 can name"));
         }
         let target = self.itl_target.map(|target| target.as_secs_f64() / DRAFT_READING);
-        self.drafting = Some(Drafting::new(Draft::new(runner, self.prefix_cache, target)));
+        self.drafting =
+            Some(Drafting::new(Draft::new(runner, self.limits.vocab, self.prefix_cache, target)));
         Ok(self)
     }
 
@@ -250,7 +251,7 @@ impl Engine {
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
         let begun = Instant::now();
         for id in self.scheduler.open_to_proposals() {
-            let ahead = self.generations.get_mut(&id).map(Generation::ahead).unwrap_or_default();
+            let ahead = self.generations.get(&id).map(Generation::ahead).unwrap_or_default();
             self.scheduler.offer(id, Source::Grammar, ahead);
         }
         if let Some(drafting) = &mut self.drafting {

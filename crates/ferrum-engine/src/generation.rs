@@ -91,7 +91,7 @@ impl Generation {
     }
 
     /// Tokens that its grammar foresees.
-    pub(crate) fn ahead(&mut self) -> Vec<u32> {
+    pub(crate) fn ahead(&self) -> Vec<u32> {
         self.sampler.ahead()
     }
 

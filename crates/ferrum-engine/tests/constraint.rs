@@ -138,8 +138,16 @@ fn what_must_come_is_foreseen() {
         }
     }
     assert!(foreseen > 500, "{foreseen}");
-    let mut free = compile(Grammar::Regex("[a-z]+".into())).unwrap().start(true);
+    let free = compile(Grammar::Regex("[a-z]+".into())).unwrap().start(true);
     assert!(free.ahead().is_empty());
+    // More text than a step may look through: no guess, and no harm.
+    let mut long =
+        compile(Grammar::Gbnf("root ::= \"x\" (\"ab\"{2000}){20}".into())).unwrap().start(true);
+    for byte in *b"xababab" {
+        long.ahead();
+        assert!(long.mask().unwrap().allows(u32::from(byte)));
+        long.commit(u32::from(byte)).unwrap();
+    }
 }
 
 #[test]

@@ -1,17 +1,17 @@
 //! The models of a server that make embeddings: loaded when it starts, beside those that generate.
 //!
-//! They have no engine: a request is embedded by a thread of its own, some texts at a time, and in
-//! between others get their turn. As elsewhere the requests that wait are bounded, and one whose
-//! client is gone is given up.
+//! They have no engine: a request is embedded some texts at a time, and in between others get their
+//! turn, in the order in which they came. A model takes one of the threads for such work at most. As
+//! elsewhere the requests that wait are bounded, and one whose client is gone is given up.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferrum_models::LoadOptions;
 use ferrum_models::encoder::{EmbedError, Embedder, TextEncoder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::App;
 use crate::auth::Tenant;
 use crate::error::{ApiError, ApiResult};
 use crate::model::StartError;
@@ -30,29 +30,14 @@ pub struct Encoder {
     /// Values of a vector.
     pub dimensions: usize,
     model: Mutex<Embedder>,
+    /// Whose turn it is.
+    turn: Arc<Semaphore>,
     places: Arc<Semaphore>,
     all_places: usize,
 }
 
 /// The right to wait for a model, or to be embedded by it.
 pub struct Seat(#[allow(dead_code, reason = "held")] [OwnedSemaphorePermit; 2]);
-
-/// Tells the work of a request, once it is dropped, that nobody waits for it any more.
-#[derive(Default)]
-pub struct Presence(Arc<AtomicBool>);
-
-impl Presence {
-    /// What the work looks at: whether the client is gone.
-    pub fn gone(&self) -> Arc<AtomicBool> {
-        self.0.clone()
-    }
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 impl Encoder {
     /// Loads the model in `folder`; `queue` requests may wait.
@@ -72,6 +57,7 @@ impl Encoder {
             texts,
             dimensions: model.dimensions(),
             model: Mutex::new(model),
+            turn: Arc::new(Semaphore::new(1)),
             places: Arc::new(Semaphore::new(all_places)),
             all_places,
         })
@@ -96,21 +82,27 @@ impl Encoder {
         Ok(Seat([own, place.map_err(|_| busy("too many requests are waiting"))?]))
     }
 
-    /// The vectors of texts, unless `gone`.
-    pub fn embed(
-        &self,
-        texts: &[Vec<u32>],
+    /// The vectors of texts. Dropping the future gives up those whose turn has not come.
+    pub async fn embed(
+        self: &Arc<Self>,
+        app: &App,
+        texts: Vec<Vec<u32>>,
         dimensions: Option<usize>,
-        gone: &AtomicBool,
     ) -> ApiResult<Vec<Vec<f32>>> {
+        let texts = Arc::new(texts);
         let mut vectors = Vec::with_capacity(texts.len());
-        for texts in texts.chunks(TURN) {
-            if gone.load(Ordering::Relaxed) {
-                return Err(ApiError::invalid("the client is gone"));
-            }
-            // A panic leaves nothing in the model that the next step would read.
-            let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
-            vectors.extend(model.embed(texts, dimensions)?);
+        for start in (0..texts.len()).step_by(TURN) {
+            let closed = |_| ApiError::internal("nobody gives turns any more");
+            let turn = self.turn.clone().acquire_owned().await.map_err(closed)?;
+            let (encoder, texts) = (self.clone(), texts.clone());
+            let some = app.blocking(move || {
+                let _turn = turn;
+                let texts = &texts[start..texts.len().min(start + TURN)];
+                // A panic leaves nothing in the model that the next step would read.
+                let mut model = encoder.model.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(model.embed(texts, dimensions)?)
+            });
+            vectors.extend(some.await?);
         }
         Ok(vectors)
     }

@@ -147,10 +147,12 @@ impl ConstraintState {
     /// Tokens of the text that must come next whatever is chosen, in their longest spelling; none
     /// where there is a choice.
     ///
-    /// A guess of how that text will be spelled: the mask still allows other spellings.
-    pub fn ahead(&mut self) -> Vec<u32> {
-        let bytes = self.matcher.compute_ff_bytes();
-        match self.matcher.tok_env() {
+    /// A guess of how that text will be spelled: the mask still allows other spellings. A copy looks
+    /// ahead, because a long text may be more than the limits of one step allow.
+    pub fn ahead(&self) -> Vec<u32> {
+        let mut matcher = self.matcher.deep_clone();
+        let bytes = matcher.compute_ff_bytes();
+        match matcher.tok_env() {
             Ok(env) if !bytes.is_empty() => env.tok_trie().greedy_tokenize(&bytes),
             _ => Vec::new(),
         }

@@ -76,8 +76,8 @@ impl Sampler {
     }
 
     /// Tokens that the grammar foresees: see [`ConstraintState::ahead`].
-    pub fn ahead(&mut self) -> Vec<u32> {
-        self.constraint.as_mut().map(ConstraintState::ahead).unwrap_or_default()
+    pub fn ahead(&self) -> Vec<u32> {
+        self.constraint.as_ref().map(ConstraintState::ahead).unwrap_or_default()
     }
 
     /// Whether the grammar's answer is complete, so that no token can follow.

@@ -145,7 +145,11 @@ mod detect {
             "avx2" => is_x86_feature_detected!("avx2"),
             "fma" => is_x86_feature_detected!("fma"),
             "f16c" => is_x86_feature_detected!("f16c"),
-            "avxvnni" => vex_vnni() || (has("avx512vl") && has("avx512vnni")),
+            // What the kernels of either encoding are compiled for.
+            "avxvnni" => {
+                let evex = ["avx512f", "avx512bw", "avx512vl", "avx512vnni"];
+                vex_vnni() || evex.iter().all(|feature| has(feature))
+            }
             "avx512f" => is_x86_feature_detected!("avx512f"),
             "avx512bw" => is_x86_feature_detected!("avx512bw"),
             "avx512vl" => is_x86_feature_detected!("avx512vl"),

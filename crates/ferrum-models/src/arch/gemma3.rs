@@ -26,7 +26,8 @@ fn spec(h: &Hparams<'_>) -> Result<DecoderSpec, ModelError> {
     let mut spec = h.base(RopeStyle::Split)?;
     h.alternate(&mut spec, PERIOD)?;
     let theta = h.positive("rope.freq_base_swa")?.unwrap_or(LOCAL_THETA);
-    let local = RopeSpec { theta, scaling: RopeScaling::None, ..spec.ropes[0].clone() };
+    let local =
+        RopeSpec { theta, scaling: RopeScaling::None, magnitude: 1.0, ..spec.ropes[0].clone() };
     spec.ropes.push(local);
     spec.embed_scale = (spec.hidden as f32).sqrt();
     spec.logits.softcap = h.positive("final_logit_softcapping")?;

@@ -17,8 +17,8 @@ use crate::gguf::{Array, Value};
 use crate::load::ModelError;
 
 /// Bounds that no real model reaches; they keep sizes computed from a file far from overflow.
-const MAX_LAYERS: usize = 4096;
-const MAX_WIDTH: usize = 1 << 24;
+pub const MAX_LAYERS: usize = 4096;
+pub const MAX_WIDTH: usize = 1 << 24;
 const MAX_CONTEXT: usize = 1 << 30;
 const MAX_EXPERTS: usize = 1 << 16;
 

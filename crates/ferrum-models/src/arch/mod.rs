@@ -21,6 +21,7 @@ use crate::checkpoint::Checkpoint;
 use crate::decoder::DecoderSpec;
 use crate::load::ModelError;
 use hparams::Hparams;
+pub(crate) use hparams::{MAX_LAYERS, MAX_WIDTH};
 
 /// An architecture: how its files are told, and what is in them.
 #[derive(Clone, Copy)]

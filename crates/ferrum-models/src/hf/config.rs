@@ -62,6 +62,12 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("use_parallel_residual", "false"),
 ];
 
+/// Settings whose default in transformers is not what is taken for them here: they must be stated.
+const REQUIRED: &[(&[&str], &str)] = &[
+    (&["granite"], "attention_multiplier"),
+    (&["gemma2", "gemma3", "gemma3_text"], "query_pre_attn_scalar"),
+];
+
 /// Metadata in the making, under an architecture's prefix.
 pub(super) struct Settings {
     arch: &'static str,
@@ -143,6 +149,16 @@ pub(super) fn translate(json: Object<'_>) -> Result<Config, HfError> {
             out.text("hidden_activation", name)?;
         }
     }
+    // Where transformers has a default that is not GGUF's.
+    if model_type == "qwen3_moe" && config.get("norm_topk_prob").is_none() {
+        out.bool("expert_weights_norm", false)?;
+    }
+    for (kinds, key) in REQUIRED {
+        let nested = config.object("rope_parameters")?.is_some_and(|rope| rope.get(key).is_some());
+        if kinds.contains(&model_type) && config.get(key).is_none() && !nested {
+            return Err(HfError::Missing { key: (*key).into() });
+        }
+    }
     head(config, &mut out)?;
     layers(config, &mut out)?;
     let rope = rope::write(config, &mut out)?;
@@ -177,6 +193,7 @@ pub(super) fn head_dim(config: Object<'_>) -> Result<u32, HfError> {
         None => Err(HfError::Missing { key: key.into() }),
     };
     match config.count("head_dim")? {
+        Some(dim) if dim as usize > arch::MAX_WIDTH => Err(config.refuse("head_dim")),
         Some(dim) => Ok(dim),
         None => Ok(need("hidden_size")? / need("num_attention_heads")?),
     }
@@ -193,13 +210,20 @@ fn head(config: Object<'_>, out: &mut Settings) -> Result<(), HfError> {
     }
 }
 
+/// Models whose window counts only with `use_sliding_window` (transformers' configurations).
+const WINDOW_ON_DEMAND: &[&str] = &["qwen2", "qwen3", "qwen3_moe", "smollm3"];
+
 /// What differs from layer to layer: windows, and RoPE.
 fn layers(config: Object<'_>, out: &mut Settings) -> Result<(), HfError> {
-    let window = config.count("sliding_window")?.filter(|_| {
-        // Qwen states a window that is not used.
-        !matches!(config.get("use_sliding_window"), Some(Json::Bool(false)))
-    });
     let layers = config.count("num_hidden_layers")?.unwrap_or(0);
+    if layers as usize > arch::MAX_LAYERS {
+        return Err(config.refuse("num_hidden_layers"));
+    }
+    // Some state a window that is not used.
+    let model_type = config.text("model_type")?.unwrap_or_default();
+    let used =
+        config.bool("use_sliding_window")?.unwrap_or(!WINDOW_ON_DEMAND.contains(&model_type));
+    let window = config.count("sliding_window")?.filter(|_| used);
     if let Some(window) = window {
         out.count("attention.sliding_window", window)?;
         if let Some(local) = local_layers(config, layers)? {
@@ -207,8 +231,9 @@ fn layers(config: Object<'_>, out: &mut Settings) -> Result<(), HfError> {
         } else if let Some(period) = config.count("sliding_window_pattern")? {
             out.count("attention.sliding_window_pattern", period)?;
         }
-    } else if let Some(local) = local_layers(config, layers)?
-        && local.contains(&true)
+    } else if used
+        && config.get("layer_types").is_some()
+        && local_layers(config, layers)?.is_some_and(|local| local.contains(&true))
     {
         return Err(config.refuse("sliding_window"));
     }

@@ -165,6 +165,33 @@ fn what_is_not_supported_is_named() {
     named(with("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0})), "low_freq_factor");
     named(with("partial_rotary_factor", json!(1.5)), "partial_rotary_factor");
     named(with("quantization_config", json!({"quant_method": "bitsandbytes"})), "bitsandbytes");
+    // Nothing is sized by these before they are looked at.
+    named(with("head_dim", json!(u32::MAX)), "head_dim");
+    named(with("num_hidden_layers", json!(u32::MAX)), "num_hidden_layers");
+    let mut both = with("rope_parameters", json!({"rope_type": "default", "rope_theta": 1e6}));
+    both["rope_scaling"] = json!({"rope_type": "linear", "factor": 2.0});
+    named(both, "rope_scaling");
+    named(with("model_type", "smollm3".into()), "rope_theta");
+    named(with("model_type", "granite".into()), "attention_multiplier");
+    named(with("model_type", "gemma2".into()), "query_pre_attn_scalar");
+}
+
+/// Qwen's files state a window, and layers for it, that are not used.
+#[test]
+fn a_window_that_is_not_used_is_none() {
+    let window = |used: Option<bool>| {
+        let mut config = with("model_type", "qwen2".into());
+        config["num_hidden_layers"] = json!(4);
+        config["max_window_layers"] = json!(3);
+        config["sliding_window"] = json!(8);
+        if let Some(used) = used {
+            config["use_sliding_window"] = used.into();
+        }
+        let place = folder(&config, &tensors());
+        let model = Folder::open(place.path()).unwrap();
+        model.metadata().u32("qwen2.attention.sliding_window").unwrap()
+    };
+    assert_eq!([window(None), window(Some(false)), window(Some(true))], [None, None, Some(8)]);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
-use axum::{Extension, Json};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
@@ -13,7 +15,7 @@ use super::completions::Prompt;
 use crate::App;
 use crate::auth::Tenant;
 use crate::body::JsonBody;
-use crate::encoders::{Encoder, Presence};
+use crate::encoders::Encoder;
 use crate::error::{ApiError, ApiResult};
 
 /// Texts of one request, at most (OpenAI API).
@@ -39,7 +41,7 @@ pub struct EmbeddingsRequest {
 
 /// What comes back, in the order of the texts.
 #[derive(Debug, Serialize)]
-pub struct EmbeddingsResponse {
+struct EmbeddingsResponse {
     object: &'static str,
     data: Vec<Embedding>,
     model: String,
@@ -73,7 +75,7 @@ pub async fn handle(
     State(app): State<Arc<App>>,
     Extension(tenant): Extension<Tenant>,
     body: JsonBody,
-) -> ApiResult<Json<EmbeddingsResponse>> {
+) -> ApiResult<Response> {
     // A generating model is refused by its name before anything else of the request counts.
     let request: EmbeddingsRequest = body.parse()?;
     let encoder = app.encoder(request.model.as_deref())?;
@@ -85,28 +87,29 @@ pub async fn handle(
             return Err(ApiError::field("encoding_format", message));
         }
     };
-    let seat = encoder.seat(&tenant)?;
-    let presence = Presence::default();
-    let gone = presence.gone();
-    let answer = app.blocking(move || {
-        let (_until_done, _place) = (body, seat);
-        let texts = tokens(request.input, &encoder, request.truncate == Some(true))?;
-        let count: usize = texts.iter().map(Vec::len).sum();
-        let vectors = encoder.embed(&texts, request.dimensions, &gone)?;
-        let entry = |(index, vector): (usize, Vec<f32>)| {
-            let embedding = if base64 { in_base64(&vector) } else { Values::Floats(vector) };
-            Embedding { object: "embedding", index, embedding }
-        };
-        Ok(EmbeddingsResponse {
-            object: "list",
-            data: vectors.into_iter().enumerate().map(entry).collect(),
-            model: encoder.id.clone(),
-            usage: EmbeddingUsage { prompt_tokens: count, total_tokens: count },
-        })
+    let _seat = encoder.seat(&tenant)?;
+    let (input, truncate) = (request.input, request.truncate == Some(true));
+    let of = encoder.clone();
+    let texts = app.blocking(move || {
+        let _until_done = body;
+        tokens(input, &of, truncate)
     });
-    let answer = answer.await?;
-    drop(presence);
-    Ok(Json(answer))
+    let texts = texts.await?;
+    let count: usize = texts.iter().map(Vec::len).sum();
+    let vectors = encoder.embed(&app, texts, request.dimensions).await?;
+    let entry = move |(index, vector): (usize, Vec<f32>)| {
+        let embedding = if base64 { in_base64(&vector) } else { Values::Floats(vector) };
+        Embedding { object: "embedding", index, embedding }
+    };
+    let model = encoder.id.clone();
+    // Some millions of numbers in words take their time.
+    let answer = app.blocking(move || {
+        let data = vectors.into_iter().enumerate().map(entry).collect();
+        let usage = EmbeddingUsage { prompt_tokens: count, total_tokens: count };
+        let answer = EmbeddingsResponse { object: "list", data, model, usage };
+        serde_json::to_vec(&answer).map_err(|error| ApiError::internal(error.to_string()))
+    });
+    Ok(([(CONTENT_TYPE, "application/json")], answer.await?).into_response())
 }
 
 /// The tokens of each text.

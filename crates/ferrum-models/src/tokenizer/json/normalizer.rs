@@ -9,9 +9,30 @@ use super::super::wordpiece::Normalization;
 use super::file::{Part, Pattern};
 use super::unsupported;
 
+/// Steps of a normalizer, and how many times longer they may make a text, all together.
+const MAX_STEPS: usize = 64;
+const MAX_GROWTH: f64 = 64.0;
+
 /// The steps of a tokenizer that is not BERT's.
 pub(super) fn steps(value: Option<&Value>) -> Result<Vec<Step>, TokenizerError> {
-    Part::flat(value, "normalizers")?.iter().map(step).collect()
+    let steps: Vec<Step> =
+        Part::flat(value, "normalizers")?.iter().map(step).collect::<Result<_, _>>()?;
+    // A text may grow with each step: what a small file makes of it stays within bounds.
+    let growth: f64 = steps.iter().map(growth).product();
+    if steps.len() > MAX_STEPS || growth > MAX_GROWTH {
+        return Err(unsupported("normalizer", "Sequence that makes texts many times longer"));
+    }
+    Ok(steps)
+}
+
+/// How many times longer a step makes a text, at most.
+fn growth(step: &Step) -> f64 {
+    match step {
+        Step::Replace { from, to } => (to.len() as f64 / from.len() as f64).max(1.0),
+        // A match may be a single byte.
+        Step::ReplacePattern { to, .. } => (to.len() as f64).max(1.0),
+        _ => 1.0,
+    }
 }
 
 fn step(part: &Part<'_>) -> Result<Step, TokenizerError> {

@@ -106,6 +106,10 @@ fn what_is_not_known_is_refused_by_name() {
     named(with(bytes(), "/post_processor", part("Other")), "Other");
     named(with(bytes(), "/decoder", part("CTC")), "CTC");
     named(with(bytes(), "/model/type", "Unigram".into()), "Unigram");
+    // A kilobyte that would make 10^12 bytes of one letter.
+    let tenfold = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(10)});
+    let bomb = json!({"type": "Sequence", "normalizers": vec![tenfold; 12]});
+    named(with(bytes(), "/normalizer", bomb), "many times longer");
     named(with(bytes(), "/model/dropout", json!(0.1)), "dropout");
     named(with(bytes(), "/model/end_of_word_suffix", "</w>".into()), "end_of_word_suffix");
     named(with(bytes(), "/added_tokens/0/single_word", true.into()), "single_word");
