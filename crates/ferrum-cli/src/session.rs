@@ -36,7 +36,11 @@ pub fn open_model(name: &str, config: &Config) -> Result<ModelFile> {
 
 /// Opens a model, downloading it if it is not here.
 pub fn open_reference(reference: &ModelRef, config: &Config) -> Result<ModelFile> {
-    let path = Hub::new(config.hub.clone()).fetch(reference, &mut *progress::new(config))?;
+    open_at(reference, Hub::new(config.hub.clone()).fetch(reference, &mut *progress::new(config))?)
+}
+
+/// Opens a model that is at `path`.
+pub fn open_at(reference: &ModelRef, path: PathBuf) -> Result<ModelFile> {
     if is_encoder(&path)? {
         bail!("{reference} makes embeddings and generates no text: see `ferrum embed {reference}`");
     }

@@ -65,8 +65,8 @@ impl Default for CompileLimits {
 /// space; memory is taken as deep as a grammar goes.
 const STACK: usize = 256 << 20;
 
-/// Brackets within brackets that a Lark grammar may have.
-const MAX_NESTING: usize = 100;
+/// Brackets within brackets that a grammar may have.
+pub(super) const MAX_NESTING: usize = 100;
 
 /// Bytes of a token that answers may hold. The trie has room for 1024; longer ones are runs of
 /// spaces and the like.

@@ -7,12 +7,10 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::ConstraintError;
+use super::compiler::MAX_NESTING;
 
 /// Copies that a repetition may demand.
 const MAX_REPETITION: u32 = 2000;
-
-/// Brackets within brackets.
-const MAX_NESTING: usize = 100;
 
 /// The rule that is the answer.
 const ROOT: &str = "root";

@@ -189,9 +189,10 @@ impl Scheduler {
         plain.depth(&requests, seconds, most)
     }
 
-    /// The requests that decode and that tokens may be proposed for.
+    /// The requests that decode and that tokens may be proposed for: none where a step has no room.
     pub(crate) fn open_to_proposals(&self) -> Vec<RequestId> {
-        let decodes = |sequence: &&Sequence| sequence.remaining() == 1 && self.max_draft > 0;
+        let room = self.spare_for_drafts(self.decoding()) > 0;
+        let decodes = |sequence: &&Sequence| room && sequence.remaining() == 1;
         self.running.iter().filter(decodes).map(|sequence| sequence.id).collect()
     }
 

@@ -67,12 +67,7 @@ impl EncoderSpec {
             let known = MODEL_TYPES.join(", ");
             return Err(HfError::ModelType { name: name.into(), known });
         }
-        for (key, neutral) in UNSUPPORTED {
-            let text = config.get(key).map(ToString::to_string);
-            if text.is_some_and(|text| text != *neutral) {
-                return Err(config.refuse(key));
-            }
-        }
+        config.refuse_unless(UNSUPPORTED)?;
         if let Some(method) = config.object("quantization_config")? {
             return Err(method.refuse("quant_method"));
         }

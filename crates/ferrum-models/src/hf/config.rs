@@ -1,7 +1,5 @@
 //! `config.json`: what it says, under the keys of GGUF.
 
-use serde_json::Value as Json;
-
 use super::error::HfError;
 use super::json::Object;
 use super::rope;
@@ -119,7 +117,7 @@ pub(super) fn translate(json: Object<'_>) -> Result<Config, HfError> {
     })?;
     // Models of text and images keep the text model's settings apart.
     let config = json.object("text_config")?.unwrap_or(json);
-    check(config)?;
+    config.refuse_unless(UNSUPPORTED)?;
     let mut out = Settings { arch: architecture.name, metadata: Metadata::default() };
     let name = Value::from(architecture.name);
     let first = out.metadata.insert("general.architecture".into(), name);
@@ -168,21 +166,6 @@ pub(super) fn translate(json: Object<'_>) -> Result<Config, HfError> {
     out.count("context_length", positions.max(rope.context.unwrap_or(0)))?;
     let tied = config.bool("tie_word_embeddings")?.or(json.bool("tie_word_embeddings")?);
     Ok(Config { architecture, metadata: out.metadata, divisors: rope.divisors, tied })
-}
-
-/// Refuses settings that would change the result.
-fn check(config: Object<'_>) -> Result<(), HfError> {
-    for (key, neutral) in UNSUPPORTED {
-        let Some(value) = config.get(key) else { continue };
-        let same = match value {
-            Json::Number(n) => n.as_f64() == neutral.parse().ok(),
-            other => serde_json::from_str::<Json>(neutral).is_ok_and(|n| n == *other),
-        };
-        if !same {
-            return Err(config.refuse(key));
-        }
-    }
-    Ok(())
 }
 
 /// Values per head.

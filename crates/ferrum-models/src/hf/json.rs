@@ -57,6 +57,22 @@ impl<'a> Object<'a> {
         HfError::Setting { key: key.into(), value: value.chars().take(100).collect() }
     }
 
+    /// Refuses members that have another value than the JSON text beside them; those that are not
+    /// there are fine.
+    pub fn refuse_unless(&self, neutral: &[(&str, &str)]) -> Result<(), HfError> {
+        for (key, neutral) in neutral {
+            let Some(value) = self.get(key) else { continue };
+            let same = match value {
+                Value::Number(n) => n.as_f64() == neutral.parse().ok(),
+                other => serde_json::from_str::<Value>(neutral).is_ok_and(|n| n == *other),
+            };
+            if !same {
+                return Err(self.refuse(key));
+            }
+        }
+        Ok(())
+    }
+
     fn typed<T>(
         &self,
         key: &str,

@@ -15,7 +15,7 @@ use ferrum_server::{Encoder, Limits, Model, ModelSpec, Offer};
 use crate::args::ServeArgs;
 use crate::config::Config;
 use crate::exit::UsageError;
-use crate::session::{ModelFile, open_model, open_reference};
+use crate::session::{ModelFile, open_at, open_model};
 use crate::sizing::{self, Needs, Room};
 use crate::ui::{progress, text};
 
@@ -57,7 +57,7 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
             encoders.push(encoder);
             lines.push(line);
         } else {
-            let mut candidate = candidate(word, args, config)?;
+            let mut candidate = candidate(name, &reference, path, args)?;
             candidate.aliases.extend(alias.iter().cloned());
             candidates.push(candidate);
         }
@@ -124,10 +124,14 @@ fn rooms(candidates: &[Candidate], args: &ServeArgs, memory: Option<u64>) -> Vec
     }
 }
 
-fn candidate(word: &str, args: &ServeArgs, config: &Config) -> Result<Candidate> {
-    let (name, model) = named(word);
-    let reference = ModelRef::parse(model)?;
-    let file = open_reference(&reference, config)?;
+/// A model that generates, by its name if it has one, what names it and where it is.
+fn candidate(
+    name: Option<&str>,
+    reference: &ModelRef,
+    path: PathBuf,
+    args: &ServeArgs,
+) -> Result<Candidate> {
+    let file = open_at(reference, path)?;
     let size = &args.size;
     let options = LoadOptions {
         context: size.context.map(|n| n as usize),
@@ -140,7 +144,7 @@ fn candidate(word: &str, args: &ServeArgs, config: &Config) -> Result<Candidate>
         let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
         stem.map(|stem| stem.to_string_lossy().into_owned())
     };
-    let own = match &reference {
+    let own = match reference {
         ModelRef::Path(path) => stem(path).unwrap_or_else(|| file.name.clone()),
         _ => file.name.clone(),
     };
