@@ -99,7 +99,7 @@ fn prepare(s: &mut CpuStream, source: Source<'_>, weights: &[&CpuWeight]) -> Res
     let Source { floats, cols, slots_per_row, ids } = source;
     let quantized = weights.iter().any(|w| is_quantized(w));
     // Results are reserved below, for the tokens of one expert.
-    super::prepare(s, 0, floats, quantized)?;
+    super::prepare(s, 0, floats, quantized.then_some(cols))?;
     let slots = ids.len();
     s.linear.experts.buckets.sort(ids, weights.first().map_or(0, |w| w.experts()))?;
     s.linear.reserve(s.team.threads(), s.linear.experts.buckets.largest())?;

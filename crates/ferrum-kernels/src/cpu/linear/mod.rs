@@ -3,7 +3,7 @@
 //! A weight is packed once, at load: eight rows are interleaved so that the lanes of a vector are
 //! rows, in exactly the bytes of the file. One layout serves a single token ([`gemv`]: unpacked in
 //! registers) and many ([`panel`]: unpacked once for all tokens). Activations are quantised once
-//! per input to `i8` with a scale per 32 ([`activations`]) and shared by all outputs. Work is
+//! per input to `i8` with a scale per 128 ([`activations`]) and shared by all outputs. Work is
 //! divided into panels of 16 rows of all outputs ([`multiply`]), in one parallel region.
 //!
 //! [`formats`] says how each format is packed and unpacked, [`dots`] what the instruction sets
@@ -39,6 +39,7 @@ pub(super) use weight::{pack, packed_bytes, supported};
 
 use super::math;
 use super::shared::SharedSlice;
+use super::team::Team;
 use super::{Cpu, CpuStream, Isa};
 use crate::checks::{self, GatedLinearView};
 use crate::host::{HostBuffer, grow};
@@ -99,7 +100,7 @@ pub(super) fn linear(s: &mut CpuStream, p: Linear<'_, '_, Cpu>) -> Result<()> {
     let Some(first) = p.outputs.first() else { return Ok(()) };
     let floats = p.input.f32("linear", p.rows * first.weight.cols())?;
     let quantized = p.outputs.iter().any(|o| is_quantized(o.weight));
-    prepare(s, p.rows, floats, quantized)?;
+    prepare(s, p.rows, floats, quantized.then_some(first.weight.cols()))?;
     for outputs in p.outputs.chunks_mut(REGION_OUTPUTS) {
         let mut jobs: [Option<Job<'_>>; REGION_OUTPUTS] = [const { None }; REGION_OUTPUTS];
         for (job, output) in jobs.iter_mut().zip(outputs) {
@@ -118,7 +119,8 @@ pub(super) fn gated_linear(
 ) -> Result<()> {
     let GatedLinearView { input: floats, dst } = checks::gated_linear(dst, p)?;
     let (gate, up) = (p.gate, p.up);
-    prepare(s, p.rows, floats, is_quantized(gate) || is_quantized(up))?;
+    let quantized = is_quantized(gate) || is_quantized(up);
+    prepare(s, p.rows, floats, quantized.then_some(gate.cols()))?;
     let job = Job { weight: gate, dst: SharedSlice::new(dst), bias: None, accumulate: false };
     let isa = s.isa;
     region(s, p.rows, floats, gate.panels(), &|panel, input, scratch| {
@@ -192,34 +194,42 @@ unsafe fn store(job: &Job<'_>, panel: usize, tokens: usize, results: &[f32]) {
     }
 }
 
-/// Quantises the input where a weight needs it, and makes room for the results.
-fn prepare(s: &mut CpuStream, tokens: usize, floats: &[f32], quantized: bool) -> Result<()> {
+/// Quantises the input where a weight needs it, `quantized` columns a row, and makes room for the
+/// results.
+fn prepare(
+    s: &mut CpuStream,
+    tokens: usize,
+    floats: &[f32],
+    quantized: Option<usize>,
+) -> Result<()> {
     s.linear.reserve(s.team.threads(), tokens)?;
-    if !quantized {
-        return Ok(());
-    }
+    let Some(cols) = quantized else { return Ok(()) };
     let (isa, count) = (s.isa, floats.len() / STEP);
     grow(&mut s.linear.blocks, count)?;
     let blocks = &mut s.linear.blocks[..count];
-    quantize(&mut s.team, isa, floats, blocks);
+    quantize(&mut s.team, isa, floats, blocks, cols / STEP);
     Ok(())
 }
 
-/// Quantises, on all threads where there is enough of it.
-fn quantize(team: &mut super::team::Team, isa: Isa, floats: &[f32], blocks: &mut [Block]) {
+/// Quantises rows of `row` blocks, on all threads where there is enough of it.
+fn quantize(team: &mut Team, isa: Isa, floats: &[f32], blocks: &mut [Block], row: usize) {
     /// Blocks worth a chunk of its own.
     const CHUNK: usize = 128;
-    let chunks = blocks.len().div_ceil(CHUNK);
-    if chunks <= 1 {
-        return kernels::quantize(isa, floats, blocks);
-    }
+    const { assert!(CHUNK.is_multiple_of(activations::SHARED), "blocks of one scale stay together") };
     let count = blocks.len();
+    if count <= CHUNK {
+        return kernels::quantize(isa, floats, blocks, row);
+    }
+    // Some short rows, or a part of a long one.
+    let (rows, parts) = ((CHUNK / row).max(1), row.div_ceil(CHUNK));
     let blocks = SharedSlice::new(blocks);
-    team.chunks(chunks, &|_, chunk| {
-        let range = chunk * CHUNK..count.min((chunk + 1) * CHUNK);
+    team.chunks((count / row).div_ceil(rows) * parts, &|_, chunk| {
+        let (first, part) = (chunk / parts * rows * row, chunk % parts * CHUNK);
+        let end = if parts > 1 { row.min(part + CHUNK) } else { rows * row };
+        let range = first + part..count.min(first + end);
         let floats = &floats[range.start * STEP..range.end * STEP];
         // SAFETY: chunks do not overlap.
-        kernels::quantize(isa, floats, unsafe { blocks.range_mut(range) });
+        kernels::quantize(isa, floats, unsafe { blocks.range_mut(range) }, row);
     });
 }
 

@@ -165,7 +165,8 @@ fn what_is_not_a_number_stays_visible() {
     }
 }
 
-/// Exponents of MXFP4 from the smallest, whose scales are subnormal, to the largest.
+/// Exponents of MXFP4 from the smallest, whose scales are subnormal, to the largest with which a
+/// product fits where the activation is still in units of its scale.
 #[test]
 fn every_exponent_of_mxfp4() {
     for isa in Isa::available() {
@@ -180,8 +181,7 @@ fn every_exponent_of_mxfp4() {
         let mut x = vec![0.0; 32];
         x[0] = 1.0;
         let got = bench.linear(&weight, 256, 1, &x);
-        // Twice the largest scale is too much for a single.
-        for (e, got) in got.iter().enumerate().take(255) {
+        for (e, got) in got.iter().enumerate().take(248) {
             let want = plain.row(e)[0];
             assert!((got - want).abs() <= 1e-6 * want, "{isa} {e}: {got:e}, not {want:e}");
         }
