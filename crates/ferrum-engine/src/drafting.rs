@@ -124,6 +124,11 @@ impl Drafting {
         &self.draft
     }
 
+    /// Whether it is asked no more because a step of it failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     /// Lets go of a request that has ended.
     pub(crate) fn forget(&mut self, id: RequestId) {
         self.draft.forget(id);

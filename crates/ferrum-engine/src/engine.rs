@@ -354,6 +354,7 @@ impl Engine {
             kv_blocks_cached: pool.cached(),
             draft_kv_blocks,
             draft_kv_blocks_free,
+            draft_failed: self.drafting.as_ref().is_some_and(Drafting::has_failed),
             preemptions: self.scheduler.preemptions(),
             ..self.stats
         }

@@ -226,6 +226,7 @@ impl Generation {
         let text = self.text.push(token);
         if let Some(reasoning) = &mut self.reasoning {
             reasoning.take(&text, forced);
+            self.usage.reasoning_tokens = reasoning.used();
         }
         let passed = self.stop.push(&text);
         let stopped = passed.stop.map(|index| self.stop_string(index));

@@ -26,7 +26,7 @@ pub mod vocabulary;
 pub use constraint::{Constraint, ConstraintCompiler, ConstraintError, Grammar};
 pub use engine::{Engine, EngineConfig, Event};
 pub use error::{AdmissionError, EngineError};
-pub use reasoning::ReasoningLimit;
+pub use reasoning::ReasoningSpec;
 pub use request::{
     FinishReason, MAX_LOGPROBS, Request, RequestId, StopConditions, TokenLogprobs, Usage,
 };

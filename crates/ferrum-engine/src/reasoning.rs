@@ -1,11 +1,11 @@
-//! A bound on the reasoning that an answer begins with: when its tokens are used up, the tokens
-//! that end it are put in place of what the model would go on with.
+//! The reasoning that an answer begins with: its tokens are counted, and where they are bounded, the
+//! tokens that end it are put in place of what the model would go on with.
 
-/// How much an answer may reason.
+/// How an answer may reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReasoningLimit {
-    /// Tokens of reasoning, at most; those that end it come on top.
-    pub tokens: usize,
+pub struct ReasoningSpec {
+    /// Tokens of reasoning, at most, if they are bounded; those that end it come on top.
+    pub tokens: Option<usize>,
     /// Whether the prompt ends within reasoning.
     pub opened: bool,
     /// The text by which reasoning begins, at the beginning of an answer, unless it is opened.
@@ -22,7 +22,7 @@ const CHARACTER: usize = 3;
 /// One answer's reasoning as it goes on.
 #[derive(Debug, Clone)]
 pub(crate) struct Reasoning {
-    limit: ReasoningLimit,
+    spec: ReasoningSpec,
     state: State,
     /// What may be a part of the mark that is looked for.
     tail: String,
@@ -44,18 +44,25 @@ enum State {
 }
 
 impl Reasoning {
-    pub(crate) fn new(limit: ReasoningLimit) -> Self {
-        let state = if limit.opened { State::Within } else { State::Before };
-        Reasoning { limit, state, tail: String::new(), used: 0, whole: true }
+    pub(crate) fn new(spec: ReasoningSpec) -> Self {
+        let state = if spec.opened { State::Within } else { State::Before };
+        Reasoning { spec, state, tail: String::new(), used: 0, whole: true }
+    }
+
+    /// Tokens of reasoning that have come.
+    pub(crate) fn used(&self) -> usize {
+        self.used
     }
 
     /// The token that must come next, if reasoning has to end.
     pub(crate) fn forced(&self) -> Option<u32> {
-        let Reasoning { limit, used, .. } = self;
-        let over = *used >= limit.tokens && (self.whole || *used >= limit.tokens + CHARACTER);
+        let Reasoning { spec, used, .. } = self;
+        let over = spec.tokens.is_some_and(|most| {
+            *used >= most && (self.whole || *used >= most.saturating_add(CHARACTER))
+        });
         match self.state {
-            State::Within if over => limit.close.first().copied(),
-            State::Closing(done) => limit.close.get(done).copied(),
+            State::Within if over => spec.close.first().copied(),
+            State::Closing(done) => spec.close.get(done).copied(),
             _ => None,
         }
     }
@@ -63,7 +70,7 @@ impl Reasoning {
     /// The token that should have been forced cannot come: the model goes on.
     pub(crate) fn barred(&mut self) {
         if let State::Closing(_) = self.state {
-            let ended = self.tail.contains(&self.limit.end);
+            let ended = self.tail.contains(&self.spec.end);
             self.state = if ended { State::Over } else { State::Within };
         }
     }
@@ -78,7 +85,7 @@ impl Reasoning {
             State::Within => {
                 self.used += 1;
                 self.tail.push_str(text);
-                match self.tail.contains(&self.limit.end) {
+                match self.tail.contains(&self.spec.end) {
                     true => self.state = State::Over,
                     false => self.forget(),
                 }
@@ -86,10 +93,10 @@ impl Reasoning {
             State::Before => {
                 self.tail.push_str(text);
                 let so_far = self.tail.trim_start();
-                if let Some(rest) = so_far.strip_prefix(self.limit.begin.as_str()) {
+                if let Some(rest) = so_far.strip_prefix(self.spec.begin.as_str()) {
                     self.tail = rest.to_string();
                     self.state = State::Within;
-                } else if !self.limit.begin.starts_with(so_far) {
+                } else if !self.spec.begin.starts_with(so_far) {
                     self.state = State::Over;
                 }
             }
@@ -99,12 +106,12 @@ impl Reasoning {
     /// So many of the tokens that end it have come, the last one with this text.
     fn closing(&mut self, done: usize, text: &str) {
         self.tail.push_str(text);
-        self.state = if done < self.limit.close.len() { State::Closing(done) } else { State::Over };
+        self.state = if done < self.spec.close.len() { State::Closing(done) } else { State::Over };
     }
 
     /// Keeps of the text what may be the beginning of the mark.
     fn forget(&mut self) {
-        let mut cut = self.tail.len().saturating_sub(self.limit.end.len());
+        let mut cut = self.tail.len().saturating_sub(self.spec.end.len());
         while !self.tail.is_char_boundary(cut) {
             cut -= 1;
         }
@@ -118,7 +125,13 @@ mod tests {
 
     fn limit(tokens: usize, opened: bool) -> Reasoning {
         let (begin, end) = ("<think>".to_string(), "</think>".to_string());
-        Reasoning::new(ReasoningLimit { tokens, opened, begin, end, close: vec![7, 8] })
+        Reasoning::new(ReasoningSpec {
+            tokens: Some(tokens),
+            opened,
+            begin,
+            end,
+            close: vec![7, 8],
+        })
     }
 
     /// What is forced while the model says these pieces.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{constraint::Constraint, reasoning::ReasoningLimit, sampler::SamplingParams};
+use crate::{constraint::Constraint, reasoning::ReasoningSpec, sampler::SamplingParams};
 
 /// Names a request for as long as the engine lives. Ids grow in order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,7 +38,7 @@ pub struct Request {
     /// Control tokens whose names are part of the answer's text, such as the marks of tool calls.
     pub shown_tokens: Vec<u32>,
     /// How much the answer may reason.
-    pub reasoning: Option<ReasoningLimit>,
+    pub reasoning: Option<ReasoningSpec>,
     /// The grammar of the answer, compiled for this model's vocabulary.
     pub constraint: Option<Constraint>,
 }
@@ -98,4 +98,6 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Tokens of the prompt that were not computed for this request: others had them in the cache.
     pub cached_tokens: usize,
+    /// Of the sampled tokens, those of reasoning, where the request says how answers reason.
+    pub reasoning_tokens: usize,
 }

@@ -25,6 +25,8 @@ pub struct EngineStats {
     pub draft_kv_blocks: usize,
     /// Of those, the ones that no request holds.
     pub draft_kv_blocks_free: usize,
+    /// Whether a step of the draft model failed. It is asked no more then; answers do not change.
+    pub draft_failed: bool,
     /// Tokens of prompts whose reading was complete, and of those the ones found in the cache.
     pub prefix_query_tokens: u64,
     /// See [`EngineStats::prefix_query_tokens`].

@@ -202,16 +202,14 @@ fn lark_grammars_and_control_tokens() {
 
 #[test]
 fn schemas_within_lark() {
-    let schemas = vec![
-        (
-            "a".into(),
-            json!({"type": "object", "properties": {"x": {"type": "integer"}},
-            "required": ["x"], "additionalProperties": false}),
-        ),
-        ("b".into(), json!({"enum": ["p", "q"]})),
+    let object = json!({"type": "object", "properties": {"x": {"type": "integer"}},
+        "required": ["x"], "additionalProperties": false});
+    let parts = vec![
+        ("a".into(), Grammar::JsonSchema(object)),
+        ("b".into(), Grammar::JsonSchema(json!({"enum": ["p", "q"]}))),
     ];
     let lark = "start: \"A=\" @a | \"B=\" @b".to_owned();
-    let constraint = compile(Grammar::LarkWithSchemas { lark, schemas }).unwrap();
+    let constraint = compile(Grammar::Framed { lark, parts }).unwrap();
     let mut seen = [0, 0];
     for text in answers(&constraint, 40) {
         match text.split_at(2) {

@@ -322,7 +322,7 @@ fn cancelling_releases_text_that_was_held_back() {
     }
     engine.cancel(id);
     assert!(!engine.is_idle(), "the end is not reported yet");
-    let usage = Usage { prompt_tokens: 1, completion_tokens: 3, cached_tokens: 0 };
+    let usage = Usage { prompt_tokens: 1, completion_tokens: 3, ..Usage::default() };
     let end = Event::Finished { id, reason: FinishReason::Cancelled, usage };
     assert_eq!(
         engine.step().unwrap(),

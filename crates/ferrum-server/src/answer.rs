@@ -122,6 +122,7 @@ impl Running {
     /// A prompt counts once, whatever `n` is.
     fn count(&mut self, choice: usize, usage: Usage) {
         self.total.completion_tokens += usage.completion_tokens;
+        self.total.reasoning_tokens += usage.reasoning_tokens;
         if choice.is_multiple_of(self.n) {
             self.total.prompt_tokens += usage.prompt_tokens;
             self.total.cached_tokens += usage.cached_tokens;

@@ -18,7 +18,7 @@ const SECONDS: [f64; 16] = [
 type EngineGauge = (&'static str, &'static str, fn(&EngineStats) -> f64);
 
 /// The state of an engine.
-const GAUGES: [EngineGauge; 7] = [
+const GAUGES: [EngineGauge; 8] = [
     ("ferrum_requests_running", "Requests in the batch", |s| s.running as f64),
     ("ferrum_requests_waiting", "Requests that wait for room", |s| s.waiting as f64),
     ("ferrum_kv_blocks", "Blocks of the KV cache", |s| s.kv_blocks as f64),
@@ -27,6 +27,9 @@ const GAUGES: [EngineGauge; 7] = [
     ("ferrum_kv_use_ratio", "Part of the KV cache that requests hold", |s| {
         let held = s.kv_blocks.saturating_sub(s.kv_blocks_free);
         held as f64 / s.kv_blocks.max(1) as f64
+    }),
+    ("ferrum_draft_failed", "1 if the draft model failed and is asked no more", |s| {
+        f64::from(u8::from(s.draft_failed))
     }),
     ("ferrum_last_step_seconds", "Time of the last step", |s| s.last_step.as_secs_f64()),
 ];

@@ -6,7 +6,7 @@ use ferrum_engine::constraint::{
     CompileLimits, Constraint, ConstraintCompiler, ConstraintError, TokenTable,
 };
 use ferrum_engine::{
-    Engine, EngineConfig, EngineError, Grammar, ReasoningLimit, Vocabulary, VocabularyMismatch,
+    Engine, EngineConfig, EngineError, Grammar, ReasoningSpec, Vocabulary, VocabularyMismatch,
     same_vocabulary,
 };
 use ferrum_models::chat::{ChatTemplate, FromMetadataError, Message, OwnedSegment, RenderOptions};
@@ -175,12 +175,16 @@ impl Model {
         tokens
     }
 
-    /// The bound on reasoning of `tokens` tokens, for an answer to a prompt that ends within
-    /// reasoning if `opened`. It ends in the way that models write it.
-    pub fn reasoning_limit(&self, tokens: usize, opened: bool) -> ReasoningLimit {
+    /// How the answer reasons to a prompt that ends within reasoning if `opened`: at most `tokens`
+    /// tokens, if they are bounded, and then it ends in the way that models write it. `None`: the
+    /// model does not reason.
+    pub fn reasoning(&self, tokens: Option<usize>, opened: bool) -> Option<ReasoningSpec> {
+        if !self.conventions.reasoning {
+            return None;
+        }
         let [begin, end] = REASONING_MARKS.map(str::to_string);
         let close = self.tokenizer.encode_markup(&format!("\n{end}\n\n"));
-        ReasoningLimit { tokens, opened, begin, end, close }
+        Some(ReasoningSpec { tokens, opened, begin, end, close })
     }
 
     /// A token as text; where it is no text by itself, its bytes as `bytes:\xe2\x96`.

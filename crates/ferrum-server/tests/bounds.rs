@@ -61,6 +61,9 @@ fn thinking_ends_with_its_budget() {
         let cut = |more| thought(&ask(budget + more, json!({"type": "enabled"})));
         assert!((0..=3).map(cut).any(|cut| cut == thought(&answer)), "{budget}: {answer}");
     }
+    let whole = server.ok("/v1/chat/completions", &chat(json!({"max_tokens": 20})));
+    let usage = &whole["usage"];
+    assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], 20, "{usage}");
     let stream = json!({"model": MODEL, "max_tokens": 60, "temperature": 0, "stream": true,
         "thinking": {"type": "enabled", "budget_tokens": 8},
         "messages": [{"role": "user", "content": "Hello"}]});

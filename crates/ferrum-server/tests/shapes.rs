@@ -139,6 +139,47 @@ fn a_required_call_is_made_streamed_and_not() {
     }
 }
 
+/// Free to call, the answer keeps to the form, and a strict call to its schema; what the template
+/// says of tools is the same.
+#[test]
+fn forms_beside_tools_and_strict_tools() {
+    let server = start();
+    let choices = ["(".repeat(200), "x-guidance".into()];
+    for (form, tools) in [
+        (json!({"response_format": {"type": "json_object"}}), tools()),
+        (json!({"structured_outputs": {"choice": choices}}), json!([])),
+        (json!({"grammar": "root ::= \"(\" [a-c]{3} \")\""}), tools()),
+    ] {
+        let mut body = ask(form);
+        body["tools"] = tools;
+        let whole = server.ok(CHAT, &body);
+        if whole["choices"][0]["finish_reason"] == "length" {
+            continue;
+        }
+        let message = &whole["choices"][0]["message"];
+        match message["content"].as_str() {
+            Some(text) if text.starts_with('{') => {
+                serde_json::from_str::<Value>(text).expect("JSON");
+            }
+            Some(text) => assert!(
+                choices.iter().any(|choice| choice == text)
+                    || text.len() == 5 && text.starts_with('('),
+                "{whole}"
+            ),
+            None => assert!(message["tool_calls"][0]["function"]["name"].is_string(), "{whole}"),
+        }
+    }
+    let mut strict = tools();
+    strict[0]["function"]["strict"] = json!(true);
+    let whole = server.ok(CHAT, &ask(json!({"tools": strict, "max_tokens": 50})));
+    let message = &whole["choices"][0]["message"];
+    for call in message["tool_calls"].as_array().into_iter().flatten() {
+        if call["function"]["name"] == "weather" {
+            check_weather(call["function"]["arguments"].as_str().unwrap());
+        }
+    }
+}
+
 #[test]
 fn tools_reach_the_prompt_and_none_does_not() {
     let server = start();
@@ -183,7 +224,6 @@ fn forms_that_cannot_be_had_are_refused_by_name() {
                 {"type": "function", "function": {"name": "other"}}}),
             "tool_choice",
         ),
-        (json!({"tools": tools(), "response_format": {"type": "json_object"}}), "response_format"),
         (json!({"functions": []}), "functions"),
         (json!({"grammar": "root ::= a"}), "grammar"),
         (json!({"grammar": "root ::= \"a\"", "json_schema": {}}), "json_schema"),
@@ -196,7 +236,11 @@ fn forms_that_cannot_be_had_are_refused_by_name() {
             json!({"structured_outputs": {"whitespace_pattern": " "}}),
             "structured_outputs.whitespace_pattern",
         ),
-        (json!({"tools": tools(), "grammar": "root ::= \"a\""}), "grammar"),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f", "strict": true,
+                "parameters": {"type": "object", "properties": {"x": {"type": "nonsense"}}}}}]}),
+            "tools",
+        ),
     ] {
         let error = server.refused(CHAT, &ask(extra), 400);
         assert_eq!(error["param"], param, "{error}");

@@ -2,12 +2,12 @@
 //! are, and the parser of the family reads them.
 
 use ferrum_engine::{
-    ConstraintCompiler,
+    ConstraintCompiler, Grammar,
     constraint::{CompileLimits, Constraint, Spelling, TokenTable},
 };
 use ferrum_server::output::{
     Output, OutputParser, ParserOptions, ToolFormat,
-    grammar::{CallOptions, Tool, calls},
+    grammar::{AnswerOptions, Reasoning, Text, Tool, answer},
 };
 use serde_json::{Value, json};
 
@@ -39,14 +39,29 @@ fn tools() -> Vec<Tool> {
     vec![tool("tree", Some(tree)), tool("words-2", Some(words)), tool("now", None)]
 }
 
+/// The tokens of a text, marks as their tokens.
+fn spell(table: &TokenTable, text: &str) -> Vec<u32> {
+    let (mut tokens, mut rest) = (Vec::new(), text);
+    while let Some(byte) = rest.bytes().next() {
+        let mark = table.tokens.iter().zip(0..).find_map(|(token, id)| match token {
+            Spelling::Control(name) => rest.strip_prefix(name.as_str()).map(|after| (id, after)),
+            _ => None,
+        });
+        let (token, after) = mark.unwrap_or_else(|| (byte.into(), rest.split_at(1).1));
+        tokens.push(token);
+        rest = after;
+    }
+    tokens
+}
+
 /// The text of an answer of a random model that begins with `start`, marks included.
-fn answer(constraint: &Constraint, table: &TokenTable, start: &str, seed: u64) -> String {
+fn random_answer(constraint: &Constraint, table: &TokenTable, start: &str, seed: u64) -> String {
     let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut state = constraint.start(true);
     let mut bytes = start.as_bytes().to_vec();
-    for &byte in start.as_bytes() {
-        assert!(state.mask().expect("a mask").allows(byte.into()), "{start}");
-        state.commit(byte.into()).expect("an allowed token");
+    for token in spell(table, start) {
+        assert!(state.mask().expect("a mask").allows(token), "{start}: {token}");
+        state.commit(token).expect("an allowed token");
     }
     for step in 0..3000 {
         let mask = state.mask().expect("a mask");
@@ -86,41 +101,131 @@ fn parse(format: ToolFormat, text: &str, opened: bool) -> Output {
     output
 }
 
+/// A grammar for the family, and the tokens that it is for.
+fn compiled(
+    format: ToolFormat,
+    controls: bool,
+    options: AnswerOptions,
+) -> (TokenTable, Constraint) {
+    let marks = if controls { format.marks() } else { &[] };
+    let table = table(marks);
+    let compiler = ConstraintCompiler::new(&table, CompileLimits::default()).unwrap();
+    let control = |text: &str| {
+        let at = marks.iter().position(|mark| *mark == text)?;
+        Some(END + 1 + at as u32)
+    };
+    let grammar = answer(format, options, &control);
+    let constraint = compiler.compile(&grammar).unwrap_or_else(|e| panic!("{e}: {grammar:?}"));
+    (table, constraint)
+}
+
+/// Calls follow the schemas of their tools.
+fn check(output: &Output) {
+    for (name, arguments) in &output.calls {
+        let value: Value = serde_json::from_str(arguments).expect("JSON");
+        match name.as_str() {
+            "tree" => assert!(value["left"].is_number(), "{value}"),
+            "words-2" => assert!(value["kind"].is_string(), "{value}"),
+            _ => assert_eq!(value, json!({})),
+        }
+    }
+}
+
 #[test]
 fn required_calls_are_calls() {
     for format in FORMATS {
         for (controls, opened, most) in [(true, false, 1), (false, false, 3), (true, true, 2)] {
-            let marks = if controls { format.marks() } else { &[] };
-            let table = table(marks);
-            let compiler = ConstraintCompiler::new(&table, CompileLimits::default()).unwrap();
-            let control = |text: &str| {
-                let at = marks.iter().position(|mark| *mark == text)?;
-                Some(END + 1 + at as u32)
-            };
-            let options = CallOptions { most, reasoning_opened: opened };
-            let grammar = calls(format, &tools(), options, &control);
-            let constraint =
-                compiler.compile(&grammar).unwrap_or_else(|e| panic!("{e}: {grammar:?}"));
+            let reasoning = if opened { Reasoning::Opened } else { Reasoning::Never };
+            let options =
+                AnswerOptions { tools: tools(), most_calls: most, text: Text::None, reasoning };
+            let (table, constraint) = compiled(format, controls, options);
             let mut counts = [0; 4];
             for seed in 0..12 {
                 // No random model finds the end of its reasoning.
                 let start = if opened { "Hm. <b></think>" } else { "" };
-                let text = answer(&constraint, &table, start, seed);
+                let text = random_answer(&constraint, &table, start, seed);
                 let output = parse(format, &text, opened);
                 assert!(output.content.is_empty(), "{format:?}: {text}: {output:?}");
                 assert!((1..=most).contains(&output.calls.len()), "{format:?}: {text}: {output:?}");
                 counts[output.calls.len()] += 1;
-                for (name, arguments) in &output.calls {
-                    let value: Value = serde_json::from_str(arguments).expect("JSON");
-                    match name.as_str() {
-                        "tree" => assert!(value["left"].is_number(), "{value}"),
-                        "words-2" => assert!(value["kind"].is_string(), "{value}"),
-                        _ => assert_eq!(value, json!({})),
-                    }
-                }
+                check(&output);
             }
             let several: i32 = counts[2..].iter().sum();
             assert!(most == 1 || several > 0, "{format:?}: several calls: {counts:?}");
+        }
+    }
+}
+
+/// Strict tools that the model need not call: any words may come, but what begins like a call is
+/// one that follows its schema.
+#[test]
+fn free_words_and_strict_calls() {
+    for format in FORMATS {
+        for controls in [true, false] {
+            let options = |reasoning| AnswerOptions {
+                tools: tools(),
+                most_calls: 2,
+                text: Text::Words,
+                reasoning,
+            };
+            let (table, constraint) = compiled(format, controls, options(Reasoning::Possible));
+            let opening = format.marks()[0];
+            let think = "<think>{ <b> or even <tool_call></think>\n";
+            let starts = [
+                String::new(),
+                opening.into(),
+                format!("Well. {opening}"),
+                format!("{think}A {opening}"),
+            ];
+            for seed in 0..6 {
+                for start in &starts {
+                    let text = random_answer(&constraint, &table, start, seed);
+                    let output = parse(format, &text, false);
+                    check(&output);
+                    let calls = output.calls.len();
+                    if start.is_empty() {
+                        assert!(
+                            calls > 0 || output.content.trim() == text.trim(),
+                            "{text:?} {output:?}"
+                        );
+                    } else {
+                        assert!((1..=2).contains(&calls), "{format:?}: {text}: {output:?}");
+                        assert!(["", "Well.", "A"].contains(&output.content.trim()), "{output:?}");
+                    }
+                }
+            }
+            // The mark in letters would be read as one as well.
+            if controls {
+                let mut state = constraint.start(true);
+                let (last, letters) = opening.as_bytes().split_last().unwrap();
+                letters.iter().for_each(|&byte| state.commit(byte.into()).unwrap());
+                assert!(!state.mask().unwrap().allows((*last).into()), "{opening}");
+                assert!(state.mask().unwrap().allows(b'x'.into()), "{opening}");
+            }
+        }
+    }
+}
+
+/// A form beside tools: the answer has the form, or it is calls.
+#[test]
+fn a_form_or_calls() {
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}},
+        "required": ["n"], "additionalProperties": false});
+    for (reasoning, start) in [(Reasoning::Never, ""), (Reasoning::Opened, "Hm.</think>")] {
+        let form = Grammar::JsonSchema(schema.clone());
+        let options =
+            AnswerOptions { tools: tools(), most_calls: 1, text: Text::Form(form), reasoning };
+        let (table, constraint) = compiled(ToolFormat::Hermes, false, options);
+        for (form, seed) in [(true, 1), (false, 2), (true, 3), (false, 4)] {
+            let start = format!("{start}{}", if form { "{" } else { "<" });
+            let text = random_answer(&constraint, &table, &start, seed);
+            let output = parse(ToolFormat::Hermes, &text, reasoning == Reasoning::Opened);
+            check(&output);
+            assert_eq!(output.calls.is_empty(), form, "{text}: {output:?}");
+            if form {
+                let value: Value = serde_json::from_str(&output.content).expect("JSON");
+                assert!(value["n"].is_number(), "{value}");
+            }
         }
     }
 }

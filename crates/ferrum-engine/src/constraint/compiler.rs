@@ -181,9 +181,12 @@ impl CompileLimits {
             Grammar::Regex(regex) => at_most("bytes", regex.len(), self.regex_bytes),
             Grammar::Lark(lark) => self.check_lark(lark),
             Grammar::Gbnf(gbnf) => at_most("bytes", gbnf.len(), self.gbnf_bytes),
-            Grammar::LarkWithSchemas { lark, schemas } => {
-                self.check_lark(lark)?;
-                schemas.iter().try_for_each(|(_, schema)| schema::check(schema, &self.schema))
+            Grammar::OneOf(texts) => {
+                at_most("bytes", texts.iter().map(String::len).sum(), self.lark_bytes)
+            }
+            Grammar::Framed { lark, parts } => {
+                at_most("bytes", lark.len(), self.lark_bytes)?;
+                parts.iter().try_for_each(|(_, part)| self.check(part))
             }
         }
     }
@@ -201,10 +204,6 @@ impl CompileLimits {
 
 impl Shared {
     fn compile(&self, grammar: &Grammar) -> Result<Constraint, ConstraintError> {
-        let json = matches!(
-            grammar,
-            Grammar::JsonObject | Grammar::JsonSchema(_) | Grammar::LarkWithSchemas { .. }
-        );
         let mut matcher = Matcher::new(self.factory.create_parser(top_level(grammar)?));
         let mut pristine = None;
         // The first mask finds grammars that allow nothing or that are too costly from the start.
@@ -214,7 +213,7 @@ impl Shared {
         }
         match (matcher.get_error(), pristine) {
             (None, Some(matcher)) => {
-                let numbers = json.then(|| Arc::clone(&self.numbers));
+                let numbers = has_json(grammar).then(|| Arc::clone(&self.numbers));
                 Ok(Constraint::new(matcher, self.vocab, Arc::clone(&self.ends), numbers))
             }
             (error, _) => Err(explain(&error.unwrap_or_default())),
@@ -296,23 +295,49 @@ fn nesting(text: &str) -> usize {
     deepest
 }
 
+/// Whether some of the answer is JSON.
+fn has_json(grammar: &Grammar) -> bool {
+    match grammar {
+        Grammar::JsonObject | Grammar::JsonSchema(_) => true,
+        Grammar::Framed { parts, .. } => parts.iter().any(|(_, part)| has_json(part)),
+        Grammar::Regex(_) | Grammar::Lark(_) | Grammar::Gbnf(_) | Grammar::OneOf(_) => false,
+    }
+}
+
+/// A grammar and its parts, in llguidance's form.
 fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, ConstraintError> {
+    let mut grammars = Vec::new();
+    match grammar {
+        Grammar::Framed { lark, parts } => {
+            grammars.push(GrammarWithLexer::from_lark(lark.clone()));
+            for (name, part) in parts {
+                let part = single(part)?;
+                grammars.push(GrammarWithLexer { name: Some(name.clone()), ..part });
+            }
+        }
+        grammar => grammars.push(single(grammar)?),
+    }
+    Ok(TopLevelGrammar { grammars, max_tokens: None })
+}
+
+/// A grammar without parts.
+fn single(grammar: &Grammar) -> Result<GrammarWithLexer, ConstraintError> {
     Ok(match grammar {
-        Grammar::JsonObject => TopLevelGrammar::from_json_schema(prepared(&json!({
+        Grammar::JsonObject => GrammarWithLexer::from_json_schema(prepared(&json!({
             "type": "object"
         }))),
-        Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(prepared(schema)),
-        Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
-        Grammar::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
-        Grammar::Gbnf(gbnf) => TopLevelGrammar::from_lark(gbnf::to_lark(gbnf)?),
-        Grammar::LarkWithSchemas { lark, schemas } => {
-            let named = |(name, schema): &(String, Value)| GrammarWithLexer {
-                name: Some(name.clone()),
-                ..GrammarWithLexer::from_json_schema(prepared(schema))
-            };
-            let lark = GrammarWithLexer::from_lark(lark.clone());
-            let grammars = std::iter::once(lark).chain(schemas.iter().map(named)).collect();
-            TopLevelGrammar { grammars, max_tokens: None }
+        Grammar::JsonSchema(schema) => GrammarWithLexer::from_json_schema(prepared(schema)),
+        Grammar::Regex(regex) => GrammarWithLexer::from_regex(regex),
+        Grammar::Lark(lark) => GrammarWithLexer::from_lark(lark.clone()),
+        Grammar::Gbnf(gbnf) => GrammarWithLexer::from_lark(gbnf::to_lark(gbnf)?),
+        Grammar::OneOf(texts) => {
+            // A JSON string is also a string of Lark.
+            let texts: Vec<String> = texts.iter().map(|text| json!(text).to_string()).collect();
+            GrammarWithLexer::from_lark(format!("start: {}", texts.join(" | ")))
+        }
+        Grammar::Framed { .. } => {
+            let reason = "a frame within a frame".to_owned();
+            return Err(ConstraintError::Invalid { reason });
         }
     })
 }

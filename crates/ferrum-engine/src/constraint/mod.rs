@@ -36,11 +36,15 @@ pub enum Grammar {
     Lark(String),
     /// Text of a grammar in GBNF, llama.cpp's notation, whose rule `root` is the answer.
     Gbnf(String),
-    /// A Lark grammar whose rules name JSON schemas as `@name`.
-    LarkWithSchemas {
-        /// The grammar.
+    /// One of these texts.
+    OneOf(Vec<String>),
+    /// A Lark grammar of our own making whose rules name further grammars as `@name`. The parts
+    /// are hostile input; the frame around them is not, and has no part of theirs but the names of
+    /// tools.
+    Framed {
+        /// The frame.
         lark: String,
-        /// Names and schemas.
-        schemas: Vec<(String, Value)>,
+        /// Names and grammars, none of which is framed itself.
+        parts: Vec<(String, Grammar)>,
     },
 }

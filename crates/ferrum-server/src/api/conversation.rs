@@ -100,7 +100,7 @@ impl Conversation {
         for choice in 0..n {
             let mut request = self.params.request(tokens.clone(), choice, tenant)?;
             request.logprobs = self.logprobs;
-            request.reasoning = self.thinking.map(|tokens| model.reasoning_limit(tokens, opened));
+            request.reasoning = model.reasoning(self.thinking, opened);
             self.shape.apply(&mut request, model, opened)?;
             requests.push(request);
         }

@@ -2,7 +2,7 @@
 
 use ferrum_engine::Grammar;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::error::{ApiError, ApiResult};
@@ -125,9 +125,7 @@ fn structured(outputs: StructuredOutputs) -> ApiResult<Grammar> {
         (None, Some(_), None, None, None) => Ok(Grammar::JsonObject),
         (None, None, Some(regex), None, None) => Ok(Grammar::Regex(regex)),
         (None, None, None, Some(texts), None) if (1..=MAX_CHOICES).contains(&texts.len()) => {
-            // A JSON string is also a string of Lark.
-            let texts: Vec<String> = texts.iter().map(|text| json!(text).to_string()).collect();
-            Ok(Grammar::Lark(format!("start: {}", texts.join(" | "))))
+            Ok(Grammar::OneOf(texts))
         }
         (None, None, None, Some(_), None) => {
             refuse(&format!("choice takes 1 to {MAX_CHOICES} texts"))

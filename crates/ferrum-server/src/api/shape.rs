@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::form::Form;
 use crate::error::{ApiError, ApiResult};
 use crate::model::Model;
-use crate::output::grammar::{CallOptions, Tool, calls};
+use crate::output::grammar::{AnswerOptions, Reasoning, Text, Tool, answer};
 use crate::output::{OutputParser, ParserOptions, REASONING_MARKS, ToolFormat};
 
 /// Tools of a request, and calls of an answer, at most.
@@ -36,8 +36,8 @@ pub struct FunctionDefinition {
     pub description: Option<String>,
     /// The JSON schema of its arguments.
     pub parameters: Option<Value>,
-    /// Changes nothing: the arguments follow the schema where a call is demanded (`tool_choice`),
-    /// and are the model's own where it is free to call.
+    /// Whether the arguments follow the schema also where the model is free to call. Where a call
+    /// is demanded (`tool_choice`) they always do.
     pub strict: Option<bool>,
 }
 
@@ -93,9 +93,11 @@ pub struct Shape {
 enum Must {
     /// Anything.
     Nothing,
+    /// Anything, but with calls that follow the schemas of strict functions.
+    StrictCalls,
     /// A call of one of the functions.
     Call,
-    /// Text of a form.
+    /// Text of a form, or a call of one of the functions.
     Text(Form),
 }
 
@@ -112,6 +114,12 @@ pub fn functions(tools: Vec<ToolDefinition>) -> ApiResult<Vec<FunctionDefinition
     tools.into_iter().enumerate().map(one).collect()
 }
 
+impl FunctionDefinition {
+    fn is_strict(&self) -> bool {
+        self.strict == Some(true)
+    }
+}
+
 impl Shape {
     /// Checks what a request says.
     pub fn new(request: ShapeRequest, model: &Model) -> ApiResult<Self> {
@@ -119,12 +127,12 @@ impl Shape {
         check_tools(&tools)?;
         let (functions, must_call) = chosen(tools, choice)?;
         let must = match (must_call, form) {
-            (true, None) => Must::Call,
-            (false, None) => Must::Nothing,
-            (_, Some(form)) if functions.is_empty() => Must::Text(form),
-            (_, Some(form)) => {
-                return Err(ApiError::unsupported(form.param, "a form together with tools"));
+            (true, _) => Must::Call,
+            (false, Some(form)) => Must::Text(form),
+            (false, None) if functions.iter().any(FunctionDefinition::is_strict) => {
+                Must::StrictCalls
             }
+            (false, None) => Must::Nothing,
         };
         let described = functions.iter().map(|f| {
             let mut function = Map::new();
@@ -148,16 +156,14 @@ impl Shape {
 
     /// The constraint of the answer to `prompt`, and the tokens that its text must show.
     pub fn apply(&self, request: &mut Request, model: &Model, opened: bool) -> ApiResult<()> {
-        let (grammar, param) = match &self.must {
+        let (text, param) = match &self.must {
             Must::Nothing => (None, "tools"),
-            Must::Call => (Some(self.call_grammar(model, opened)), "tools"),
-            Must::Text(form) if opened => {
-                let what = "a form from a model whose answers begin with reasoning";
-                return Err(ApiError::unsupported(form.param, what));
-            }
-            Must::Text(form) => (Some(form.grammar.clone()), form.param),
+            Must::StrictCalls => (Some(Text::Words), "tools"),
+            Must::Call => (Some(Text::None), "tools"),
+            Must::Text(form) => (Some(Text::Form(form.grammar.clone())), form.param),
         };
-        if let Some(grammar) = grammar {
+        if let Some(text) = text {
+            let grammar = self.grammar(text, model, opened);
             request.constraint = Some(model.compile(&grammar, param)?);
         }
         let mut marks: Vec<&str> = Vec::new();
@@ -172,15 +178,26 @@ impl Shape {
         Ok(())
     }
 
-    fn call_grammar(&self, model: &Model, reasoning_opened: bool) -> Grammar {
+    fn grammar(&self, text: Text, model: &Model, opened: bool) -> Grammar {
+        let all_strict = matches!(self.must, Must::Call);
         let tool = |f: &FunctionDefinition| Tool {
             name: f.name.clone(),
-            parameters: f.parameters.clone(),
+            parameters: match all_strict || f.is_strict() {
+                true => f.parameters.clone(),
+                false => Some(json!({"type": "object"})),
+            },
         };
-        let tools: Vec<Tool> = self.functions.iter().map(tool).collect();
-        let most = if self.parallel { MAX_CALLS } else { 1 };
-        let control = |text: &str| model.tokenizer.special(text);
-        calls(self.format, &tools, CallOptions { most, reasoning_opened }, &control)
+        let options = AnswerOptions {
+            tools: self.functions.iter().map(tool).collect(),
+            most_calls: if self.parallel { MAX_CALLS } else { 1 },
+            reasoning: match (opened, &text) {
+                (true, _) => Reasoning::Opened,
+                (false, Text::Words) if model.conventions.reasoning => Reasoning::Possible,
+                (false, _) => Reasoning::Never,
+            },
+            text,
+        };
+        answer(self.format, options, &|text| model.tokenizer.special(text))
     }
 
     /// A parser of one answer to a prompt that ends within reasoning if `opened`. `whole_calls`:
@@ -189,7 +206,9 @@ impl Shape {
         OutputParser::new(ParserOptions {
             tools: (!self.functions.is_empty()).then_some(self.format),
             names: self.functions.iter().map(|f| f.name.clone()).collect(),
-            reasoning: model.conventions.reasoning && !matches!(self.must, Must::Text(_)),
+            // What has a form does not reason, unless the prompt does.
+            reasoning: model.conventions.reasoning
+                && (opened || !matches!(self.must, Must::Text(_))),
             opened,
             whole_calls,
         })

@@ -3,7 +3,10 @@
 //! A turn is what a user says with all that follows until the user speaks again. The system's
 //! messages belong to none and stay, and so does the last turn.
 
+use std::collections::HashMap;
+
 use ferrum_models::chat::Message;
+use serde_json::Value;
 
 use super::conversation::Prompt;
 use crate::error::ApiResult;
@@ -15,13 +18,26 @@ pub fn count(messages: &[Message]) -> usize {
 
 /// The conversation without its oldest `dropped` turns.
 pub fn without_oldest(messages: &[Message], dropped: usize) -> Vec<Message> {
-    let mut users = 0;
-    let kept = messages.iter().filter(|message| {
-        users += usize::from(message.role == "user");
+    let kept = messages.iter().zip(numbers(messages)).filter(|(message, turn)| {
         // What comes before the first turn belongs to it.
-        message.role == "system" || users.max(1) > dropped
+        message.role == "system" || (*turn).max(1) > dropped
     });
-    kept.cloned().collect()
+    kept.map(|(message, _)| message.clone()).collect()
+}
+
+/// The turn that each message is part of, from 1. The result of a call belongs to the call's, also
+/// where the user has spoken in between: it means nothing without the call.
+fn numbers(messages: &[Message]) -> Vec<usize> {
+    let (mut turn, mut calls) = (0, HashMap::new());
+    let mut number = |message| {
+        let Message { role, extra, .. }: &Message = message;
+        turn += usize::from(role == "user");
+        let made = extra.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+        calls.extend(made.filter_map(|call| Some((call.get("id")?.as_str()?, turn))));
+        let answered = extra.get("tool_call_id").and_then(Value::as_str);
+        answered.and_then(|id| calls.get(id)).copied().unwrap_or(turn)
+    };
+    messages.iter().map(&mut number).collect()
 }
 
 /// The prompt with as few of `turns` turns dropped as it takes to have at most `room` tokens. If
@@ -48,6 +64,8 @@ pub fn fewest_dropped(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn roles(messages: &[Message]) -> Vec<&str> {
@@ -63,6 +81,27 @@ mod tests {
         assert_eq!(roles(&without_oldest(&messages, 0)), all);
         assert_eq!(roles(&without_oldest(&messages, 1)), ["system", "system", "user"]);
         assert_eq!(count(&messages[..2]), 1);
+    }
+
+    #[test]
+    fn a_result_goes_with_its_call() {
+        let with = |role: &str, key: &str, value: Value| {
+            let mut message = Message::new(role, "x");
+            message.extra.insert(key.into(), value);
+            message
+        };
+        let call = |id: &str| json!([{"id": id, "type": "function", "function": {"name": "f"}}]);
+        let messages = [
+            Message::new("user", "x"),
+            with("assistant", "tool_calls", call("a")),
+            Message::new("user", "wait"),
+            with("tool", "tool_call_id", "a".into()),
+            with("assistant", "tool_calls", call("b")),
+            with("tool", "tool_call_id", "b".into()),
+        ];
+        assert_eq!(without_oldest(&messages, 0), messages);
+        let second = [&messages[2], &messages[4], &messages[5]].map(Clone::clone);
+        assert_eq!(without_oldest(&messages, 1), second);
     }
 
     #[test]
