@@ -1,10 +1,10 @@
 //! `normalizer`: what is done to text first.
 
-use regex_automata::meta::Regex;
 use serde_json::Value;
 
 use super::super::error::TokenizerError;
 use super::super::normalize::Step;
+use super::super::oniguruma;
 use super::super::wordpiece::Normalization;
 use super::file::{Part, Pattern};
 use super::unsupported;
@@ -29,8 +29,8 @@ pub(super) fn steps(value: Option<&Value>) -> Result<Vec<Step>, TokenizerError> 
 fn growth(step: &Step) -> f64 {
     match step {
         Step::Replace { from, to } => (to.len() as f64 / from.len() as f64).max(1.0),
-        // A match may be a single byte.
-        Step::ReplacePattern { to, .. } => (to.len() as f64).max(1.0),
+        // A match may be a single byte, and an empty one stands beside each byte.
+        Step::ReplacePattern { to, .. } => to.len() as f64 + 1.0,
         _ => 1.0,
     }
 }
@@ -53,11 +53,7 @@ fn step(part: &Part<'_>) -> Result<Step, TokenizerError> {
                 Pattern::Text("") => return Err(unsupported("normalizer", "Replace of nothing")),
                 Pattern::Text(from) => Step::Replace { from: from.to_string(), to },
                 Pattern::Regex(pattern) => {
-                    let from = Regex::new(pattern).map_err(|e| TokenizerError::Pattern {
-                        pattern: pattern.to_string(),
-                        reason: e.to_string(),
-                    })?;
-                    Step::ReplacePattern { from, to }
+                    Step::ReplacePattern { from: oniguruma::compile(&[pattern])?, to }
                 }
             }
         }
