@@ -98,7 +98,8 @@ fn normal_form(
     if is_control {
         // transformers takes these flags from `tokenizer_config.json`.
         let all = beside.config.get("added_tokens_decoder");
-        let stated = all.and_then(|all| all.get(token.id.to_string())?.get("normalized")?.as_bool());
+        let stated =
+            all.and_then(|all| all.get(token.id.to_string())?.get("normalized")?.as_bool());
         // Whether a changed text is markup cannot be told any more.
         return match stated {
             Some(false) => Ok(None),
