@@ -261,10 +261,13 @@ impl HubError {
 fn io_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            format!("{error}; free some space, or set FERRUM_HOME to a folder elsewhere")
+            format!(
+                "{error}; free some space, or set HF_HUB_CACHE or FERRUM_HOME to a folder elsewhere"
+            )
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => format!(
-            "{error}; set FERRUM_HOME to a folder that can be written if this is the model store"
+            "{error}; set HF_HUB_CACHE or FERRUM_HOME to a folder that can be written if this is where \
+             models are kept"
         ),
         _ => error.to_string(),
     }

@@ -78,9 +78,10 @@ impl Hub {
             if let Some(path) = self.in_store(&wanted)? {
                 return Ok(path);
             }
-            // What is enough to run is used where the hub does not show the rest.
+            // What is enough to run is used where the rest cannot be had: the hub does not show it, or
+            // the cache is one that we may only read.
             let is_enough = matches!(found, Found::Enough(_));
-            return self.complete(reference, found, progress, |e| is_enough && !e.is_local());
+            return self.complete(reference, found, progress, |_| is_enough);
         }
         if let Some(path) = self.local(reference)? {
             return Ok(path);
@@ -126,7 +127,7 @@ impl Hub {
             return match found {
                 Found::Whole(path) | Found::Enough(path) => Ok(path),
                 Found::Part(missing) => {
-                    Err(HubError::Incomplete { model, missing: missing.join(", "), why })
+                    Err(HubError::Incomplete { model, missing: shown(&missing), why })
                 }
                 Found::Nothing => Err(HubError::Offline { model }),
             };
@@ -143,7 +144,7 @@ impl Hub {
                 Ok(path)
             }
             Found::Part(missing) if error.is_passing() => {
-                let (missing, why) = (missing.join(", "), error.to_string());
+                let (missing, why) = (shown(&missing), error.to_string());
                 Err(HubError::Incomplete { model, missing, why })
             }
             _ => Err(error),
@@ -390,6 +391,15 @@ impl Source {
                 format!("{} Python packages {}…", many.len(), many[0].name)
             }
         }
+    }
+}
+
+/// Some names, fit for a message.
+fn shown(names: &[String]) -> String {
+    const MOST: usize = 5;
+    match names.len() {
+        n if n > MOST => format!("{} and {} more", names[..MOST].join(", "), n - MOST),
+        _ => names.join(", "),
     }
 }
 

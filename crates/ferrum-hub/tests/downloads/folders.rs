@@ -291,6 +291,11 @@ fn a_cache_of_another_tool_is_completed_if_the_hub_can_be_asked() {
     let config_at = |hub: &FakeHub| config(dir.path(), &hub.api);
     let path = Hub::new(config_at(&unreachable)).fetch(&parse("o/r"), &mut notes).unwrap();
     assert!(notes.0.iter().any(|note| note.contains("using what is here")), "{:?}", notes.0);
+    // Or it does not show it any more.
+    let gone = FakeHub::with(encoder(), |_, _| Some(refuse(404, "RepoNotFound")), |_, _| None);
+    assert_eq!(fetch(&config_at(&gone), "o/r").unwrap(), path);
+    let pulled = Hub::new(config_at(&gone)).pull(&parse("o/r"), &mut Quiet);
+    assert!(matches!(pulled, Err(HubError::NoRepository { .. })));
     let hub = FakeHub::new(encoder());
     assert_eq!(fetch(&config_at(&hub), "o/r").unwrap(), path);
     assert!(path.join("1_Pooling/config.json").is_file());

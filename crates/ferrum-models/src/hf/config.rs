@@ -220,7 +220,7 @@ fn layers(config: Object<'_>, model_type: &str, out: &mut Settings) -> Result<()
     let window = config.count("sliding_window")?.filter(|_| used && windows != Windows::None);
     let listed = local_layers(config)?;
     match window {
-        None if listed.is_some_and(|local| local.contains(&true)) => {
+        None if listed.as_ref().is_some_and(|local| local.contains(&true)) => {
             return Err(config.refuse("layer_types"));
         }
         None => {}

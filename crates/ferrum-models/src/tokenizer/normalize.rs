@@ -80,9 +80,6 @@ impl Step {
 }
 
 fn replace<'a>(from: &Regex, text: &str, to: &str) -> Cow<'a, str> {
-    if text.is_empty() {
-        return Cow::Borrowed(""); // in which nothing is looked for
-    }
     let (mut out, mut at) = (String::with_capacity(text.len()), 0);
     for found in from.find_iter(text) {
         out.push_str(&text[at..found.start()]);

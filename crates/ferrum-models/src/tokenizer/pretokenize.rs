@@ -229,6 +229,11 @@ impl Stage {
         Stage::new(GPT2.pattern, GPT2.spaces, Behavior::Isolated, false)
     }
 
+    /// The pre-tokenizer `Whitespace`, which `tokenizers` does with our engine and not with Oniguruma.
+    pub fn whitespace() -> Result<Self, TokenizerError> {
+        Stage::new(r"\w+|[^\w\s]+", false, Behavior::Removed, true)
+    }
+
     /// A cut by a pattern in the words of `tokenizer.json`, which are those of Oniguruma.
     pub fn of_pattern(
         pattern: &str,

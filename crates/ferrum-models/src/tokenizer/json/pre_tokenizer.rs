@@ -49,7 +49,7 @@ pub(super) fn read(
                 stages.push(cut(PUNCTUATION, behavior(name)?)?);
             }
             "Whitespace" => {
-                stages.push(Stage::of_pattern(r"\w+|[^\w\s]+", Behavior::Removed, true)?);
+                stages.push(Stage::whitespace()?);
             }
             "WhitespaceSplit" => stages.push(cut(r"\s", Behavior::Removed)?),
             "Metaspace" => {

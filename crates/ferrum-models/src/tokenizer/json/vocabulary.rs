@@ -69,9 +69,10 @@ pub(super) fn build(
     };
     Vocabulary::new(entries.iter().enumerate().map(|(id, entry)| {
         let text = texts.get(id).map_or(entry.text, String::as_str);
-        let key = key(entry.kind, text, family);
-        let text = normalized.get(&(id as u32)).map_or(text, String::as_str);
-        Ok(RawToken { text, key, kind: entry.kind })
+        Ok(match normalized.get(&(id as u32)) {
+            Some(form) => RawToken { text: form, key: None, kind: entry.kind },
+            None => RawToken { text, key: key(entry.kind, text, family), kind: entry.kind },
+        })
     }))
 }
 
