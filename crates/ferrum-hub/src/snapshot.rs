@@ -147,7 +147,8 @@ pub(crate) fn installed(cache: &Cache) -> Result<Vec<Installed>> {
                 _ => {}
             }
             for file in names.iter().filter(|name| is_gguf_name(name)) {
-                let (name, bytes) = (format!("{}/{file}{at}", repo.repo), bytes(&[file.clone()]));
+                let (name, bytes) =
+                    (format!("{}/{file}{at}", repo.repo), bytes(std::slice::from_ref(file)));
                 let path = repo.snapshot(&commit).join(file);
                 found.push(Installed { name, path, bytes, partial: false });
             }
