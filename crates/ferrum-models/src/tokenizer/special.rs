@@ -224,6 +224,9 @@ impl Specials {
     /// A token found in white space that went with the one before it counts all the same, and what
     /// follows it is text again: so does the `tokenizers` package.
     fn divide_by(&self, finder: &Finder, text: &str, range: Range<usize>, parts: &mut Vec<Part>) {
+        if range.start >= range.end {
+            return;
+        }
         let mut at = range.start;
         for (id, found) in finder.find(text, range.clone()) {
             let Some(Range { start, end }) = self.place(text, id, (at, range.end), found) else {

@@ -137,6 +137,11 @@ fn added_tokens_have_their_flags() {
     let word = with(bytes(), "/added_tokens/1/content", "t".into());
     let word = build(&with(word, "/added_tokens/1/single_word", true.into())).unwrap();
     assert_eq!(word.encode_text("t at ta a t-t"), [4, 0, 0, 0, 4, 4]);
+    // A control token within the white space that went with the one before it.
+    let space = json!({"id": 5, "content": " ", "special": true});
+    let mut space = with(bytes(), "/added_tokens/1", space);
+    space["added_tokens"][0]["rstrip"] = true.into();
+    assert_eq!(build(&space).unwrap().encode_markup("<s>  a"), [3, 5, 5, 0]);
     let lower = with(bytes(), "/normalizer", json!({"type": "Lowercase"}));
     let lower = with(lower, "/added_tokens/1/content", "<TD>".into());
     let normalized = with(lower.clone(), "/added_tokens/1/normalized", true.into());
