@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::hash::Sha256;
+use crate::hash::Digest;
 
 /// Results of this crate.
 pub type Result<T, E = HubError> = std::result::Result<T, E>;
@@ -15,7 +15,7 @@ pub enum HubError {
     /// The text names no model.
     #[error(
         "no model is called '{text}': give the path of a .gguf file, a repository as \
-         owner/repo:QUANT, or one of the names {known}"
+         owner/repo or owner/repo:QUANT, or one of the names {known}"
     )]
     UnknownModel {
         /// What was given.
@@ -100,14 +100,14 @@ pub enum HubError {
         got: u64,
     },
     /// The bytes are not those of the catalogue or the hub.
-    #[error("{what} is not the expected file: its SHA-256 is {got}, it should be {expected}")]
+    #[error("{what} is not the expected file: its hash is {got}, it should be {expected}")]
     WrongHash {
         /// The file.
         what: String,
         /// The expected value.
-        expected: Sha256,
+        expected: Digest,
         /// The value of what came.
-        got: Sha256,
+        got: Digest,
     },
     /// A package that does not contain what the catalogue says.
     #[error("the package file {package} cannot be used: {why}")]
@@ -135,6 +135,87 @@ pub enum HubError {
         /// The files that are there.
         available: String,
     },
+    /// A repository that is not there, or that may not be seen.
+    #[error(
+        "{host} has no repository {repo}, or it is private: check the name; for a private one set \
+         HF_TOKEN to a token that may read it"
+    )]
+    NoRepository {
+        /// The host.
+        host: String,
+        /// `owner/repo`.
+        repo: String,
+    },
+    /// A repository whose terms must be accepted first.
+    #[error(
+        "{repo} is gated: accept its terms on {page}, then set HF_TOKEN to a token of yours (or run \
+         `hf auth login`)"
+    )]
+    Gated {
+        /// `owner/repo`.
+        repo: String,
+        /// The address of its page.
+        page: String,
+    },
+    /// A token that the hub does not take.
+    #[error("{host} refused the access token (HF_TOKEN, or the file of `hf auth login`): {why}")]
+    BadToken {
+        /// The host.
+        host: String,
+        /// What it says.
+        why: String,
+    },
+    /// A repository without the revision that was asked for.
+    #[error("{repo} has no revision '{revision}'")]
+    NoRevision {
+        /// `owner/repo`.
+        repo: String,
+        /// The branch, tag or commit.
+        revision: String,
+    },
+    /// A repository whose weights are Python objects.
+    #[error(
+        "{repo} has its weights only as {file}, a pickle: such a file is a program that runs when \
+         it is read, so Ferrum does not read it. Name a repository or a revision with safetensors \
+         (owner/repo@refs/pr/N where a conversion was proposed), or convert it"
+    )]
+    Pickle {
+        /// `owner/repo`.
+        repo: String,
+        /// The file.
+        file: String,
+    },
+    /// A model that is here in part, and no network to complete it.
+    #[error("{model} is here only in part ({missing} missing), and {why}")]
+    Incomplete {
+        /// The model.
+        model: String,
+        /// The files.
+        missing: String,
+        /// Why it is not completed.
+        why: String,
+    },
+    /// A model that is not here, and may not be downloaded.
+    #[error("{model} is not on this machine, and HF_HUB_OFFLINE forbids a download")]
+    Offline {
+        /// The model.
+        model: String,
+    },
+    /// The disk is too small.
+    #[error(
+        "{what} needs {needed} more bytes, but {} has {free} free; free some space, or set \
+         HF_HUB_CACHE to a folder elsewhere", folder.display()
+    )]
+    NoSpace {
+        /// The model.
+        what: String,
+        /// Bytes that are still to come.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Where.
+        folder: PathBuf,
+    },
     /// Every source failed.
     #[error(
         "{model} could not be downloaded: {tried}. Check the network (HTTPS_PROXY), name a package \
@@ -160,7 +241,19 @@ impl HubError {
 
     /// Whether the reason lies on this machine, so that another source would not help.
     pub fn is_local(&self) -> bool {
-        matches!(self, HubError::File { .. } | HubError::BadFileName { .. })
+        matches!(
+            self,
+            HubError::File { .. } | HubError::BadFileName { .. } | HubError::NoSpace { .. }
+        )
+    }
+
+    /// Whether the hub cannot be asked just now, so that what is here has to do.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            HubError::Connect { .. } | HubError::Transfer { .. } => true,
+            HubError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            _ => false,
+        }
     }
 }
 
@@ -168,10 +261,13 @@ impl HubError {
 fn io_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            format!("{error}; free some space, or set FERRUM_HOME to a folder elsewhere")
+            format!(
+                "{error}; free some space, or set HF_HUB_CACHE or FERRUM_HOME to a folder elsewhere"
+            )
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => format!(
-            "{error}; set FERRUM_HOME to a folder that can be written if this is the model store"
+            "{error}; set HF_HUB_CACHE or FERRUM_HOME to a folder that can be written if this is where \
+             models are kept"
         ),
         _ => error.to_string(),
     }

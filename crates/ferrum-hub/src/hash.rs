@@ -1,9 +1,9 @@
-//! SHA-256 values as text and bytes.
+//! Hashes of files: SHA-256, and git's for files that a hub keeps in git itself.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sha2::Digest;
+use sha2::Digest as _;
 
 /// A SHA-256 value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,6 +75,89 @@ impl From<Sha256> for String {
     }
 }
 
+/// The hash by which a hub knows a file, and by which its cache names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Digest {
+    /// Of large files, which are kept beside git (Git LFS).
+    Sha256(Sha256),
+    /// Of the others: git's name of a blob, the SHA-1 of `blob`, its size, a zero byte and the bytes.
+    GitBlob([u8; 20]),
+}
+
+impl Digest {
+    /// From 64 hexadecimal digits (SHA-256) or 40 (git).
+    pub fn from_hex(text: &str) -> Option<Self> {
+        if let Some(value) = Sha256::from_hex(text) {
+            return Some(Digest::Sha256(value));
+        }
+        let digits = text.as_bytes();
+        let mut bytes = [0; 20];
+        if digits.len() != 40 {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        }
+        Some(Digest::GitBlob(bytes))
+    }
+
+    /// Git's name of a blob of these bytes.
+    pub fn git_blob(bytes: &[u8]) -> Self {
+        let mut hasher = Digest::GitBlob([0; 20]).hasher(bytes.len() as u64);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// A hasher of the same kind for a file of `size` bytes.
+    pub(crate) fn hasher(&self, size: u64) -> Hasher {
+        match self {
+            Digest::Sha256(_) => Hasher::Sha256(sha2::Sha256::new()),
+            Digest::GitBlob(_) => {
+                Hasher::GitBlob(sha1::Sha1::new_with_prefix(format!("blob {size}\0")))
+            }
+        }
+    }
+}
+
+/// Lower-case hexadecimal digits, as in the names of a cache's files.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Digest::Sha256(value) => value.fmt(f),
+            Digest::GitBlob(bytes) => bytes.iter().try_for_each(|b| write!(f, "{b:02x}")),
+        }
+    }
+}
+
+impl From<Sha256> for Digest {
+    fn from(value: Sha256) -> Self {
+        Digest::Sha256(value)
+    }
+}
+
+/// A [`Digest`] in the making.
+#[derive(Clone)]
+pub(crate) enum Hasher {
+    Sha256(sha2::Sha256),
+    GitBlob(sha1::Sha1),
+}
+
+impl Hasher {
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Hasher::Sha256(hasher) => hasher.update(bytes),
+            Hasher::GitBlob(hasher) => hasher.update(bytes),
+        }
+    }
+
+    pub fn finish(self) -> Digest {
+        match self {
+            Hasher::Sha256(hasher) => Digest::Sha256(Sha256::finish(hasher)),
+            Hasher::GitBlob(hasher) => Digest::GitBlob(hasher.finalize().into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +171,21 @@ mod tests {
         assert_eq!(Sha256::from_hex(&text[1..]), None);
         assert_eq!(Sha256::from_hex(&text.replace('b', "g")), None);
         assert_eq!(Sha256::from_hex(&"é".repeat(32)), None);
+    }
+
+    #[test]
+    fn digests_are_told_apart_by_their_length() {
+        // `printf 'hello\n' | git hash-object --stdin`
+        let text = "ce013625030ba8dba906f756967f9e9ca394464a";
+        let digest = Digest::from_hex(text).unwrap();
+        let mut hasher = digest.hasher(6);
+        hasher.update(b"hel");
+        hasher.update(b"lo\n");
+        assert_eq!(hasher.finish(), digest);
+        assert_eq!(digest.to_string(), text);
+        assert!(matches!(Digest::from_hex(&"0".repeat(64)), Some(Digest::Sha256(_))));
+        for bad in ["", "00", &"0".repeat(41), &"g".repeat(40)] {
+            assert_eq!(Digest::from_hex(bad), None, "{bad}");
+        }
     }
 }

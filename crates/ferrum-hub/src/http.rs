@@ -4,10 +4,14 @@ use std::io::Read;
 use std::time::Duration;
 
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body};
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, Body, RequestBuilder};
 
 use crate::config::HubConfig;
 use crate::error::{HubError, Result};
+
+/// The longest that a server may make us wait before the next request.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// An answer whose body is still to be read.
 pub(crate) type Response = ureq::http::Response<Body>;
@@ -45,14 +49,12 @@ impl Client {
 
     /// Sends a GET. Statuses are not errors here; an error means that no answer came.
     pub(crate) fn get(&self, url: &str, headers: &[Header<'_>]) -> Result<Response> {
-        // Compressed transfers would make lengths and ranges mean something else.
-        let mut request = self.agent.get(url).header("Accept-Encoding", "identity");
-        for (name, value) in headers {
-            request = request.header(*name, value);
-        }
-        request
-            .call()
-            .map_err(|error| HubError::Connect { host: host(url).to_string(), why: reason(&error) })
+        send(self.agent.get(url), url, headers)
+    }
+
+    /// Sends a HEAD and does not follow where the answer points.
+    pub(crate) fn head(&self, url: &str, headers: &[Header<'_>]) -> Result<Response> {
+        send(self.agent.head(url).config().max_redirects(0).build(), url, headers)
     }
 
     /// The body of a successful GET of at most `limit` bytes, with its content type.
@@ -65,15 +67,35 @@ impl Client {
         let response = self.get(url, headers)?;
         check_status(&response, url)?;
         let content_type = header(&response, "content-type").unwrap_or_default().to_string();
-        let bad = |why: String| HubError::Answer { host: host(url).to_string(), why };
-        let mut text = String::new();
-        let mut body = response.into_body().into_reader().take(limit + 1);
-        body.read_to_string(&mut text).map_err(|e| bad(e.to_string()))?;
-        if text.len() as u64 > limit {
-            return Err(bad(format!("it is longer than {limit} bytes")));
-        }
-        Ok((content_type, text))
+        Ok((content_type, read_text(response, url, limit)?))
     }
+}
+
+fn send(
+    mut request: RequestBuilder<WithoutBody>,
+    url: &str,
+    headers: &[Header<'_>],
+) -> Result<Response> {
+    // Compressed transfers would make lengths and ranges mean something else.
+    request = request.header("Accept-Encoding", "identity");
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    request
+        .call()
+        .map_err(|error| HubError::Connect { host: host(url).to_string(), why: reason(&error) })
+}
+
+/// The body of an answer, of at most `limit` bytes.
+pub(crate) fn read_text(response: Response, url: &str, limit: u64) -> Result<String> {
+    let bad = |why: String| HubError::Answer { host: host(url).to_string(), why };
+    let mut text = String::new();
+    let mut body = response.into_body().into_reader().take(limit + 1);
+    body.read_to_string(&mut text).map_err(|e| bad(e.to_string()))?;
+    if text.len() as u64 > limit {
+        return Err(bad(format!("it is longer than {limit} bytes")));
+    }
+    Ok(text)
 }
 
 /// An error for any status that is not 2xx.
@@ -88,6 +110,12 @@ pub(crate) fn check_status(response: &Response, url: &str) -> Result<()> {
 /// A header of an answer, if it is there and is text.
 pub(crate) fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
     response.headers().get(name)?.to_str().ok()
+}
+
+/// How long an answer asks to wait (`Retry-After` in seconds, RFC 9110 §10.2.3), within reason.
+pub(crate) fn retry_after(response: &Response) -> Duration {
+    let asked = header(response, "retry-after").and_then(|v| v.trim().parse().ok());
+    Duration::from_secs(asked.unwrap_or(0)).min(LONGEST_WAIT)
 }
 
 /// The host and port of an address, without a user or a password.

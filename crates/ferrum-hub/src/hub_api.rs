@@ -1,34 +1,45 @@
-//! The files of a Hugging Face repository, and which of them a selector means.
+//! What a Hugging Face hub says of a repository.
 //!
-//! Uses `GET /api/models/{repo}?blobs=true`, which gives sizes and SHA-256 values, and
-//! `/{repo}/resolve/{revision}/{file}` for the bytes.
+//! Uses `GET /api/models/{repo}/revision/{revision}?blobs=true`, which gives the commit, sizes and
+//! hashes, and `/{repo}/resolve/{commit}/{file}` for the bytes. Where a mirror leaves sizes or hashes
+//! out, they are those in the headers of `HEAD` of a file.
 
 use std::collections::BTreeMap;
+use std::thread::sleep;
 
 use serde::Deserialize;
 
 use crate::config::HubConfig;
 use crate::error::{HubError, Result};
-use crate::hash::Sha256;
-use crate::http::{self, Client, Header};
-use crate::reference::{Selector, is_gguf_name, safe_relative_path};
+use crate::hash::Digest;
+use crate::http::{self, Client, Header, Response, header, host};
+use crate::reference::{is_commit, safe_relative_path};
 
-/// The quantisation that is taken where none is asked for and there is a choice.
-const DEFAULT_QUANT: &str = "Q4_K_M";
+/// The branch that is meant where no revision is named.
+pub(crate) const MAIN: &str = "main";
 /// The largest listing that is read.
 const MAX_LISTING: u64 = 32 << 20;
 
 /// One file of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RemoteFile {
+pub(crate) struct RemoteFile {
     /// Its path in the repository; held to stay inside its folder.
     pub path: String,
     /// Its size in bytes.
     pub size: u64,
-    /// Its SHA-256.
-    pub sha256: Sha256,
-    /// The revision (a commit) that the listing is of.
-    pub revision: String,
+    /// Its hash.
+    pub digest: Digest,
+}
+
+/// The files of a repository at one commit.
+#[derive(Debug)]
+pub(crate) struct Repository {
+    /// `owner/repo`.
+    pub repo: String,
+    /// The commit: 40 hexadecimal digits.
+    pub commit: String,
+    /// By path; sizes and hashes as far as the listing gives them. Paths are not checked.
+    files: BTreeMap<String, Option<(u64, Digest)>>,
 }
 
 #[derive(Deserialize)]
@@ -41,6 +52,9 @@ struct Listing {
 #[derive(Deserialize)]
 struct Sibling {
     rfilename: String,
+    size: Option<u64>,
+    #[serde(rename = "blobId")]
+    blob_id: Option<String>,
     lfs: Option<Lfs>,
 }
 
@@ -48,6 +62,15 @@ struct Sibling {
 struct Lfs {
     sha256: String,
     size: u64,
+}
+
+impl Sibling {
+    fn identity(&self) -> Option<(u64, Digest)> {
+        match &self.lfs {
+            Some(lfs) => Some((lfs.size, Digest::from_hex(&lfs.sha256)?)),
+            None => Some((self.size?, Digest::from_hex(self.blob_id.as_ref()?)?)),
+        }
+    }
 }
 
 /// The headers of a request to the hub.
@@ -61,110 +84,113 @@ pub(crate) fn file_url(config: &HubConfig, repo: &str, revision: &str, path: &st
     format!("{}/{repo}/resolve/{revision}/{}", config.hub_endpoint, path.join("/"))
 }
 
-/// The files that `selector` means: one, or all parts of a split model in order.
-pub(crate) fn select_remote(
+/// Asks for the files of a repository at a branch, tag or commit.
+pub(crate) fn list(
     client: &Client,
     config: &HubConfig,
     repo: &str,
-    selector: &Selector,
-) -> Result<Vec<RemoteFile>> {
-    let url = format!("{}/api/models/{repo}?blobs=true", config.hub_endpoint);
-    let (_, text) = client.get_text(&url, &headers(config), MAX_LISTING)?;
-    let bad = |why: String| HubError::Answer { host: http::host(&url).to_string(), why };
+    revision: &str,
+) -> Result<Repository> {
+    let endpoint = &config.hub_endpoint;
+    let named = percent_encoded(revision);
+    let url = format!("{endpoint}/api/models/{repo}/revision/{named}?blobs=true");
+    let bad = |why: String| HubError::Answer { host: host(&url).to_string(), why };
+    let response = ask(client, config, &url, false)?;
+    if !response.status().is_success() {
+        return Err(refusal(config, &response, (repo, revision), &url));
+    }
+    let text = http::read_text(response, &url, MAX_LISTING)?;
     let listing: Listing = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-    let revision = listing.sha.unwrap_or_else(|| "main".into());
-    if !revision.bytes().all(|b| b.is_ascii_alphanumeric()) {
+    let commit = listing.sha.unwrap_or_default();
+    if !is_commit(&commit) {
         return Err(bad("its revision is not a commit".into()));
     }
-    let mut files = BTreeMap::new();
-    for sibling in listing.siblings {
-        files.insert(sibling.rfilename, sibling.lfs);
-    }
-    let names: Vec<&str> = files.keys().map(String::as_str).collect();
-    let chosen = select(repo, &names, selector)?;
-    let remote = |name: &String| {
-        safe_relative_path(name)?;
-        let lfs = files.get(name).and_then(Option::as_ref);
-        let hash = lfs.and_then(|l| Some((l.size, Sha256::from_hex(&l.sha256)?)));
-        let (size, sha256) = hash.ok_or_else(|| bad(format!("no SHA-256 for {name}")))?;
-        Ok(RemoteFile { path: name.clone(), size, sha256, revision: revision.clone() })
-    };
-    chosen.iter().map(remote).collect()
+    let files = listing.siblings.into_iter().map(|s| {
+        let identity = s.identity();
+        (s.rfilename, identity)
+    });
+    Ok(Repository { repo: repo.to_string(), commit, files: files.collect() })
 }
 
-/// The names that `selector` means among those of a repository (or of its folder in the store):
-/// one file, or all parts of one split model.
-pub(crate) fn select(repo: &str, names: &[&str], selector: &Selector) -> Result<Vec<String>> {
-    let models = group_parts(names);
-    let fail = |wanted: &str| HubError::NotInRepository {
-        repo: repo.to_string(),
-        wanted: wanted.to_string(),
-        available: match models.len() {
-            0 => "no GGUF file".to_string(),
-            _ => models.keys().cloned().collect::<Vec<_>>().join(", "),
-        },
-    };
-    let of_quant = |quant: &str| {
-        let found: Vec<_> = models.iter().filter(|(stem, _)| has_quant(stem, quant)).collect();
-        match found[..] {
-            [(_, parts)] => Ok(parts.clone()),
-            _ => Err(fail(quant)),
-        }
-    };
-    let parts = match selector {
-        Selector::Quant(quant) => of_quant(quant)?,
-        Selector::Default if models.len() == 1 => models.values().flatten().cloned().collect(),
-        Selector::Default => of_quant(DEFAULT_QUANT)?,
-        Selector::File(file) => {
-            models.values().find(|parts| parts.contains(file)).ok_or_else(|| fail(file))?.clone()
-        }
-    };
-    match parts.first().and_then(|first| split_part(first)) {
-        Some((_, _, count)) if parts.len() != count => Err(fail("all parts of the split model")),
-        _ => Ok(parts),
+impl Repository {
+    /// The paths of all files, as the hub gives them.
+    pub fn names(&self) -> Vec<&str> {
+        self.files.keys().map(String::as_str).collect()
     }
-}
 
-/// GGUF models by their name without `.gguf` and part number; projectors of vision models are no
-/// models of their own.
-fn group_parts(names: &[&str]) -> BTreeMap<String, Vec<String>> {
-    let mut models: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for name in names.iter().filter(|n| is_gguf_name(n)) {
-        let stem = match split_part(name) {
-            Some((stem, _, _)) => stem,
-            None => &name[..name.len() - ".gguf".len()],
+    /// A file with its size and hash.
+    pub fn file(&self, client: &Client, config: &HubConfig, path: &str) -> Result<RemoteFile> {
+        safe_relative_path(path)?;
+        let (size, digest) = match self.files.get(path).copied().flatten() {
+            Some(identity) => identity,
+            None => self.ask_for(client, config, path)?,
         };
-        if !base_name(stem).to_ascii_lowercase().starts_with("mmproj") {
-            models.entry(stem.to_string()).or_default().push(name.to_string());
+        Ok(RemoteFile { path: path.to_string(), size, digest })
+    }
+
+    /// Size and hash from the headers of a file: those of what it links to, if it is kept elsewhere.
+    fn ask_for(&self, client: &Client, config: &HubConfig, path: &str) -> Result<(u64, Digest)> {
+        let url = file_url(config, &self.repo, &self.commit, path);
+        let response = ask(client, config, &url, true)?;
+        let status = response.status();
+        if !status.is_success() && !status.is_redirection() {
+            return Err(refusal(config, &response, (&self.repo, &self.commit), &url));
         }
-    }
-    models.values_mut().for_each(|parts| parts.sort());
-    models
-}
-
-/// `stem-00001-of-00003.gguf`: the stem, the part and the count.
-fn split_part(name: &str) -> Option<(&str, usize, usize)> {
-    let rest = name.get(..name.len().checked_sub(".gguf".len())?)?;
-    let (rest, count) = rest.rsplit_once("-of-")?;
-    let (stem, part) = rest.rsplit_once('-')?;
-    if part.len() != 5 || count.len() != 5 {
-        return None;
-    }
-    Some((stem, part.parse().ok()?, count.parse().ok()?))
-}
-
-/// Whether a name ends in a quantisation: the whole word, so that `Q4_K` is not `Q4_K_M`.
-fn has_quant(stem: &str, quant: &str) -> bool {
-    let stem = base_name(stem).to_ascii_lowercase();
-    let quant = quant.to_ascii_lowercase();
-    match stem.strip_suffix(&quant) {
-        Some(before) => before.is_empty() || before.ends_with(['-', '.', '_']),
-        None => false,
+        let bad = |why: String| HubError::Answer { host: host(&url).to_string(), why };
+        if header(&response, "x-repo-commit").is_some_and(|commit| commit != self.commit) {
+            return Err(bad(format!("{path} is of another commit")));
+        }
+        let linked = |linked, own| header(&response, linked).or_else(|| header(&response, own));
+        let etag = linked("x-linked-etag", "etag").map(|e| e.trim_start_matches("W/"));
+        let digest = etag.and_then(|e| Digest::from_hex(e.trim_matches('"')));
+        let size = match status.is_redirection() {
+            true => header(&response, "x-linked-size"),
+            false => linked("x-linked-size", "content-length"),
+        };
+        let size = size.and_then(|s| s.parse().ok());
+        size.zip(digest).ok_or_else(|| bad(format!("it gives no size or no hash for {path}")))
     }
 }
 
-fn base_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+/// A request that is made again where the hub is busy.
+fn ask(client: &Client, config: &HubConfig, url: &str, head: bool) -> Result<Response> {
+    let headers = headers(config);
+    let mut failures = 0;
+    loop {
+        let response =
+            if head { client.head(url, &headers)? } else { client.get(url, &headers)? };
+        failures += 1;
+        let busy = matches!(response.status().as_u16(), 408 | 429 | 500..=599);
+        if !busy || failures >= config.network.attempts {
+            return Ok(response);
+        }
+        sleep(config.network.pause(failures).max(http::retry_after(&response)));
+    }
+}
+
+/// What an answer that is no success says of a repository. The hub names the reason in
+/// `X-Error-Code`; without a token, it says of what it does not show that it is not authorised.
+fn refusal(
+    config: &HubConfig,
+    response: &Response,
+    (repo, revision): (&str, &str),
+    url: &str,
+) -> HubError {
+    let code = header(response, "x-error-code").unwrap_or_default();
+    let says = header(response, "x-error-message").unwrap_or_default();
+    let (host, repo) = (host(url).to_string(), repo.to_string());
+    let page = format!("{}/{repo}", http::shown(&config.hub_endpoint));
+    match (response.status().as_u16(), code) {
+        (_, "GatedRepo") => HubError::Gated { repo, page },
+        (_, "RevisionNotFound") => HubError::NoRevision { repo, revision: revision.to_string() },
+        (_, "RepoNotFound") => HubError::NoRepository { host, repo },
+        (401 | 403, _) if says.to_lowercase().contains("invalid") && config.hub_token.is_some() => {
+            HubError::BadToken { host, why: says.chars().filter(|c| !c.is_control()).collect() }
+        }
+        (401 | 404, _) => HubError::NoRepository { host, repo },
+        (403, _) => HubError::Gated { repo, page },
+        (status, _) => HubError::Status { host, what: http::shown(url), status },
+    }
 }
 
 /// A path component for an address: everything but the unreserved characters as `%XX`
@@ -184,45 +210,6 @@ fn percent_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const NAMES: &[&str] = &[
-        "README.md",
-        "m-Q4_K.gguf",
-        "m-Q4_K_M.gguf",
-        "m.IQ4_XS.gguf",
-        "mmproj-F16.gguf",
-        "Q8_0/m-Q8_0-00001-of-00002.gguf",
-        "Q8_0/m-Q8_0-00002-of-00002.gguf",
-        "m-F16-00001-of-00002.gguf",
-    ];
-
-    fn pick(selector: Selector) -> Result<Vec<String>> {
-        select("o/r", NAMES, &selector)
-    }
-
-    #[test]
-    fn quantisations_are_whole_words() {
-        let quant = |q: &str| pick(Selector::Quant(q.into()));
-        assert_eq!(quant("q4_k").unwrap(), ["m-Q4_K.gguf"]);
-        assert_eq!(quant("Q4_K_M").unwrap(), ["m-Q4_K_M.gguf"]);
-        assert_eq!(quant("IQ4_XS").unwrap(), ["m.IQ4_XS.gguf"]);
-        assert_eq!(quant("Q8_0").unwrap().len(), 2);
-        assert_eq!(pick(Selector::Default).unwrap(), ["m-Q4_K_M.gguf"]);
-        let error = quant("Q5_0").unwrap_err().to_string();
-        assert!(error.contains("m.IQ4_XS") && !error.contains("mmproj"), "{error}");
-        assert!(quant("K_M").is_ok(), "a suffix after a separator");
-        assert!(quant("F16").is_err(), "a part is missing");
-    }
-
-    #[test]
-    fn files_and_single_models() {
-        let file = |f: &str| pick(Selector::File(f.into()));
-        assert_eq!(file("m-Q4_K.gguf").unwrap(), ["m-Q4_K.gguf"]);
-        assert_eq!(file("Q8_0/m-Q8_0-00002-of-00002.gguf").unwrap().len(), 2);
-        assert!(file("README.md").is_err() && file("other.gguf").is_err());
-        assert_eq!(select("o/r", &["a.gguf"], &Selector::Default).unwrap(), ["a.gguf"]);
-        assert!(select("o/r", &["a.txt"], &Selector::Default).is_err());
-    }
 
     #[test]
     fn addresses_are_encoded() {

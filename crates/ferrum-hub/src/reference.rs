@@ -12,19 +12,22 @@ pub enum ModelRef {
     Path(PathBuf),
     /// A model of the catalogue.
     Catalogue(&'static Entry),
-    /// A file of a hub repository.
+    /// A model in a hub repository.
     Hub {
         /// `owner/repo`.
         repo: String,
+        /// A branch, a tag or a commit; `main` where none is named.
+        revision: Option<String>,
         /// Which of its files.
         selector: Selector,
     },
 }
 
-/// Which file of a repository.
+/// Which files of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selector {
-    /// The only GGUF file, or the one quantised as `Q4_K_M`.
+    /// The folder of a model (`config.json` and safetensors) if the repository is one; otherwise the
+    /// only GGUF file, or the one quantised as `Q4_K_M`.
     Default,
     /// The file quantised so, such as `Q4_K_M`.
     Quant(String),
@@ -38,7 +41,8 @@ impl ModelRef {
     /// 1. an alias of the catalogue;
     /// 2. a path, if a file of that name exists, a folder with a `config.json`, or if it starts like a
     ///    path (`/`, `./`, `../`, `~/`);
-    /// 3. `owner/repo`, `owner/repo:QUANT` or `owner/repo/…/file.gguf` on the hub;
+    /// 3. `owner/repo`, `owner/repo:QUANT` or `owner/repo/…/file.gguf` on the hub, perhaps followed
+    ///    by `@` and a revision (a branch, a tag or a commit);
     /// 4. a path, if it ends in `.gguf` (the file is then missing);
     /// 5. otherwise [`HubError::UnknownModel`].
     pub fn parse(text: &str) -> Result<Self> {
@@ -67,14 +71,27 @@ impl std::fmt::Display for ModelRef {
         match self {
             ModelRef::Path(path) => write!(f, "{}", path.display()),
             ModelRef::Catalogue(entry) => f.write_str(entry.name()),
-            ModelRef::Hub { repo, selector: Selector::Default } => f.write_str(repo),
-            ModelRef::Hub { repo, selector: Selector::Quant(q) } => write!(f, "{repo}:{q}"),
-            ModelRef::Hub { repo, selector: Selector::File(file) } => write!(f, "{repo}/{file}"),
+            ModelRef::Hub { repo, revision, selector } => {
+                match selector {
+                    Selector::Default => f.write_str(repo)?,
+                    Selector::Quant(quant) => write!(f, "{repo}:{quant}")?,
+                    Selector::File(file) => write!(f, "{repo}/{file}")?,
+                }
+                revision.iter().try_for_each(|revision| write!(f, "@{revision}"))
+            }
         }
     }
 }
 
 fn parse_repository(text: &str) -> Result<Option<ModelRef>> {
+    let (text, revision) = match text.split_once('@') {
+        Some((name, revision)) => (name, Some(revision)),
+        None => (text, None),
+    };
+    if revision.is_some_and(|revision| !is_revision(revision)) {
+        return Ok(None);
+    }
+    let revision = revision.map(str::to_string);
     let mut parts = text.splitn(3, '/');
     let (Some(owner), Some(second), rest) = (parts.next(), parts.next(), parts.next()) else {
         return Ok(None);
@@ -97,7 +114,23 @@ fn parse_repository(text: &str) -> Result<Option<ModelRef>> {
         }
         _ => return Ok(None),
     };
-    Ok(Some(ModelRef::Hub { repo, selector }))
+    Ok(Some(ModelRef::Hub { repo, revision, selector }))
+}
+
+/// Whether a text can be a branch, a tag or a commit: also as a path, under which caches keep it.
+fn is_revision(text: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && !part.ends_with('.')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b))
+    };
+    text.len() <= 200 && text.split('/').all(plain)
+}
+
+/// Whether a revision is a commit, as git names it: it always means the same files.
+pub(crate) fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// Letters, digits, `-`, `_` and `.`, not starting with a dot: what the hub allows in names.
@@ -141,7 +174,7 @@ mod tests {
     use super::*;
 
     fn hub(repo: &str, selector: Selector) -> ModelRef {
-        ModelRef::Hub { repo: repo.into(), selector }
+        ModelRef::Hub { repo: repo.into(), revision: None, selector }
     }
 
     #[test]
@@ -158,6 +191,28 @@ mod tests {
         }
         let existing = "Cargo.toml";
         assert_eq!(parse(existing), ModelRef::Path(existing.into()));
+    }
+
+    #[test]
+    fn revisions_follow_the_name() {
+        let parse = |text| ModelRef::parse(text).unwrap();
+        for (text, wanted, chosen) in [
+            ("o/r@v1.0", "v1.0", Selector::Default),
+            ("o/r@refs/pr/1", "refs/pr/1", Selector::Default),
+            ("o/r:Q8_0@main", "main", Selector::Quant("Q8_0".into())),
+            ("o/r/d/a.gguf@main", "main", Selector::File("d/a.gguf".into())),
+        ] {
+            let ModelRef::Hub { repo, revision, selector } = parse(text) else { panic!("{text}") };
+            assert_eq!(repo, "o/r");
+            assert_eq!((revision.as_deref(), selector), (Some(wanted), chosen));
+            assert_eq!(parse(text).to_string(), text);
+        }
+        for text in ["o/r@", "o/r@a/../b", "o/r@/a", "o/r@a//b", "o/r@a b", "o/r@.git", "o/r@a@b"] {
+            assert!(ModelRef::parse(text).is_err(), "{text}");
+        }
+        assert!(
+            is_commit(&"0a".repeat(20)) && !is_commit(&"0A".repeat(20)) && !is_commit("c0ffee")
+        );
     }
 
     #[test]

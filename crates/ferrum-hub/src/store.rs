@@ -1,4 +1,5 @@
-//! The local store: `models/<owner>/<repo>/<file>`, whole files only under their final names.
+//! Our own store: `models/<owner>/<repo>/<file>`, whole files only under their final names. It has the
+//! models of the catalogue, and GGUF files of the hub that earlier versions downloaded.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -25,7 +26,7 @@ pub(crate) struct Store {
 pub struct Installed {
     /// A name by which it can be run: its alias, or `owner/repo/file.gguf`.
     pub name: String,
-    /// Its file.
+    /// Its file, or its folder.
     pub path: PathBuf,
     /// Bytes on the disk.
     pub bytes: u64,
@@ -160,7 +161,7 @@ fn alias_of(name: &str) -> Option<&'static str> {
 }
 
 /// `path` below `root` with forward slashes.
-fn relative_name(root: &Path, path: &Path) -> Option<String> {
+pub(crate) fn relative_name(root: &Path, path: &Path) -> Option<String> {
     let parts = path.strip_prefix(root).ok()?.components();
     let parts: Option<Vec<_>> = parts.map(|c| c.as_os_str().to_str()).collect();
     Some(parts?.join("/"))
@@ -181,7 +182,7 @@ fn walk(folder: &Path, depth: usize, visit: &mut dyn FnMut(&Path, u64)) -> Resul
 }
 
 /// What a folder holds; nothing where there is no folder.
-fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>> {
+pub(crate) fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>> {
     match fs::read_dir(folder) {
         Ok(list) => list.collect::<io::Result<_>>().map_err(HubError::file("read", folder)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

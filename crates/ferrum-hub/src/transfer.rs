@@ -1,21 +1,22 @@
 //! One file over HTTP into `<name>.part`: resumed, bounded, verified.
 //!
 //! A small JSON file beside the part says which address, hash and version (`ETag`) its bytes are
-//! of; a resume with anything else starts over, so two different files are never mixed. The part is
-//! complete and verified when [`download`] returns; the caller renames it.
+//! of; a resume with anything else starts over, so two different files are never mixed. A part whose
+//! name is its hash needs none ([`Want::named_by_hash`]). The part is complete and verified when
+//! [`download`] returns; the caller renames it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::Digest;
 
 use crate::config::NetworkLimits;
 use crate::error::{HubError, Result};
-use crate::hash::Sha256;
-use crate::http::{Client, Header, Response, check_status, header, host};
+use crate::hash::{Digest, Hasher};
+use crate::http::{Client, Header, Response, check_status, header, host, retry_after};
 use crate::progress::Progress;
 
 /// Bytes read at a time.
@@ -32,8 +33,17 @@ pub(crate) struct Want<'a> {
     pub headers: &'a [Header<'a>],
     /// Its size in bytes.
     pub size: u64,
-    /// Its SHA-256.
-    pub sha256: Sha256,
+    /// Its hash.
+    pub digest: Digest,
+    /// The part's own name says what its bytes are of.
+    pub named_by_hash: bool,
+}
+
+impl Want<'_> {
+    fn sidecar(&self, etag: Option<String>) -> Sidecar {
+        let (url, size, digest) = (self.url.to_string(), self.size, self.digest.to_string());
+        Sidecar { url, size, digest, etag }
+    }
 }
 
 /// What the bytes of a part file belong to.
@@ -41,7 +51,8 @@ pub(crate) struct Want<'a> {
 struct Sidecar {
     url: String,
     size: u64,
-    sha256: Sha256,
+    #[serde(rename = "sha256")]
+    digest: String,
     etag: Option<String>,
 }
 
@@ -51,6 +62,8 @@ enum Broken {
     Final(HubError),
     /// Worth another request.
     Retry(HubError),
+    /// Likewise, but not before the time that the server asks for.
+    Wait(HubError, Duration),
 }
 
 impl From<HubError> for Broken {
@@ -78,13 +91,13 @@ pub(crate) fn download(
             return Err(error);
         }
         let got = file.hash();
-        if got == want.sha256 {
+        if got == want.digest {
             return file.file.sync_all().map_err(HubError::file("write", part));
         }
         if !resumed {
             discard(part)?;
             let what = want.label.to_string();
-            return Err(HubError::WrongHash { what, expected: want.sha256, got });
+            return Err(HubError::WrongHash { what, expected: want.digest, got });
         }
         // The older bytes may be at fault: once more, from the start.
         progress.note(&format!("{}: the resumed file is damaged, starting over", want.label));
@@ -118,10 +131,11 @@ fn transfer(
     let mut failures = 0;
     let mut received = false;
     while file.len < want.size {
-        let error = match request(client, want, file, progress) {
+        let (error, asked) = match request(client, want, file, progress) {
             Ok(()) => continue,
             Err(Broken::Final(error)) => return Err(error),
-            Err(Broken::Retry(error)) => error,
+            Err(Broken::Retry(error)) => (error, Duration::ZERO),
+            Err(Broken::Wait(error, pause)) => (error, pause),
         };
         // Only bytes beyond the furthest point count as progress: a server that ignores ranges
         // and always breaks off at the same place must not keep us forever.
@@ -136,7 +150,7 @@ fn transfer(
             return Err(error);
         }
         progress.note(&format!("{error}; trying again at {} of {} bytes", file.len, want.size));
-        sleep(limits.backoff * 2u32.saturating_pow(failures - 1));
+        sleep(limits.pause(failures).max(asked));
     }
     Ok(())
 }
@@ -184,7 +198,8 @@ fn request(
         }
         408 | 429 | 500..=599 => {
             let error = check_status(&response, want.url).err();
-            return Err(Broken::Retry(error.unwrap_or_else(|| transfer_error("busy".into()))));
+            let error = error.unwrap_or_else(|| transfer_error("busy".into()));
+            return Err(Broken::Wait(error, retry_after(&response)));
         }
         _ => {
             check_status(&response, want.url)?;
@@ -246,7 +261,7 @@ struct PartFile<'a> {
     path: &'a Path,
     want: &'a Want<'a>,
     file: File,
-    hasher: sha2::Sha256,
+    hasher: Hasher,
     len: u64,
     etag: Option<String>,
 }
@@ -254,10 +269,16 @@ struct PartFile<'a> {
 impl<'a> PartFile<'a> {
     /// Opens or creates it; keeps its bytes only where they belong to `want`.
     fn open(path: &'a Path, want: &'a Want<'a>) -> Result<Self> {
-        let noted = fs::read(sidecar_path(path))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Sidecar>(&bytes).ok())
-            .filter(|s| s.url == want.url && s.size == want.size && s.sha256 == want.sha256);
+        let is_it = |s: &Sidecar| {
+            s.url == want.url && s.size == want.size && s.digest == want.digest.to_string()
+        };
+        let noted = match want.named_by_hash {
+            true => Some(want.sidecar(None)),
+            false => fs::read(sidecar_path(path))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice::<Sidecar>(&bytes).ok())
+                .filter(is_it),
+        };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -266,7 +287,7 @@ impl<'a> PartFile<'a> {
             .open(path)
             .map_err(HubError::file("write", path))?;
         let len = file.metadata().map_err(HubError::file("read", path))?.len();
-        let hasher = sha2::Sha256::new();
+        let hasher = want.digest.hasher(want.size);
         let mut part = PartFile { path, want, file, hasher, len: 0, etag: None };
         match noted {
             Some(sidecar) if len <= want.size => {
@@ -295,7 +316,7 @@ impl<'a> PartFile<'a> {
         use std::io::Seek;
         self.file.set_len(0).map_err(HubError::file("write", self.path))?;
         self.file.rewind().map_err(HubError::file("write", self.path))?;
-        self.hasher = sha2::Sha256::new();
+        self.hasher = self.want.digest.hasher(self.want.size);
         self.len = 0;
         self.etag = None;
         self.write_sidecar()
@@ -320,15 +341,17 @@ impl<'a> PartFile<'a> {
     }
 
     fn write_sidecar(&self) -> Result<()> {
+        if self.want.named_by_hash {
+            return Ok(());
+        }
         let path = sidecar_path(self.path);
-        let Want { url, size, sha256, .. } = *self.want;
-        let sidecar = Sidecar { url: url.to_string(), size, sha256, etag: self.etag.clone() };
+        let sidecar = self.want.sidecar(self.etag.clone());
         let text = serde_json::to_vec(&sidecar).map_err(std::io::Error::from);
         text.and_then(|text| fs::write(&path, text)).map_err(HubError::file("write", &path))
     }
 
-    fn hash(&self) -> Sha256 {
-        Sha256::finish(self.hasher.clone())
+    fn hash(&self) -> Digest {
+        self.hasher.clone().finish()
     }
 }
 

@@ -77,7 +77,7 @@ fn write_members(
     let got = Sha256::finish(hasher);
     if got != target.sha256 {
         let what = target.label.to_string();
-        return Err(HubError::WrongHash { what, expected: target.sha256, got });
+        return Err(HubError::WrongHash { what, expected: target.sha256.into(), got: got.into() });
     }
     file.sync_all().map_err(HubError::file("write", out))
 }

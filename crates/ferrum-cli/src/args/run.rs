@@ -12,7 +12,7 @@ use crate::exit::UsageError;
 /// Without one it reads the prompt from standard input, or, on a terminal, starts a chat.
 ///
 /// One word or text alone is a model if it is an alias, an existing file or model folder, ends in .gguf or has the
-/// form owner/repo[:QUANT]; anything else is a prompt for the default model. -m and -p say it
+/// form owner/repo[:QUANT][@REVISION]; anything else is a prompt for the default model. -m and -p say it
 /// without doubt.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES)]

@@ -50,7 +50,8 @@ fn a_single_word_is_a_model_only_if_it_names_one() {
     let model = |word| run(&[word]).unwrap().model;
     assert_eq!(model("missing.gguf"), ModelRef::Path("missing.gguf".into()));
     assert_eq!(model("./x"), ModelRef::Path("./x".into()));
-    let hub = ModelRef::Hub { repo: "o/r".into(), selector: Selector::Quant("Q8_0".into()) };
+    let selector = Selector::Quant("Q8_0".into());
+    let hub = ModelRef::Hub { repo: "o/r".into(), revision: None, selector };
     assert_eq!(model("o/r:Q8_0"), hub);
     let typo = run(&["smolm2"]).unwrap();
     assert_eq!((typo.input, typo.doubtful.as_deref()), (prompt("smolm2"), Some("smolm2")));

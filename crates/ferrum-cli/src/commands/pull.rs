@@ -9,10 +9,10 @@ use crate::args::PullArgs;
 use crate::config::Config;
 use crate::ui::progress;
 
-/// Downloads the model if it is not here, and prints its path.
+/// Downloads what is not here of the model as it is today, and prints its path.
 pub fn run(args: &PullArgs, config: &Config) -> Result<()> {
     let hub = Hub::new(config.hub.clone());
-    let path = hub.fetch(&ModelRef::parse(&args.model)?, &mut *progress::new(config))?;
+    let path = hub.pull(&ModelRef::parse(&args.model)?, &mut *progress::new(config))?;
     writeln!(io::stdout(), "{}", path.display())?;
     Ok(())
 }

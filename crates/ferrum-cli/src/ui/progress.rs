@@ -46,6 +46,12 @@ impl Progress for Bar {
         self.bar = Some(bar);
     }
 
+    fn file(&mut self, name: &str, index: usize, count: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{name} ({index}/{count})"));
+        }
+    }
+
     fn at(&mut self, have: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(have);
@@ -76,6 +82,10 @@ impl Progress for Lines {
         eprintln!("{what}: {}{already}", text::bytes(total));
         self.total = total;
         self.next = have + total.div_ceil(10);
+    }
+
+    fn file(&mut self, name: &str, index: usize, count: usize) {
+        eprintln!("  {index}/{count} {name}");
     }
 
     fn at(&mut self, have: u64) {

@@ -1,5 +1,6 @@
 //! Downloads from servers on this machine, well behaved and otherwise.
 
+mod folders;
 mod hub;
 mod sources;
 mod support;

@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ferrum_hub::catalogue::{Entry, Package};
-use ferrum_hub::hash::Sha256;
+use ferrum_hub::hash::{Digest, Sha256};
 use ferrum_hub::{HubConfig, NetworkLimits, Progress};
+use serde_json::json;
 
 /// A request as the server saw it; header names in lower case.
 #[derive(Debug, Clone)]
 pub struct Request {
+    pub method: String,
     pub path: String,
     pub headers: HashMap<String, String>,
 }
@@ -107,7 +109,8 @@ fn serve(
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
-    let path = line.split_whitespace().nth(1)?.to_string();
+    let mut words = line.split_whitespace().map(str::to_string);
+    let (method, path) = (words.next()?, words.next()?);
     let mut headers = HashMap::new();
     loop {
         let mut line = String::new();
@@ -115,13 +118,18 @@ fn serve(
         let Some((name, value)) = line.trim().split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_string());
     }
-    let request = Request { path, headers };
+    let request = Request { method, path, headers };
     let nth = {
         let mut log = log.lock().ok()?;
         log.push(request.clone());
         log.iter().filter(|r| r.path == request.path).count() - 1
     };
-    answer(stream, &handler(&request, nth))
+    let mut reply = handler(&request, nth);
+    if request.method == "HEAD" {
+        reply.claimed = reply.claimed.or(Some(reply.body.len()));
+        reply.body.clear();
+    }
+    answer(stream, &reply)
 }
 
 fn answer(mut stream: TcpStream, reply: &Reply) -> Option<()> {
@@ -174,16 +182,125 @@ pub fn content(len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-/// What the hub says about a repository that has these files.
+/// The commit of the hub's only repository.
+pub const COMMIT: &str = "c0ffee0123456789c0ffee0123456789c0ffee01";
+
+/// What the hub says about a repository that has these files, all kept beside git.
 pub fn listing(files: &[(&str, &[u8])]) -> Reply {
-    let siblings: Vec<_> = files
-        .iter()
-        .map(|(name, bytes)| {
-            let lfs = serde_json::json!({ "sha256": Sha256::of(bytes), "size": bytes.len() });
-            serde_json::json!({ "rfilename": name, "lfs": lfs })
-        })
-        .collect();
-    Reply::json(serde_json::json!({ "sha": "c0ffee", "siblings": siblings }))
+    let files: Vec<_> = files.iter().map(|(name, b)| HubFile::new(name, *b, true)).collect();
+    list(&files)
+}
+
+/// A file of the hub's repository.
+#[derive(Debug, Clone)]
+pub struct HubFile {
+    pub name: String,
+    pub bytes: Vec<u8>,
+    /// Kept beside git: fetched from a server of its own.
+    pub lfs: bool,
+}
+
+impl HubFile {
+    pub fn new(name: &str, bytes: impl Into<Vec<u8>>, lfs: bool) -> Self {
+        HubFile { name: name.to_string(), bytes: bytes.into(), lfs }
+    }
+
+    pub fn digest(&self) -> Digest {
+        match self.lfs {
+            true => Sha256::of(&self.bytes).into(),
+            false => Digest::git_blob(&self.bytes),
+        }
+    }
+}
+
+fn list(files: &[HubFile]) -> Reply {
+    let sibling = |file: &HubFile| {
+        let (size, digest) = (file.bytes.len(), file.digest().to_string());
+        let mut entry = json!({ "rfilename": file.name, "size": size, "blobId": digest });
+        if file.lfs {
+            // Then the blob is a short text that names the file.
+            entry["blobId"] = "0123456789".repeat(4).into();
+            entry["lfs"] = json!({ "sha256": digest, "size": size, "pointerSize": 134 });
+        }
+        entry
+    };
+    Reply::json(json!({ "sha": COMMIT, "siblings": Vec::from_iter(files.iter().map(sibling)) }))
+}
+
+/// A hub with one repository, and the server that keeps its large files.
+pub struct FakeHub {
+    pub api: Server,
+    pub storage: Server,
+}
+
+/// Answers instead of the hub, where it gives an answer.
+pub type Trouble = dyn Fn(&Request, usize) -> Option<Reply> + Send + Sync;
+
+impl FakeHub {
+    /// A hub that does all as the real one does.
+    pub fn new(files: Vec<HubFile>) -> Self {
+        FakeHub::with(files, |_, _| None, |_, _| None)
+    }
+
+    /// A hub whose two servers do something else now and then.
+    pub fn with(
+        files: Vec<HubFile>,
+        trouble: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
+        storage_trouble: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        let files = Arc::new(files);
+        let (trouble, storage_trouble): (Box<Trouble>, Box<Trouble>) =
+            (Box::new(trouble), Box::new(storage_trouble));
+        let kept = files.clone();
+        let storage = Server::start(move |request, nth| {
+            let found = kept.iter().find(|f| request.path == format!("/{}", f.digest()));
+            let whole = |file: &HubFile| Reply::ranged(request, &file.bytes, "\"storage\"");
+            storage_trouble(request, nth)
+                .or_else(|| found.map(whole))
+                .unwrap_or_else(|| Reply::new(404, ""))
+        });
+        // Another name of this machine, so that it is another host.
+        let elsewhere = storage.url.replace("127.0.0.1", "localhost");
+        let api = Server::start(move |request, nth| {
+            trouble(request, nth).unwrap_or_else(|| answer_as_hub(&files, &elsewhere, request))
+        });
+        FakeHub { api, storage }
+    }
+}
+
+fn answer_as_hub(files: &[HubFile], storage: &str, request: &Request) -> Reply {
+    let known = ["main", "refs%2Fpr%2F1", COMMIT];
+    let listings = known.map(|known| format!("/api/models/o/r/revision/{known}?blobs=true"));
+    if listings.contains(&request.path) {
+        return list(files);
+    }
+    if request.path.starts_with("/api/models/o/r/revision/") {
+        return refuse(404, "RevisionNotFound");
+    }
+    let name = request.path.strip_prefix(&format!("/o/r/resolve/{COMMIT}/"));
+    let Some(name) = name else { return refuse(404, "RepoNotFound") };
+    let Some(file) = files.iter().find(|f| f.name == name) else {
+        return refuse(404, "EntryNotFound");
+    };
+    let digest = file.digest().to_string();
+    let mut reply = match file.lfs {
+        true => Reply::new(302, ""),
+        false => Reply::ranged(request, &file.bytes, &format!("\"{digest}\"")),
+    };
+    if file.lfs {
+        reply.headers.push(("Location", format!("{storage}/{digest}")));
+        reply.headers.push(("X-Linked-Etag", format!("\"{digest}\"")));
+        reply.headers.push(("X-Linked-Size", file.bytes.len().to_string()));
+    }
+    reply.headers.push(("X-Repo-Commit", COMMIT.into()));
+    reply
+}
+
+/// An error as the hub gives it.
+pub fn refuse(status: u16, code: &str) -> Reply {
+    let mut reply = Reply::new(status, "");
+    reply.headers.push(("X-Error-Code", code.into()));
+    reply
 }
 
 /// A wheel with one member.
@@ -237,7 +354,8 @@ impl Progress for Notes {
     fn end(&mut self) {}
 }
 
-/// Names of all files below `dir` but the lock files.
+/// Names of all files below `dir` but those that only say something of the cache: locks, what `main`
+/// means, and the tag for programs that make backups.
 pub fn files_below(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![dir.to_path_buf()];
@@ -246,7 +364,7 @@ pub fn files_below(dir: &Path) -> Vec<String> {
             let name = entry.file_name().to_string_lossy().into_owned();
             match entry.path() {
                 path if path.is_dir() => folders.push(path),
-                _ if name.ends_with(".lock") => {}
+                _ if name.ends_with(".lock") || name == "main" || name == "CACHEDIR.TAG" => {}
                 _ => found.push(name),
             }
         }

@@ -1,5 +1,6 @@
 //! `config.json`: what it says, under the keys of GGUF.
 
+use super::defaults;
 use super::error::HfError;
 use super::json::Object;
 use super::rope;
@@ -60,12 +61,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("use_parallel_residual", "false"),
 ];
 
-/// Settings whose default in transformers is not what is taken for them here: they must be stated.
-const REQUIRED: &[(&[&str], &str)] = &[
-    (&["granite"], "attention_multiplier"),
-    (&["gemma2", "gemma3", "gemma3_text"], "query_pre_attn_scalar"),
-];
-
 /// Metadata in the making, under an architecture's prefix.
 pub(super) struct Settings {
     arch: &'static str,
@@ -116,7 +111,9 @@ pub(super) fn translate(json: Object<'_>) -> Result<Config, HfError> {
         known: arch::model_types().collect::<Vec<_>>().join(", "),
     })?;
     // Models of text and images keep the text model's settings apart.
-    let config = json.object("text_config")?.unwrap_or(json);
+    let stated = json.object("text_config")?.unwrap_or(json);
+    let completed = defaults::completed(model_type, stated.0);
+    let config = Object(&completed);
     config.refuse_unless(UNSUPPORTED)?;
     let mut out = Settings { arch: architecture.name, metadata: Metadata::default() };
     let name = Value::from(architecture.name);
@@ -147,24 +144,15 @@ pub(super) fn translate(json: Object<'_>) -> Result<Config, HfError> {
             out.text("hidden_activation", name)?;
         }
     }
-    // Where transformers has a default that is not GGUF's.
-    if model_type == "qwen3_moe" && config.get("norm_topk_prob").is_none() {
-        out.bool("expert_weights_norm", false)?;
-    }
-    for (kinds, key) in REQUIRED {
-        let nested = config.object("rope_parameters")?.is_some_and(|rope| rope.get(key).is_some());
-        if kinds.contains(&model_type) && config.get(key).is_none() && !nested {
-            return Err(HfError::Missing { key: (*key).into() });
-        }
-    }
     head(config, &mut out)?;
-    layers(config, &mut out)?;
+    layers(config, model_type, &mut out)?;
     let rope = rope::write(config, &mut out)?;
     let positions = config
         .count("max_position_embeddings")?
         .ok_or_else(|| HfError::Missing { key: "max_position_embeddings".into() })?;
     out.count("context_length", positions.max(rope.context.unwrap_or(0)))?;
-    let tied = config.bool("tie_word_embeddings")?.or(json.bool("tie_word_embeddings")?);
+    let tied = |config: Object<'_>| config.bool("tie_word_embeddings");
+    let tied = tied(stated)?.or(tied(json)?).or(tied(config)?);
     Ok(Config { architecture, metadata: out.metadata, divisors: rope.divisors, tied })
 }
 
@@ -193,40 +181,78 @@ fn head(config: Object<'_>, out: &mut Settings) -> Result<(), HfError> {
     }
 }
 
-/// Models whose window counts only with `use_sliding_window` (transformers' configurations).
-const WINDOW_ON_DEMAND: &[&str] = &["qwen2", "qwen3", "qwen3_moe", "smollm3"];
+/// Which layers of a model have the window, as transformers' model does it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Windows {
+    /// None, whatever the file states.
+    None,
+    All,
+    /// From `max_window_layers` on, unless they are listed.
+    From,
+    /// Those without RoPE, unless they are listed.
+    Unrotated,
+    /// By a period, unless they are listed.
+    Alternating,
+}
+
+/// The rule of a model type, and whether it holds only with `use_sliding_window`.
+fn windows(model_type: &str) -> (Windows, bool) {
+    match model_type {
+        "mistral" | "mixtral" | "phi3" => (Windows::All, false),
+        "qwen2" | "qwen3" => (Windows::From, true),
+        "qwen3_moe" => (Windows::All, true),
+        "smollm3" => (Windows::Unrotated, true),
+        "gemma2" | "gemma3" | "gemma3_text" => (Windows::Alternating, false),
+        _ => (Windows::None, false),
+    }
+}
 
 /// What differs from layer to layer: windows, and RoPE.
-fn layers(config: Object<'_>, out: &mut Settings) -> Result<(), HfError> {
+fn layers(config: Object<'_>, model_type: &str, out: &mut Settings) -> Result<(), HfError> {
     let layers = config.count("num_hidden_layers")?.unwrap_or(0);
     if layers as usize > arch::MAX_LAYERS {
         return Err(config.refuse("num_hidden_layers"));
     }
+    let rotated = rotated_layers(config, layers)?;
+    let (windows, on_demand) = windows(model_type);
     // Some state a window that is not used.
-    let model_type = config.text("model_type")?.unwrap_or_default();
-    let used =
-        config.bool("use_sliding_window")?.unwrap_or(!WINDOW_ON_DEMAND.contains(&model_type));
-    let window = config.count("sliding_window")?.filter(|_| used);
-    if let Some(window) = window {
-        out.count("attention.sliding_window", window)?;
-        if let Some(local) = local_layers(config, layers)? {
-            out.set("attention.sliding_window_pattern", local.into())?;
-        } else if let Some(period) = config.count("sliding_window_pattern")? {
-            out.count("attention.sliding_window_pattern", period)?;
+    let used = !on_demand || config.bool("use_sliding_window")?.unwrap_or(false);
+    let window = config.count("sliding_window")?.filter(|_| used && windows != Windows::None);
+    let listed = local_layers(config)?;
+    match window {
+        None if listed.as_ref().is_some_and(|local| local.contains(&true)) => {
+            return Err(config.refuse("layer_types"));
         }
-    } else if used
-        && config.get("layer_types").is_some()
-        && local_layers(config, layers)?.is_some_and(|local| local.contains(&true))
-    {
-        return Err(config.refuse("sliding_window"));
+        None => {}
+        Some(window) => {
+            out.count("attention.sliding_window", window)?;
+            let local = match (windows, listed) {
+                (Windows::None | Windows::All, Some(local)) if local.contains(&false) => {
+                    return Err(config.refuse("layer_types"));
+                }
+                (Windows::None | Windows::All, _) => None,
+                (_, Some(local)) => Some(local),
+                (Windows::From, None) => {
+                    let first = config.count("max_window_layers")?.unwrap_or(0);
+                    Some((0..layers).map(|i| i >= first).collect())
+                }
+                (Windows::Unrotated, None) => {
+                    Some(rotated.iter().flatten().map(|rotated| !rotated).collect())
+                }
+                (Windows::Alternating, None) => None,
+            };
+            match (local, config.count("sliding_window_pattern")?) {
+                (Some(local), _) => {
+                    out.set("attention.sliding_window_pattern", local.into())?;
+                }
+                (None, Some(period)) if model_type.starts_with("gemma3") => {
+                    out.count("attention.sliding_window_pattern", period)?;
+                }
+                (None, _) => {}
+            }
+        }
     }
-    if let Some(rotated) = config.list("no_rope_layers")? {
-        let rotated: Option<Vec<bool>> =
-            rotated.iter().map(|v| v.as_u64().map(|n| n != 0)).collect();
-        let rotated = rotated.ok_or_else(|| config.refuse("no_rope_layers"))?;
-        out.set("rope.layers", rotated.into())?;
-    } else if let Some(n) = config.count("no_rope_layer_interval")? {
-        let rotated: Vec<bool> = (1..=layers).map(|i| n == 0 || i % n != 0).collect();
+    if let Some(rotated) = rotated {
         out.set("rope.layers", rotated.into())?;
     }
     let experts = config.count("num_local_experts")?;
@@ -237,19 +263,27 @@ fn layers(config: Object<'_>, out: &mut Settings) -> Result<(), HfError> {
     Ok(())
 }
 
-/// Which layers have the window; `None` where it is not said.
-fn local_layers(config: Object<'_>, layers: u32) -> Result<Option<Vec<bool>>, HfError> {
-    if let Some(types) = config.list("layer_types")? {
-        let local: Option<Vec<bool>> = types
-            .iter()
-            .map(|kind| match kind.as_str()? {
-                "sliding_attention" => Some(true),
-                "full_attention" => Some(false),
-                _ => None,
-            })
-            .collect();
-        return local.map(Some).ok_or_else(|| config.refuse("layer_types"));
+/// Which layers have RoPE, where some have not.
+fn rotated_layers(config: Object<'_>, layers: u32) -> Result<Option<Vec<bool>>, HfError> {
+    if let Some(rotated) = config.list("no_rope_layers")? {
+        let rotated: Option<Vec<bool>> =
+            rotated.iter().map(|v| v.as_u64().map(|n| n != 0)).collect();
+        return rotated.map(Some).ok_or_else(|| config.refuse("no_rope_layers"));
     }
-    let first = config.count("max_window_layers")?;
-    Ok(first.map(|first| (0..layers).map(|i| i >= first).collect()))
+    let period = config.count("no_rope_layer_interval")?;
+    Ok(period.map(|n| (1..=layers).map(|i| n == 0 || i % n != 0).collect()))
+}
+
+/// Which layers have the window, where they are listed.
+fn local_layers(config: Object<'_>) -> Result<Option<Vec<bool>>, HfError> {
+    let Some(types) = config.list("layer_types")? else { return Ok(None) };
+    let local: Option<Vec<bool>> = types
+        .iter()
+        .map(|kind| match kind.as_str()? {
+            "sliding_attention" => Some(true),
+            "full_attention" => Some(false),
+            _ => None,
+        })
+        .collect();
+    local.map(Some).ok_or_else(|| config.refuse("layer_types"))
 }

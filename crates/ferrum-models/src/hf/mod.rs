@@ -9,6 +9,7 @@
 //! folder, and a setting that changes the result and that is not known here is refused.
 
 mod config;
+mod defaults;
 mod error;
 mod folder;
 pub(crate) mod json;

@@ -52,19 +52,12 @@ pub(super) fn write(config: Object<'_>, out: &mut Settings) -> Result<Rope, HfEr
         // Two newer and older words for one thing.
         return Err(config.refuse("rope_scaling"));
     }
-    let stated = number("rope_theta")?;
-    if stated.is_none() && OTHER_THETA.contains(&config.text("model_type")?.unwrap_or_default()) {
-        return Err(HfError::Missing { key: "rope_theta".into() });
-    }
-    let theta = stated.unwrap_or(10_000.0);
+    let theta = number("rope_theta")?.unwrap_or(10_000.0);
     match scaling {
         Some(object) => Scaling { config, object, theta, rotary_dim: rotary_dim.whole }.write(out),
         None => Ok(Rope { context: None, divisors: Vec::new() }),
     }
 }
-
-/// Models whose theta is not 10,000 by default.
-const OTHER_THETA: &[&str] = &["mixtral", "gemma3", "gemma3_text", "smollm3"];
 
 /// Local layers have plain RoPE.
 fn check_default(parameters: Object<'_>) -> Result<(), HfError> {

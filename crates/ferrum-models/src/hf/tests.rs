@@ -171,9 +171,59 @@ fn what_is_not_supported_is_named() {
     let mut both = with("rope_parameters", json!({"rope_type": "default", "rope_theta": 1e6}));
     both["rope_scaling"] = json!({"rope_type": "linear", "factor": 2.0});
     named(both, "rope_scaling");
-    named(with("model_type", "smollm3".into()), "rope_theta");
-    named(with("model_type", "granite".into()), "attention_multiplier");
-    named(with("model_type", "gemma2".into()), "query_pre_attn_scalar");
+    // A list that the model itself would pass over.
+    named(with("layer_types", json!(["sliding_attention"])), "layer_types");
+    let mut mistral = with("model_type", "mistral".into());
+    mistral["layer_types"] = json!(["full_attention"]);
+    named(mistral, "layer_types");
+}
+
+/// Metadata of a model of four layers, with these settings.
+fn metadata(model_type: &str, settings: Value) -> crate::gguf::Metadata {
+    let mut config = json!({"model_type": model_type, "num_hidden_layers": 4});
+    let settings = settings.as_object().unwrap().clone();
+    config.as_object_mut().unwrap().extend(settings);
+    let config = super::config::translate(super::json::Object(config.as_object().unwrap()));
+    config.unwrap().metadata
+}
+
+#[test]
+fn what_is_left_out_is_what_transformers_takes_then() {
+    let window = |model_type: &str, name: &str, settings: Value| {
+        let key = format!("{name}.attention.sliding_window");
+        metadata(model_type, settings).u32(&key).unwrap()
+    };
+    assert_eq!(window("mistral", "llama", json!({})), Some(4096));
+    assert_eq!(window("mistral", "llama", json!({"sliding_window": null})), None);
+    assert_eq!(window("mixtral", "llama", json!({})), None);
+    // Llama has no window, whatever is stated.
+    assert_eq!(window("llama", "llama", json!({"sliding_window": 8})), None);
+    assert_eq!(window("qwen2", "qwen2", json!({})), None);
+    assert_eq!(window("qwen2", "qwen2", json!({"use_sliding_window": true})), Some(4096));
+    let local = |model_type: &str, name: &str, settings: Value| {
+        let key = format!("{name}.attention.sliding_window_pattern");
+        metadata(model_type, settings).get(&key).cloned()
+    };
+    // Of 28 layers on, which four layers have none of.
+    let none = Some(vec![false; 4].into());
+    assert_eq!(local("qwen3", "qwen3", json!({"use_sliding_window": true})), none);
+    let used = json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
+    assert_eq!(local("qwen3_moe", "qwen3moe", used.clone()), None);
+    let unrotated = Some(vec![false, false, false, true].into());
+    assert_eq!(local("smollm3", "smollm3", used), unrotated);
+    let number = |model_type: &str, key: &str| metadata(model_type, json!({})).f32(key).unwrap();
+    assert_eq!(number("granite", "granite.attention.scale"), Some(1.0));
+    assert_eq!(number("gemma2", "gemma2.attention.scale"), Some(0.0625));
+    assert_eq!(number("smollm3", "smollm3.rope.freq_base"), Some(2e6));
+    assert_eq!(number("olmo2", "olmo2.attention.layer_norm_rms_epsilon"), Some(1e-5));
+    // Gemma 3 as it is published: little is stated.
+    let text = json!({"text_config": {"hidden_size": 2560, "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}});
+    let gemma = metadata("gemma3", text);
+    let count = |key: &str| gemma.u32(key).unwrap();
+    assert_eq!(count("gemma3.attention.head_count"), Some(8));
+    assert_eq!(count("gemma3.attention.key_length"), Some(256));
+    assert_eq!(gemma.f32("gemma3.rope.freq_base").unwrap(), Some(1e6));
 }
 
 /// Qwen's files state a window, and layers for it, that are not used.

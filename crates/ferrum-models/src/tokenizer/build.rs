@@ -12,7 +12,7 @@ use super::special::{self, Specials};
 use super::spm::Spm;
 use super::vocab::{RawToken, TokenKind, Vocabulary};
 use super::wordpiece::{Normalization, WordPiece};
-use super::{Model, SpecialIds, Tokenizer, byte_level, pretokenize};
+use super::{Lead, Model, SpecialIds, Tokenizer, byte_level, pretokenize};
 use crate::gguf::Metadata;
 
 const BOS: &str = "tokenizer.ggml.bos_token_id";
@@ -70,9 +70,13 @@ pub(super) fn tokenizer(meta: &Metadata) -> Result<Tokenizer, TokenizerError> {
     let ids = special_ids(meta, &vocab, family, add_bos)?;
     let specials = Specials::new(&vocab, HashMap::new())?;
     let spelling = if family == Family::Bpe { Spelling::Bytes } else { Spelling::Marked };
-    let strips_space = matches!(&model, Model::Spm(spm) if spm.space_prefix());
+    let lead = match &model {
+        Model::Spm(spm) if spm.space_prefix() => Lead::SpaceOfWord,
+        _ => Lead::Keep,
+    };
+    let marks = Normalizer::default();
     let (normalizer, pieces) = (Normalizer::default(), Arc::new(Pieces { vocab, spelling }));
-    Ok(Tokenizer { pieces, specials, normalizer, model, ids, strips_space })
+    Ok(Tokenizer { pieces, specials, normalizer, marks, model, ids, lead })
 }
 
 fn vocabulary(meta: &Metadata, family: Family) -> Result<Vocabulary, TokenizerError> {

@@ -44,6 +44,17 @@ impl Pieces {
     }
 }
 
+impl Pieces {
+    /// The bytes of token `id` without marks of spaces.
+    pub fn without_marks(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        let bytes = self.vocab.contains(id).then(|| self.vocab.bytes(id))?;
+        Some(match std::str::from_utf8(bytes) {
+            Ok(text) => Cow::Owned(text.replace(SPACE, "").into_bytes()),
+            Err(_) => Cow::Borrowed(bytes),
+        })
+    }
+}
+
 /// Turns U+2581 into spaces.
 fn unmark(bytes: &[u8]) -> Cow<'_, [u8]> {
     match std::str::from_utf8(bytes) {

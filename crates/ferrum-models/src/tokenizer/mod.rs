@@ -14,6 +14,7 @@ mod decode;
 mod error;
 mod json;
 mod normalize;
+mod oniguruma;
 mod pretokenize;
 mod special;
 mod spm;
@@ -54,10 +55,24 @@ pub struct Tokenizer {
     pieces: Arc<Pieces>,
     specials: Specials,
     normalizer: Normalizer,
+    /// What is put into a normalised text once the added tokens are out of it.
+    marks: Normalizer,
     model: Model,
     ids: SpecialIds,
-    /// The text of tokens begins with a space that was put in front of the first word.
-    strips_space: bool,
+    lead: Lead,
+}
+
+/// What goes off the front of the text of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lead {
+    /// Nothing.
+    Keep,
+    /// The space that was put in front of the first word, if that is not a token of the user's.
+    SpaceOfWord,
+    /// A space, whatever it is of.
+    OneSpace,
+    /// The marks of spaces in the first token.
+    MarksOfFirst,
 }
 
 /// The algorithm of a family.
@@ -140,13 +155,25 @@ impl Tokenizer {
                 }
                 Part::Text(range) => range,
             };
-            let part = self.normalizer.apply(&text[range.clone()], range.start == 0);
-            match &self.model {
-                Model::Bpe(bpe) => bpe.encode(vocab, &part, &mut out),
-                Model::Spm(spm) => spm.encode(vocab, &part, after_special, &mut out),
-                Model::WordPiece(words) => words.encode(vocab, &part, &mut out),
+            let piece = self.normalizer.apply(&text[range.clone()], range.start == 0);
+            for part in self.specials.divide_normalized(&piece) {
+                let within = match part {
+                    Part::Token(id) => {
+                        out.push(id);
+                        after_special = true;
+                        continue;
+                    }
+                    Part::Text(within) => within,
+                };
+                let first = range.start == 0 && within.start == 0;
+                let part = self.marks.apply(&piece[within], first);
+                match &self.model {
+                    Model::Bpe(bpe) => bpe.encode(vocab, &part, &mut out),
+                    Model::Spm(spm) => spm.encode(vocab, &part, after_special, &mut out),
+                    Model::WordPiece(words) => words.encode(vocab, &part, &mut out),
+                }
+                after_special = false;
             }
-            after_special = false;
         }
         out
     }
@@ -199,12 +226,22 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut characters = Characters::default();
         let mut text = String::new();
-        for bytes in ids.iter().filter_map(|id| self.pieces.text_bytes(*id)) {
-            characters.push(&bytes, &mut text);
+        let is_text = |id: &&u32| self.kind(**id).is_some_and(|kind| !SPECIAL.contains(&kind));
+        for (i, id) in ids.iter().filter(is_text).enumerate() {
+            let bytes = match (i, self.lead) {
+                (0, Lead::MarksOfFirst) => self.pieces.without_marks(*id),
+                _ => self.pieces.text_bytes(*id),
+            };
+            characters.push(&bytes.unwrap_or_default(), &mut text);
         }
         characters.finish(&mut text);
-        let first = ids.iter().find_map(|id| self.kind(*id).filter(|k| !SPECIAL.contains(k)));
-        if self.strips_space && first != Some(TokenKind::UserDefined) && text.starts_with(' ') {
+        let first = ids.iter().find(is_text).and_then(|id| self.kind(*id));
+        let strips = match self.lead {
+            Lead::Keep | Lead::MarksOfFirst => false,
+            Lead::SpaceOfWord => first != Some(TokenKind::UserDefined),
+            Lead::OneSpace => true,
+        };
+        if strips && text.starts_with(' ') {
             text.remove(0);
         }
         text

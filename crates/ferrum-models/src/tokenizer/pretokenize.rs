@@ -13,6 +13,7 @@ use regex_automata::Input;
 use regex_automata::meta::Regex;
 
 use super::error::TokenizerError;
+use super::oniguruma;
 
 /// A pattern, and whether `\s+(?!\S)|\s+` follows as its last alternatives.
 struct StageSpec {
@@ -228,32 +229,35 @@ impl Stage {
         Stage::new(GPT2.pattern, GPT2.spaces, Behavior::Isolated, false)
     }
 
-    /// A cut by a pattern in the words of `tokenizer.json`, which are those of Oniguruma. What that
-    /// engine reads in another way than ours is refused.
+    /// The pre-tokenizer `Whitespace`, which `tokenizers` does with our engine and not with Oniguruma.
+    pub fn whitespace() -> Result<Self, TokenizerError> {
+        Stage::new(r"\w+|[^\w\s]+", false, Behavior::Removed, true)
+    }
+
+    /// A cut by a pattern in the words of `tokenizer.json`, which are those of Oniguruma.
     pub fn of_pattern(
         pattern: &str,
         behavior: Behavior,
         invert: bool,
     ) -> Result<Self, TokenizerError> {
-        let refuse = |reason: &str| {
-            Err(TokenizerError::Pattern { pattern: pattern.into(), reason: reason.into() })
-        };
         let ours = LEAVE_LAST_SPACE.iter().find_map(|end| pattern.strip_suffix(end));
         let (body, spaces) = (ours.unwrap_or(pattern), ours.is_some());
-        if ["?+", "*+", "++"].iter().any(|possessive| body.contains(possessive)) {
-            return refuse("possessive repetition is not supported");
-        }
-        if ["--", "~~", "&&"].iter().any(|set| body.contains(set)) {
-            return refuse("operations on sets of characters are not supported");
-        }
-        Stage::new(body, spaces, behavior, invert)
+        let patterns: &[&str] = if spaces { &[body, r"\s+"] } else { &[body] };
+        Ok(Stage { regex: oniguruma::compile(patterns)?, behavior, invert })
+    }
+
+    /// A cut at a text, which must not be empty.
+    pub fn of_text(text: &str, behavior: Behavior, invert: bool) -> Result<Self, TokenizerError> {
+        let literal: String = text.chars().map(|c| format!(r"\u{{{:x}}}", u32::from(c))).collect();
+        Stage::new(&literal, false, behavior, invert)
     }
 
     /// Appends the pieces of `piece`, which begins at `offset` of the text.
     fn split(&self, piece: &str, offset: usize, pieces: &mut Vec<Range<usize>>) {
         let before = pieces.len();
-        let mut last_matched = false;
+        let (mut last_matched, mut some_empty) = (false, false);
         self.cut(piece, &mut |range, matched| {
+            some_empty |= range.is_empty();
             let range = offset + range.start..offset + range.end;
             let matched = matched != self.invert;
             // Whether the piece is one with the last.
@@ -271,27 +275,33 @@ impl Stage {
                 _ => pieces.push(range),
             }
         });
+        if some_empty {
+            let mut kept = pieces.split_off(before);
+            kept.retain(|range| !range.is_empty());
+            pieces.append(&mut kept);
+        }
     }
 
-    /// Calls `found` with every match of the pattern and all that lies between, which is not empty.
+    /// Calls `found` with every match of the pattern and all that lies between. A match may be empty:
+    /// it cuts too, unless it stands where the last match ended.
     fn cut(&self, piece: &str, found: &mut dyn FnMut(Range<usize>, bool)) {
-        let mut at = 0;
-        while at < piece.len() {
-            let input = Input::new(piece).range(at..);
+        let (mut at, mut from, mut last_end) = (0, 0, None);
+        while from <= piece.len() {
+            let input = Input::new(piece).range(from..);
             let Some(range) = self.regex.find(input) else { break };
             let mut end = range.end();
             if range.pattern().as_usize() == SPACES {
                 end = leave_last_space(piece, range.range());
             }
-            if range.is_empty() {
-                // A pattern that matches nothing cuts nothing.
-                break;
+            if range.is_empty() && last_end == Some(end) {
+                from += piece[from..].chars().next().map_or(1, char::len_utf8);
+                continue;
             }
             if range.start() > at {
                 found(at..range.start(), false);
             }
             found(range.start()..end, true);
-            at = end;
+            (at, from, last_end) = (end, end, Some(end));
         }
         if at < piece.len() {
             found(at..piece.len(), false);

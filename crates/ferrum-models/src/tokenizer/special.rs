@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
+use regex_automata::meta::Regex;
 
 use super::Segment;
 use super::error::TokenizerError;
@@ -111,24 +112,45 @@ pub(super) struct Specials {
     control: Finder,
     /// User-defined tokens: in all text.
     user_defined: Finder,
-    strips: HashMap<u32, Strip>,
+    /// Those of them that are looked for once the text is normalised.
+    normalized: Option<Finder>,
+    flags: HashMap<u32, Flags>,
+    /// A letter or what goes with letters, for tokens that must be words of their own.
+    word: Option<Regex>,
 }
 
-/// The white space beside a token that goes with it.
+/// How the text around a token matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Strip {
+pub(super) struct Flags {
+    /// White space before it goes with it.
     pub left: bool,
+    /// White space after it goes with it.
     pub right: bool,
+    /// It counts only where no letter stands beside it.
+    pub word: bool,
+    /// It is looked for in the normalised text.
+    pub normalized: bool,
 }
 
 impl Specials {
-    /// Builds the automata over the special tokens of `vocab`. Those in `strips` take white space with
-    /// them.
-    pub fn new(vocab: &Vocabulary, strips: HashMap<u32, Strip>) -> Result<Self, TokenizerError> {
+    /// Builds the automata over the special tokens of `vocab`; `flags` has those that differ from the
+    /// default.
+    pub fn new(vocab: &Vocabulary, flags: HashMap<u32, Flags>) -> Result<Self, TokenizerError> {
+        let normalized = |id: &u32| flags.get(id).is_some_and(|flags| flags.normalized);
+        let user_defined = &[TokenKind::UserDefined];
+        let word = match flags.values().any(|flags| flags.word) {
+            true => Some(Regex::new(r"\w").map_err(|e| pattern_error(&e.to_string()))?),
+            false => None,
+        };
         Ok(Specials {
-            strips,
-            control: Finder::new(vocab, SPECIAL)?,
-            user_defined: Finder::new(vocab, &[TokenKind::UserDefined])?,
+            control: Finder::new(vocab, SPECIAL, |_| true)?,
+            user_defined: Finder::new(vocab, user_defined, |id| !normalized(id))?,
+            normalized: match vocab.of_kind(user_defined).any(|id| normalized(&id)) {
+                true => Some(Finder::new(vocab, user_defined, normalized)?),
+                false => None,
+            },
+            flags,
+            word,
         })
     }
 
@@ -143,38 +165,73 @@ impl Specials {
         let mut parts = Vec::new();
         let mut at = 0;
         for run in markup {
-            for (id, range) in self.control.find(&text, run) {
-                if range.start < at {
-                    continue; // white space that went with the token before
-                }
-                let Range { start, end } = self.stripped(&text, id, at..range.start, range.end);
-                self.divide_plain(&text, at..start, &mut parts);
+            for (id, found) in self.control.find(&text, run) {
+                let limit = text.len();
+                let Some(Range { start, end }) = self.place(&text, id, (at, limit), found) else {
+                    continue;
+                };
+                self.divide_by(&self.user_defined, &text, at..start, &mut parts);
                 parts.push(Part::Token(id));
                 at = end;
             }
         }
-        self.divide_plain(&text, at..text.len(), &mut parts);
+        self.divide_by(&self.user_defined, &text, at..text.len(), &mut parts);
         (text, parts)
     }
 
-    /// The place of token `id`, which stands between the text `before` and that from `end`, with the
-    /// white space that goes with it.
-    fn stripped(&self, text: &str, id: u32, before: Range<usize>, end: usize) -> Range<usize> {
-        let Strip { left, right } = self.strips.get(&id).copied().unwrap_or_default();
-        let kept = text[before.clone()].trim_end().len();
-        let space = text[end..].len() - text[end..].trim_start().len();
-        let start = if left { before.start + kept } else { before.end };
-        start..if right { end + space } else { end }
+    /// Divides a piece that is normalised by the tokens that are looked for then.
+    pub fn divide_normalized(&self, text: &str) -> Vec<Part> {
+        let mut parts = Vec::new();
+        match &self.normalized {
+            Some(finder) => self.divide_by(finder, text, 0..text.len(), &mut parts),
+            None => push_text(0..text.len(), &mut parts),
+        }
+        parts
     }
 
-    fn divide_plain(&self, text: &str, range: Range<usize>, parts: &mut Vec<Part>) {
-        let mut at = range.start;
-        for (id, found) in self.user_defined.find(text, range.clone()) {
-            if found.start < at {
-                continue;
+    /// The place of token `id`, which was found there, with the white space that goes with it, from
+    /// `within.0` on and up to `within.1`; `None` where it does not count.
+    fn place(
+        &self,
+        text: &str,
+        id: u32,
+        within: (usize, usize),
+        found: Range<usize>,
+    ) -> Option<Range<usize>> {
+        let Range { mut start, mut end } = found;
+        let Flags { left, right, word, .. } = self.flags.get(&id).copied().unwrap_or_default();
+        if word {
+            let before = text[..start].chars().next_back();
+            let after = text[end..].chars().next();
+            if [before, after].into_iter().flatten().any(|c| self.is_of_word(c)) {
+                return None;
             }
-            let whole = &text[..range.end];
-            let Range { start, end } = self.stripped(whole, id, at..found.start, found.end);
+        }
+        if left {
+            start = text[..start].trim_end().len().max(within.0);
+        }
+        if right {
+            let rest = &text[end..within.1];
+            end += rest.len() - rest.trim_start().len();
+        }
+        Some(start..end)
+    }
+
+    fn is_of_word(&self, c: char) -> bool {
+        self.word.as_ref().is_some_and(|word| word.is_match(&*c.encode_utf8(&mut [0; 4])))
+    }
+
+    /// A token found in white space that went with the one before it counts all the same, and what
+    /// follows it is text again: so does the `tokenizers` package.
+    fn divide_by(&self, finder: &Finder, text: &str, range: Range<usize>, parts: &mut Vec<Part>) {
+        if range.start >= range.end {
+            return;
+        }
+        let mut at = range.start;
+        for (id, found) in finder.find(text, range.clone()) {
+            let Some(Range { start, end }) = self.place(text, id, (at, range.end), found) else {
+                continue;
+            };
             push_text(at..start, parts);
             parts.push(Part::Token(id));
             at = end;
@@ -184,7 +241,7 @@ impl Specials {
 }
 
 fn push_text(range: Range<usize>, parts: &mut Vec<Part>) {
-    if !range.is_empty() {
+    if range.start < range.end {
         parts.push(Part::Text(range));
     }
 }
@@ -214,16 +271,18 @@ struct Finder {
 }
 
 impl Finder {
-    fn new(vocab: &Vocabulary, kinds: &[TokenKind]) -> Result<Self, TokenizerError> {
-        let ids: Vec<u32> =
-            vocab.of_kind(kinds).filter(|id| !vocab.bytes(*id).is_empty()).collect();
+    /// Over the tokens of these kinds for which `wanted` is true.
+    fn new(
+        vocab: &Vocabulary,
+        kinds: &[TokenKind],
+        wanted: impl Fn(&u32) -> bool,
+    ) -> Result<Self, TokenizerError> {
+        let wanted = |id: &u32| !vocab.bytes(*id).is_empty() && wanted(id);
+        let ids: Vec<u32> = vocab.of_kind(kinds).filter(wanted).collect();
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .build(ids.iter().map(|id| vocab.bytes(*id)))
-            .map_err(|e| TokenizerError::Pattern {
-                pattern: "special tokens".to_string(),
-                reason: e.to_string(),
-            })?;
+            .map_err(|e| pattern_error(&e.to_string()))?;
         Ok(Finder { automaton, ids })
     }
 
@@ -237,4 +296,8 @@ impl Finder {
             .find_iter(&text[range])
             .map(move |m| (self.ids[m.pattern()], start + m.start()..start + m.end()))
     }
+}
+
+fn pattern_error(reason: &str) -> TokenizerError {
+    TokenizerError::Pattern { pattern: "special tokens".to_string(), reason: reason.to_string() }
 }

@@ -36,8 +36,16 @@ pub(super) struct AddedToken {
     pub lstrip: bool,
     #[serde(default)]
     pub rstrip: bool,
+    normalized: Option<bool>,
     #[serde(default)]
     pub special: bool,
+}
+
+impl AddedToken {
+    /// Whether it is looked for in the normalised text.
+    pub fn normalized(&self) -> bool {
+        self.normalized.unwrap_or(!self.special)
+    }
 }
 
 /// The algorithm with its tables.

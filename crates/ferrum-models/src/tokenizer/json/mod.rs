@@ -3,6 +3,7 @@
 //! Every part that the file names is either done as that package does it, or refused by name: a
 //! token that is cut otherwise than in training is an error that nobody sees.
 
+mod decoder;
 mod file;
 mod normalizer;
 mod post_processor;
@@ -41,22 +42,26 @@ pub struct Beside<'a> {
 pub(super) fn tokenizer(json: &[u8], beside: &Beside<'_>) -> Result<Tokenizer, TokenizerError> {
     let file = File::parse(json)?;
     let family = Family::of(&file)?;
-    let vocab = vocabulary::build(&file, family, beside)?;
-    let strips = vocabulary::strips(&file, &vocab);
-    let (model, normalizer) = match family {
+    let steps = match family {
+        Family::WordPiece => Vec::new(), // it has its own
+        Family::Bytes | Family::Characters => normalizer::steps(file.normalizer.as_ref())?,
+    };
+    let normalizer = Normalizer { steps };
+    let vocab = vocabulary::build(&file, family, &normalizer, beside)?;
+    let (model, marks) = match family {
         Family::WordPiece => (word_piece(&file, &vocab)?, Normalizer::default()),
         Family::Bytes | Family::Characters => bpe(&file, family, &vocab)?,
     };
-    let strips_space = check_decoder(&file, family)?;
+    let lead = decoder::lead(&file, family)?;
     let ids = special_ids(&file, &vocab, beside)?;
-    let specials = Specials::new(&vocab, strips)?;
+    let specials = Specials::new(&vocab, vocabulary::flags(&file, &vocab))?;
     let spelling = match family {
         Family::Bytes => Spelling::Bytes,
         Family::Characters => Spelling::MarkedThroughout,
         Family::WordPiece => Spelling::Marked,
     };
     let pieces = Arc::new(Pieces { vocab, spelling });
-    Ok(Tokenizer { pieces, specials, normalizer, model, ids, strips_space })
+    Ok(Tokenizer { pieces, specials, normalizer, marks, model, ids, lead })
 }
 
 /// Families of tokenizers.
@@ -87,6 +92,7 @@ fn unsupported(what: &'static str, kind: impl Into<String>) -> TokenizerError {
     TokenizerError::Unsupported { what, kind: kind.into() }
 }
 
+/// The algorithm, and what is put into a text once the added tokens are out of it.
 fn bpe(
     file: &File<'_>,
     family: Family,
@@ -104,7 +110,7 @@ fn bpe(
             return Err(unsupported("BPE's", what));
         }
     }
-    let mut steps = normalizer::steps(file.normalizer.as_ref())?;
+    let mut steps = Vec::new();
     let words = pre_tokenizer::read(file.pre_tokenizer.as_ref(), &mut steps)?;
     let unknown = match &file.model.unk_token {
         Some(text) => Some(special::by_text(vocab, text).ok_or_else(|| missing(text))?),
@@ -142,25 +148,6 @@ fn word_piece(file: &File<'_>, vocab: &Vocabulary) -> Result<Model, TokenizerErr
     }
     let options = normalizer::bert(file.normalizer.as_ref())?;
     Ok(Model::WordPiece(WordPiece::new(unknown, options)?))
-}
-
-/// Whether the text of tokens loses a space in front. Decoders are known by what families have.
-fn check_decoder(file: &File<'_>, family: Family) -> Result<bool, TokenizerError> {
-    let parts = Part::flat(file.decoder.as_ref(), "decoders")?;
-    let mut strips = false;
-    for part in &parts {
-        match (family, part.kind) {
-            (Family::Bytes, "ByteLevel") | (Family::WordPiece, "WordPiece") => {}
-            (Family::Characters, "ByteFallback" | "Fuse" | "Replace") => {}
-            (Family::Characters, "Strip") => strips |= part.number("start") != Some(0),
-            (Family::Characters, "Metaspace") => strips |= pre_tokenizer::has_prefix(part)?,
-            (_, kind) => return Err(unsupported("decoder", kind)),
-        }
-    }
-    match (family, parts.is_empty()) {
-        (Family::Characters, true) => Err(unsupported("decoder", "null")),
-        _ => Ok(strips),
-    }
 }
 
 fn special_ids(

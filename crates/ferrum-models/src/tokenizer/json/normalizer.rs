@@ -1,10 +1,10 @@
 //! `normalizer`: what is done to text first.
 
-use regex_automata::meta::Regex;
 use serde_json::Value;
 
 use super::super::error::TokenizerError;
 use super::super::normalize::Step;
+use super::super::oniguruma;
 use super::super::wordpiece::Normalization;
 use super::file::{Part, Pattern};
 use super::unsupported;
@@ -53,10 +53,11 @@ fn step(part: &Part<'_>) -> Result<Step, TokenizerError> {
                 Pattern::Text("") => return Err(unsupported("normalizer", "Replace of nothing")),
                 Pattern::Text(from) => Step::Replace { from: from.to_string(), to },
                 Pattern::Regex(pattern) => {
-                    let from = Regex::new(pattern).map_err(|e| TokenizerError::Pattern {
-                        pattern: pattern.to_string(),
-                        reason: e.to_string(),
-                    })?;
+                    let from = oniguruma::compile(&[pattern])?;
+                    // The package itself fails on some texts then.
+                    if from.is_match("") {
+                        return Err(unsupported("normalizer", "Replace of what may be nothing"));
+                    }
                     Step::ReplacePattern { from, to }
                 }
             }

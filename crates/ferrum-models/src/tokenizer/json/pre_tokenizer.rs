@@ -49,7 +49,7 @@ pub(super) fn read(
                 stages.push(cut(PUNCTUATION, behavior(name)?)?);
             }
             "Whitespace" => {
-                stages.push(Stage::of_pattern(r"\w+|[^\w\s]+", Behavior::Removed, true)?);
+                stages.push(Stage::whitespace()?);
             }
             "WhitespaceSplit" => stages.push(cut(r"\s", Behavior::Removed)?),
             "Metaspace" => {
@@ -66,13 +66,9 @@ fn split(part: &Part<'_>) -> Result<Stage, TokenizerError> {
     let (behavior, invert) = (behavior(part.text("behavior")?)?, part.flag("invert", false)?);
     match part.pattern()? {
         Pattern::Regex(pattern) => Stage::of_pattern(pattern, behavior, invert),
-        Pattern::Text(text) => Stage::of_pattern(&literal(text), behavior, invert),
+        Pattern::Text("") => Err(unsupported("pre-tokenizer", "Split at nothing")),
+        Pattern::Text(text) => Stage::of_text(text, behavior, invert),
     }
-}
-
-/// A pattern of this text and nothing else.
-fn literal(text: &str) -> String {
-    text.chars().map(|c| format!(r"\u{{{:x}}}", u32::from(c))).collect()
 }
 
 fn behavior(name: &str) -> Result<Behavior, TokenizerError> {

@@ -110,9 +110,10 @@ fn what_is_not_known_is_refused_by_name() {
     let tenfold = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(10)});
     let bomb = json!({"type": "Sequence", "normalizers": vec![tenfold; 12]});
     named(with(bytes(), "/normalizer", bomb), "many times longer");
+    let nothing = json!({"type": "Replace", "pattern": {"Regex": "a*|$"}, "content": "b"});
+    named(with(bytes(), "/normalizer", nothing), "may be nothing");
     named(with(bytes(), "/model/dropout", json!(0.1)), "dropout");
     named(with(bytes(), "/model/end_of_word_suffix", "</w>".into()), "end_of_word_suffix");
-    named(with(bytes(), "/added_tokens/0/single_word", true.into()), "single_word");
     named(with(characters(), "/decoder", Value::Null), "null");
     named(with(characters(), "/model/unk_token", "<x>".into()), "<x>");
     named(with(bytes(), "/model/merges", json!(["a c"])), "a c");
@@ -129,6 +130,71 @@ fn what_is_not_known_is_refused_by_name() {
         named(with(bytes(), "/pre_tokenizer", split(pattern)), "pattern");
     }
     assert!(build(&with(bytes(), "/pre_tokenizer", split(r"\p{L}+|\s+(?!\S)|\s+"))).is_ok());
+}
+
+#[test]
+fn added_tokens_have_their_flags() {
+    let word = with(bytes(), "/added_tokens/1/content", "t".into());
+    let word = build(&with(word, "/added_tokens/1/single_word", true.into())).unwrap();
+    assert_eq!(word.encode_text("t at ta a t-t"), [4, 0, 0, 0, 4, 4]);
+    // A control token within the white space that went with the one before it.
+    let space = json!({"id": 5, "content": " ", "special": true});
+    let mut space = with(bytes(), "/added_tokens/1", space);
+    space["added_tokens"][0]["rstrip"] = true.into();
+    assert_eq!(build(&space).unwrap().encode_markup("<s>  a"), [3, 5, 5, 0]);
+    let lower = with(bytes(), "/normalizer", json!({"type": "Lowercase"}));
+    let lower = with(lower, "/added_tokens/1/content", "<TD>".into());
+    let normalized = with(lower.clone(), "/added_tokens/1/normalized", true.into());
+    assert_eq!(build(&normalized).unwrap().encode_text("a <Td>B"), [0, 4, 1]);
+    let as_it_is = build(&with(lower.clone(), "/added_tokens/1/normalized", false.into())).unwrap();
+    assert_eq!(as_it_is.encode_text("A <TD>b<td>"), [0, 4, 1]);
+    // What a changed text has of markup is not known.
+    let special = with(
+        lower,
+        "/added_tokens/0",
+        json!({"id": 3, "content": "<S>", "special": true, "normalized": true}),
+    );
+    let error = build(&special).err().unwrap().to_string();
+    assert!(error.contains("normalized"), "{error}");
+    let config = json!({"added_tokens_decoder": {"3": {"content": "<S>", "normalized": false}}});
+    let tokenizer = build_beside(&special, config.as_object().unwrap(), &[]).unwrap();
+    assert_eq!(tokenizer.encode_markup("<S>A"), [3, 0]);
+}
+
+#[test]
+fn decoders_that_do_something_else_are_refused() {
+    let refused = |json: Value, decoder: Value, word: &str| {
+        let error = build(&with(json, "/decoder", decoder)).err().map(|e| e.to_string());
+        assert!(error.as_ref().is_some_and(|e| e.contains(word)), "{error:?} should name {word}");
+    };
+    let part = |kind: &str| json!({"type": kind});
+    let sequence = |parts: Vec<Value>| json!({"type": "Sequence", "decoders": parts});
+    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let strip = |content: &str, start: u32, stop: u32| json!({"type": "Strip", "content": content, "start": start, "stop": stop});
+    let (mark, fallback, fuse) = (replace("\u{2581}", " "), part("ByteFallback"), part("Fuse"));
+    let of = |first: Value, last: Vec<Value>| {
+        sequence([vec![first, fallback.clone(), fuse.clone()], last].concat())
+    };
+    assert!(build(&with(characters(), "/decoder", of(mark.clone(), vec![]))).is_ok());
+    refused(bytes(), Value::Null, "null");
+    refused(bytes(), sequence(vec![part("ByteLevel"), part("ByteLevel")]), "ByteLevel, ByteLevel");
+    refused(characters(), of(replace("\u{2581}", ""), vec![]), "Replace");
+    refused(characters(), of(replace("_", " "), vec![]), "Replace");
+    let regex = json!({"type": "Replace", "pattern": {"Regex": "\u{2581}"}, "content": " "});
+    refused(characters(), of(regex, vec![]), "Replace");
+    for wrong in [strip("_", 1, 0), strip(" ", 2, 0), strip(" ", 1, 1)] {
+        refused(characters(), of(mark.clone(), vec![wrong]), "Strip");
+    }
+    refused(characters(), sequence(vec![mark.clone(), fuse.clone()]), "ByteFallback");
+    refused(characters(), sequence(vec![fuse, fallback, mark]), "the sequence Fuse");
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first"});
+    refused(characters(), metaspace.clone(), "Metaspace without ByteFallback");
+    let other = json!({"type": "Metaspace", "replacement": "_", "prepend_scheme": "first"});
+    refused(characters(), other, "another mark");
+    let plain = with(characters(), "/model/byte_fallback", false.into());
+    let plain = build(&with(plain, "/decoder", metaspace)).unwrap();
+    assert_eq!(plain.decode(&[4, 5, 3]), " aa", "all marks of the first token go");
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use super::super::byte_level;
 use super::super::error::TokenizerError;
-use super::super::special::{self, Strip};
+use super::super::normalize::Normalizer;
+use super::super::special::{self, Flags};
 use super::super::spm::SPACE;
 use super::super::vocab::{RawToken, TokenKind, Vocabulary};
 use super::file::{AddedToken, File};
@@ -24,6 +25,7 @@ struct Entry<'a> {
 pub(super) fn build(
     file: &File<'_>,
     family: Family,
+    normalizer: &Normalizer,
     beside: &Beside<'_>,
 ) -> Result<Vocabulary, TokenizerError> {
     let known = |token: &&AddedToken| beside.tokens.is_none_or(|n| (token.id as usize) < n);
@@ -48,10 +50,8 @@ pub(super) fn build(
         }
         *entry = Entry { text: &text.0, kind };
     }
+    let mut normalized = HashMap::new();
     for token in added {
-        if token.single_word {
-            return Err(unsupported("added tokens'", "single_word"));
-        }
         let entry = &mut entries[token.id as usize];
         if !entry.text.is_empty() && entry.text != token.content {
             return Err(twice(token.id, &token.content));
@@ -59,6 +59,9 @@ pub(super) fn build(
         let control = token.special || special::is_control_text(&token.content);
         let kind = if control { TokenKind::Control } else { TokenKind::UserDefined };
         *entry = Entry { text: &token.content, kind };
+        if token.normalized() {
+            normalized.extend(normal_form(token, kind, family, normalizer, beside)?);
+        }
     }
     let texts: Vec<String> = match family {
         Family::WordPiece => entries.iter().map(marked).collect(),
@@ -66,8 +69,45 @@ pub(super) fn build(
     };
     Vocabulary::new(entries.iter().enumerate().map(|(id, entry)| {
         let text = texts.get(id).map_or(entry.text, String::as_str);
-        Ok(RawToken { text, key: key(entry.kind, text, family), kind: entry.kind })
+        Ok(match normalized.get(&(id as u32)) {
+            Some(form) => RawToken { text: form, key: None, kind: entry.kind },
+            None => RawToken { text, key: key(entry.kind, text, family), kind: entry.kind },
+        })
     }))
+}
+
+/// What a token is looked for as, and decoded to, where that is not its text.
+fn normal_form(
+    token: &AddedToken,
+    kind: TokenKind,
+    family: Family,
+    normalizer: &Normalizer,
+    beside: &Beside<'_>,
+) -> Result<Option<(u32, String)>, TokenizerError> {
+    let is_control = kind == TokenKind::Control;
+    if family == Family::WordPiece {
+        // Special ones stand in markup, which texts of embeddings have none of.
+        return match is_control {
+            true => Ok(None),
+            false => Err(unsupported("added tokens'", "normalized, under BERT's normalizer")),
+        };
+    }
+    let form = normalizer.apply(&token.content, false);
+    if form == token.content {
+        return Ok(None);
+    }
+    if is_control {
+        // transformers takes these flags from `tokenizer_config.json`.
+        let all = beside.config.get("added_tokens_decoder");
+        let stated =
+            all.and_then(|all| all.get(token.id.to_string())?.get("normalized")?.as_bool());
+        // Whether a changed text is markup cannot be told any more.
+        return match stated {
+            Some(false) => Ok(None),
+            _ => Err(unsupported("added tokens'", "normalized, of a special token")),
+        };
+    }
+    Ok(Some((token.id, form.into_owned())))
 }
 
 fn twice(id: u32, text: &str) -> TokenizerError {
@@ -101,12 +141,17 @@ fn key(kind: TokenKind, text: &str, family: Family) -> Option<Vec<u8>> {
     }
 }
 
-/// White space that goes with added tokens.
-pub(super) fn strips(file: &File<'_>, vocab: &Vocabulary) -> HashMap<u32, Strip> {
-    let strip = |token: &AddedToken| Strip { left: token.lstrip, right: token.rstrip };
+/// How the text around added tokens matters.
+pub(super) fn flags(file: &File<'_>, vocab: &Vocabulary) -> HashMap<u32, Flags> {
+    let flags = |token: &AddedToken| Flags {
+        left: token.lstrip,
+        right: token.rstrip,
+        word: token.single_word,
+        normalized: token.normalized(),
+    };
     file.added_tokens
         .iter()
-        .filter(|token| vocab.contains(token.id) && strip(token) != Strip::default())
-        .map(|token| (token.id, strip(token)))
+        .filter(|token| vocab.contains(token.id) && flags(token) != Flags::default())
+        .map(|token| (token.id, flags(token)))
         .collect()
 }
