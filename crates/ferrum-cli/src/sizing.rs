@@ -126,6 +126,19 @@ impl Needs {
         })
     }
 
+    /// Of a model without a KV cache.
+    pub fn fixed(bytes: u64) -> Self {
+        let known = Known {
+            trained: 1,
+            context: None,
+            max_seqs: 0,
+            block_bytes: 0,
+            table_bytes: 0,
+            kv_bytes: None,
+        };
+        Needs { known, fixed: bytes, table_bytes: 0 }
+    }
+
     /// Together with a draft model, whose KV cache has as many blocks.
     pub fn with_draft(self, draft: &Needs) -> Self {
         let known = Known {

@@ -66,7 +66,18 @@ fn models_that_do_not_fit_together_are_named() {
     let error = home.run(&["serve", model, "--draft-model", other, "--port", "0"]).failed(1);
     assert!(error.contains("tiny") && error.contains("500"), "{error}");
     let two = ["serve", model, other, "--port", "0"];
-    home.run(&[&two[..], &["--draft-model", model]].concat()).failed(2);
+    // Of several, a name says which one a draft model is for.
+    let named = |name: &str, draft| format!("{name}={draft}");
+    for (wrong, code, why) in [
+        (vec![model.to_string()], 2, "NAME=MODEL"),
+        (vec![named("third", model)], 2, "third"),
+        (vec![named("tiny", model), named("tiny", model)], 2, "already"),
+        (vec![named("other", model)], 1, "500"),
+    ] {
+        let drafts = wrong.iter().flat_map(|word| ["--draft-model", word.as_str()]);
+        let error = home.run(&[&two[..], &drafts.collect::<Vec<_>>()].concat()).failed(code);
+        assert!(error.contains(why), "{wrong:?}: {error}");
+    }
     assert!(home.run(&["serve", model, model, "--port", "0"]).failed(2).contains("tiny"));
     let error = home.run(&[&two[..], &["--memory", "100kB"]].concat()).failed(1);
     assert!(error.contains("tiny") || error.contains("other"), "{error}");

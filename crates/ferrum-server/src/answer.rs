@@ -3,7 +3,6 @@
 use ferrum_engine::{Event, FinishReason, TokenLogprobs, Usage};
 
 use crate::error::{ApiError, ApiResult};
-use crate::models::Lease;
 use crate::service::{Answers, Update};
 
 /// A part of one choice.
@@ -45,8 +44,6 @@ impl End {
 /// The choices of one request while they grow.
 pub struct Running {
     answers: Answers,
-    /// The model stays until the answers are gone.
-    _lease: Lease,
     /// Choices to each prompt.
     n: usize,
     /// Choices that have not ended.
@@ -55,18 +52,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until the requests of `answers` are accepted by the model of `lease`: `n` for each of
-    /// `prompts`.
-    pub async fn accepted(
-        mut answers: Answers,
-        lease: Lease,
-        prompts: usize,
-        n: usize,
-    ) -> ApiResult<Self> {
+    /// Waits until the requests of `answers` are accepted: `n` for each of `prompts`.
+    pub async fn accepted(mut answers: Answers, prompts: usize, n: usize) -> ApiResult<Self> {
         match answers.next().await {
             Some(Update::Accepted) => {
                 let (left, total) = (prompts * n, Usage::default());
-                Ok(Running { answers, _lease: lease, n, left, total })
+                Ok(Running { answers, n, left, total })
             }
             Some(Update::Refused(error)) => Err(error.into()),
             Some(Update::Failed(why)) => Err(ApiError::internal(why)),

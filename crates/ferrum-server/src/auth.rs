@@ -49,6 +49,8 @@ struct Key {
 /// On whose behalf a request runs.
 #[derive(Debug, Clone)]
 pub struct Tenant {
+    /// Its place among all tenants.
+    pub number: usize,
     /// Separates the prefix caches of tenants.
     secret: Option<[u8; 32]>,
     /// One permit for each request that may wait or run.
@@ -58,12 +60,18 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    fn new(secret: Option<[u8; 32]>, places: Option<usize>) -> Self {
+    fn new(number: usize, secret: Option<[u8; 32]>, places: Option<usize>) -> Self {
         let limit = places.unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
-        Tenant { secret, places: Arc::new(Semaphore::new(limit)), limit }
+        Tenant { number, secret, places: Arc::new(Semaphore::new(limit)), limit }
     }
 
-    /// A place for a request that is not in an engine's queue yet.
+    /// A tenant without a secret and without a limit.
+    #[cfg(test)]
+    pub fn numbered(number: usize) -> Self {
+        Tenant::new(number, None, None)
+    }
+
+    /// A place for a request.
     pub fn place(&self) -> ApiResult<OwnedSemaphorePermit> {
         let message = "too many requests with this API key at once";
         self.places.clone().try_acquire_owned().map_err(|_| ApiError::busy(message, 1))
@@ -85,15 +93,20 @@ impl Tenant {
 impl Gate {
     /// The gate that `config` describes.
     pub fn new(config: &ServerConfig) -> Self {
-        let keys = config.api_keys.iter().map(|key| {
+        let keys = config.api_keys.iter().enumerate().map(|(number, key)| {
             let digest: [u8; 32] = Sha256::digest(key.as_bytes()).into();
-            Key { digest, tenant: Tenant::new(Some(digest), config.per_key) }
+            Key { digest, tenant: Tenant::new(number, Some(digest), config.per_key) }
         });
         Gate {
             keys: keys.collect(),
             host_names: config.host_names.clone(),
-            nobody: Tenant::new(None, None),
+            nobody: Tenant::new(0, None, None),
         }
+    }
+
+    /// How many tenants there are.
+    pub fn tenants(&self) -> usize {
+        self.keys.len().max(1)
     }
 
     /// Who asks, if they may.
@@ -231,7 +244,7 @@ mod tests {
         assert_eq!(salt("one", None), salt("one", None));
         assert_ne!(salt("one", None), salt("two", None));
         assert_ne!(salt("one", None), salt("one", Some("a")));
-        assert_eq!(Tenant::new(None, None).cache_salt(None), 0);
+        assert_eq!(Tenant::new(0, None, None).cache_salt(None), 0);
     }
 
     #[test]

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::App;
+use crate::auth::Tenant;
+use crate::budget::{Budget, Room};
 use crate::error::{ApiError, ApiResult};
 
 /// Fields about bookkeeping, which no answer depends on.
@@ -48,10 +49,11 @@ const LINGER: Duration = Duration::from_secs(2);
 const SMALL: usize = 16 << 10;
 
 /// The bytes of a JSON request.
+#[derive(Default)]
 pub struct JsonBody {
     bytes: Bytes,
-    /// Its share of what all bodies may take.
-    _room: Option<OwnedSemaphorePermit>,
+    /// Its share of what all bodies may take, or all requests that wait for their models.
+    room: Option<Room>,
 }
 
 impl FromRequest<Arc<App>> for JsonBody {
@@ -60,6 +62,8 @@ impl FromRequest<Arc<App>> for JsonBody {
     async fn from_request(request: Request, app: &Arc<App>) -> ApiResult<Self> {
         let limits = &app.limits;
         let (parts, body) = request.into_parts();
+        let tenant = parts.extensions.get::<Tenant>();
+        let tenant = tenant.ok_or_else(|| ApiError::internal("nobody knows who asks"))?;
         let media = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         if !media.is_some_and(is_json) {
             let message = format!(
@@ -68,7 +72,7 @@ impl FromRequest<Arc<App>> for JsonBody {
             );
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
-        let reading = read(body, limits.body_bytes, &app.bodies);
+        let reading = read(body, limits.body_bytes, &app.bodies, tenant);
         match tokio::time::timeout(limits.body_timeout, reading).await {
             Ok(body) => {
                 let body = body?;
@@ -116,9 +120,9 @@ fn check_size(bytes: &[u8]) -> ApiResult<()> {
     Ok(())
 }
 
-/// Reads a body of up to `limit` bytes, with a permit of `all` for each beyond the first few.
-async fn read(mut body: Body, limit: usize, all: &Arc<Semaphore>) -> ApiResult<JsonBody> {
-    let (mut bytes, mut room) = (Vec::new(), None::<OwnedSemaphorePermit>);
+/// Reads a body of up to `limit` bytes, with room in `all` for those beyond the first few.
+async fn read(mut body: Body, limit: usize, all: &Budget, tenant: &Tenant) -> ApiResult<JsonBody> {
+    let (mut bytes, mut room) = (Vec::new(), None::<Room>);
     while let Some(frame) = body.frame().await {
         let frame = frame
             .map_err(|error| ApiError::invalid(format!("the body could not be read: {error}")))?;
@@ -130,23 +134,21 @@ async fn read(mut body: Body, limit: usize, all: &Arc<Semaphore>) -> ApiResult<J
             let message = format!("the body has more than {limit} bytes");
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
         }
-        let has = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = u32::try_from(len.saturating_sub(SMALL).saturating_sub(has));
-        match more.map(|more| all.clone().try_acquire_many_owned(more)) {
-            Ok(Ok(permit)) => match &mut room {
-                Some(room) => room.merge(permit),
-                None => room = Some(permit),
+        let has = room.as_ref().map_or(0, Room::bytes);
+        match all.take(tenant, len.saturating_sub(SMALL).saturating_sub(has)) {
+            Ok(more) => match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
             },
-            _ => {
+            Err(full) => {
                 drop((bytes, room));
                 let _ = tokio::time::timeout(LINGER, discard(body, limit)).await;
-                let message = "too many large bodies are being read at once";
-                return Err(ApiError { retry_after: Some(1), ..ApiError::unavailable(message) });
+                return Err(full.refusal("large bodies are being read"));
             }
         }
         bytes.extend_from_slice(&data);
     }
-    Ok(JsonBody { bytes: bytes.into(), _room: room })
+    Ok(JsonBody { bytes: bytes.into(), room })
 }
 
 /// Reads what a client that sends too much still sends, up to a bound. A connection that is closed
@@ -162,7 +164,18 @@ async fn discard(mut body: Body, limit: usize) {
 impl JsonBody {
     /// A body from elsewhere: for tests and fuzzing.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
-        JsonBody { bytes: bytes.into(), _room: None }
+        JsonBody { bytes: bytes.into(), room: None }
+    }
+
+    /// Once it is parsed: lets go of the bytes, and moves what was made of them to the budget of
+    /// requests that wait for their models, so that others can be read meanwhile.
+    pub fn park(&mut self, parked: &Budget, tenant: &Tenant) -> ApiResult<()> {
+        self.bytes = Bytes::new();
+        if let Some(room) = &mut self.room {
+            let moved = parked.take(tenant, room.bytes());
+            *room = moved.map_err(|full| full.refusal("large requests wait for their models"))?;
+        }
+        Ok(())
     }
 
     /// Reads the body as a `T`, all of whose fields must be known.

@@ -27,6 +27,13 @@ pub struct Limits {
     /// a further body is answered 503. At least [`Limits::body_bytes`], and small bodies are not
     /// counted.
     pub bodies_bytes: usize,
+    /// Bytes of bodies of requests that wait for their models to be loaded, of all together; a
+    /// further one is answered 503. At least [`Limits::body_bytes`], and small bodies are not
+    /// counted.
+    pub parked_bytes: usize,
+    /// Bytes of answers of embeddings that are being read; a further one is answered 503. A single
+    /// one always fits.
+    pub answers_bytes: usize,
     /// Connections at once; further ones wait to be accepted.
     pub connections: usize,
     /// Time for a request's headers, and for which a connection may be idle.
@@ -54,6 +61,8 @@ impl Default for Limits {
             queue: 64,
             body_bytes: 8 << 20,
             bodies_bytes: 32 << 20,
+            parked_bytes: 64 << 20,
+            answers_bytes: 256 << 20,
             connections: 1024,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),

@@ -1,19 +1,22 @@
-//! The models of a server that make embeddings: loaded when it starts, beside those that generate.
+//! The models of a server that make embeddings.
 //!
 //! They have no engine: a request is embedded some texts at a time, and in between others get their
 //! turn, in the order in which they came. A model takes one of the threads for such work at most. As
 //! elsewhere the requests that wait are bounded, and one whose client is gone is given up.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ferrum_models::LoadOptions;
 use ferrum_models::encoder::{EmbedError, Embedder, TextEncoder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::App;
-use crate::auth::Tenant;
 use crate::error::{ApiError, ApiResult};
+use crate::leases::{Hold, Lease};
+use crate::metrics::ModelMetrics;
 use crate::model::StartError;
 
 /// Texts that are embedded before another request may get its turn.
@@ -23,8 +26,6 @@ const TURN: usize = 32;
 pub struct Encoder {
     /// The name by which it is listed.
     pub id: String,
-    /// Other names by which it may be asked for.
-    pub aliases: Vec<String>,
     /// Its tokenizer, with its limits.
     pub texts: TextEncoder,
     /// Values of a vector.
@@ -34,16 +35,16 @@ pub struct Encoder {
     turn: Arc<Semaphore>,
     places: Arc<Semaphore>,
     all_places: usize,
+    /// Origin of `turn_began`.
+    start: Instant,
+    /// Milliseconds from `start` to the beginning of the turn that runs, plus one; 0: none does.
+    turn_began: AtomicU64,
 }
-
-/// The right to wait for a model, or to be embedded by it.
-pub struct Seat(#[allow(dead_code, reason = "held")] [OwnedSemaphorePermit; 2]);
 
 impl Encoder {
     /// Loads the model in `folder`; `queue` requests may wait.
     pub fn load(
         id: String,
-        aliases: Vec<String>,
         folder: &Path,
         options: &LoadOptions,
         queue: usize,
@@ -53,19 +54,15 @@ impl Encoder {
         let all_places = queue.saturating_add(1).min(Semaphore::MAX_PERMITS);
         Ok(Encoder {
             id,
-            aliases,
             texts,
             dimensions: model.dimensions(),
             model: Mutex::new(model),
             turn: Arc::new(Semaphore::new(1)),
             places: Arc::new(Semaphore::new(all_places)),
             all_places,
+            start: Instant::now(),
+            turn_began: AtomicU64::new(0),
         })
-    }
-
-    /// Whether a request for `name` means this model.
-    pub fn answers_to(&self, name: &str) -> bool {
-        name == self.id || self.aliases.iter().any(|alias| alias == name)
     }
 
     /// Requests that wait or are embedded.
@@ -74,37 +71,102 @@ impl Encoder {
     }
 
     /// A place for a request, if one is free.
-    pub fn seat(&self, tenant: &Tenant) -> ApiResult<Seat> {
-        let busy = |what: &str| ApiError::busy(what, 1);
-        let own = tenant.places.clone().try_acquire_owned();
-        let own = own.map_err(|_| busy("too many requests of this key are in progress"))?;
+    pub fn place(&self) -> ApiResult<OwnedSemaphorePermit> {
         let place = self.places.clone().try_acquire_owned();
-        Ok(Seat([own, place.map_err(|_| busy("too many requests are waiting"))?]))
+        place.map_err(|_| ApiError::busy("too many requests are waiting", 1))
     }
 
+    /// How long the turn that runs has been running.
+    pub fn turn_time(&self) -> Duration {
+        match self.turn_began.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            began => self.start.elapsed().saturating_sub(Duration::from_millis(began - 1)),
+        }
+    }
+
+    /// The vectors of as many texts as make a turn.
+    fn turn(&self, texts: &[Vec<u32>], dimensions: Option<usize>) -> ApiResult<Vec<Vec<f32>>> {
+        // A panic leaves nothing in the model that the next step would read.
+        let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = self.start.elapsed().as_millis() as u64 + 1;
+        self.turn_began.store(began, Ordering::Release);
+        // Also where it ends in a panic: it does not hang then.
+        let _over = Over(&self.turn_began);
+        Ok(model.embed(texts, dimensions)?)
+    }
+}
+
+struct Over<'a>(&'a AtomicU64);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Release);
+    }
+}
+
+/// A model in use by a turn, which goes on where its request is given up meanwhile.
+struct Use {
+    // Given back in this order: the memory is free once nothing holds the model.
+    encoder: Arc<Encoder>,
+    _hold: Arc<Hold>,
+}
+
+/// Counts a request that is given up before its end.
+struct Counted<'a>(Option<&'a ModelMetrics>);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.0 {
+            metrics.finished("abandoned");
+        }
+    }
+}
+
+impl Lease<Arc<Encoder>> {
     /// The vectors of texts. Dropping the future gives up those whose turn has not come.
     pub async fn embed(
-        self: &Arc<Self>,
+        &self,
         app: &App,
         texts: Vec<Vec<u32>>,
         dimensions: Option<usize>,
     ) -> ApiResult<Vec<Vec<f32>>> {
+        let (since, metrics) = (Instant::now(), self.metrics());
+        let mut counted = Counted(Some(metrics));
+        let vectors = self.all_turns(app, texts, dimensions).await;
+        counted.0 = None;
+        match &vectors {
+            Ok((_, tokens)) => metrics.embedding_finished(*tokens, since),
+            Err(_) => metrics.finished("error"),
+        }
+        vectors.map(|(vectors, _)| vectors)
+    }
+
+    /// The vectors, and how many tokens they took.
+    async fn all_turns(
+        &self,
+        app: &App,
+        texts: Vec<Vec<u32>>,
+        dimensions: Option<usize>,
+    ) -> ApiResult<(Vec<Vec<f32>>, usize)> {
+        let tokens = texts.iter().map(Vec::len).sum();
         let texts = Arc::new(texts);
         let mut vectors = Vec::with_capacity(texts.len());
         for start in (0..texts.len()).step_by(TURN) {
             let closed = |_| ApiError::internal("nobody gives turns any more");
-            let turn = self.turn.clone().acquire_owned().await.map_err(closed)?;
-            let (encoder, texts) = (self.clone(), texts.clone());
+            let turn = self.model().turn.clone().acquire_owned().await.map_err(closed)?;
+            let held = Use { encoder: self.model().clone(), _hold: self.hold() };
+            let (texts, metrics) = (texts.clone(), self.metrics().clone());
             let some = app.blocking(move || {
                 let _turn = turn;
                 let texts = &texts[start..texts.len().min(start + TURN)];
-                // A panic leaves nothing in the model that the next step would read.
-                let mut model = encoder.model.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(model.embed(texts, dimensions)?)
+                let began = Instant::now();
+                let some = held.encoder.turn(texts, dimensions)?;
+                metrics.embedded(texts.len(), began.elapsed());
+                Ok(some)
             });
             vectors.extend(some.await?);
         }
-        Ok(vectors)
+        Ok((vectors, tokens))
     }
 }
 

@@ -1,7 +1,7 @@
 //! HTTP and JSON: the OpenAI API and its neighbours, in front of the engine.
 //!
-//! [`models`] has the models that generate, of which as many are loaded as memory allows
-//! ([`residency`]); [`encoders`] has those that make embeddings. A
+//! [`models`] has the models, of which as many are loaded as memory allows ([`residency`]), and
+//! [`leases`] keep them there; [`encoders`] are those that make embeddings. A
 //! [`model::Model`] has a [`service::Service`], the thread that owns its engine. [`api`] has the
 //! routes: they make [`ferrum_engine::Request`]s of JSON ([`body`]), follow the answers
 //! ([`answer`]) and write them as JSON or as a stream of events ([`sse`]). [`auth`] decides who may
@@ -12,9 +12,11 @@ pub mod answer;
 pub mod api;
 pub mod auth;
 pub mod body;
+pub mod budget;
 pub mod config;
 pub mod encoders;
 pub mod error;
+pub mod leases;
 pub mod metrics;
 pub mod model;
 pub mod models;
@@ -27,31 +29,36 @@ pub mod web;
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 pub use config::{Limits, ServerConfig};
 pub use encoders::Encoder;
 pub use metrics::Metrics;
 pub use model::{Model, ModelSpec, StartError};
-pub use models::{Lease, Models, ModelsConfig, Offer, OfferError};
+pub use models::{Models, ModelsConfig, Offer, OfferError, Resident, Start};
+pub use residency::Patience;
 pub use server::{ServeError, Server, Stop};
 
-use auth::Gate;
+use auth::{Gate, Tenant};
+use body::JsonBody;
+use budget::{Budget, Room};
 use error::{ApiError, ApiResult};
+use leases::Lease;
 
 /// What all routes share.
 pub struct App {
     /// The models; the first is the one of requests that name none.
     pub models: Models,
-    /// Those that make embeddings.
-    pub encoders: Vec<Arc<Encoder>>,
     /// Bounds on what clients can cost.
     pub limits: Limits,
     /// All counters.
     pub metrics: Metrics,
     gate: Gate,
-    /// One permit for each byte of bodies that are read and not yet made into requests.
-    bodies: Arc<Semaphore>,
+    /// Of bodies that are read and not yet made into requests. No tenant takes all of it, nor of
+    /// the next two.
+    bodies: Budget,
+    /// Of those that wait for their models besides.
+    parked: Budget,
+    /// Of answers that are read.
+    answers: Budget,
 }
 
 impl App {
@@ -59,51 +66,75 @@ impl App {
     pub fn new(models: Models, metrics: Metrics, config: ServerConfig) -> Self {
         let gate = Gate::new(&config);
         let limits = config.limits;
-        let bodies = limits.bodies_bytes.max(limits.body_bytes).min(Semaphore::MAX_PERMITS);
+        let budget = |bytes, least| Budget::new(bytes, least, gate.tenants());
         App {
             models,
-            encoders: Vec::new(),
+            bodies: budget(limits.bodies_bytes, limits.body_bytes),
+            parked: budget(limits.parked_bytes, limits.body_bytes),
+            answers: budget(limits.answers_bytes, 0),
             limits,
             metrics,
             gate,
-            bodies: Arc::new(Semaphore::new(bodies)),
         }
     }
 
-    /// The same with models that make embeddings, of other names than those of `models`.
-    pub fn with_encoders(self, encoders: Vec<Encoder>) -> Self {
-        App { encoders: encoders.into_iter().map(Arc::new).collect(), ..self }
-    }
-
-    /// The model that a request for embeddings means: without a name it is the first that makes
-    /// some.
-    pub fn encoder(&self, name: Option<&str>) -> ApiResult<Arc<Encoder>> {
-        let found = match name {
-            None | Some("" | "default") => self.encoders.first(),
-            Some(name) => self.encoders.iter().find(|encoder| encoder.answers_to(name)),
-        };
-        if let Some(encoder) = found {
-            return Ok(encoder.clone());
+    /// A lease on the model that a request for embeddings means: without a name it is the first
+    /// that makes some. See [`App::lease`].
+    pub async fn encoder(
+        &self,
+        name: Option<&str>,
+        tenant: &Tenant,
+        body: &mut JsonBody,
+    ) -> ApiResult<Lease<Arc<Encoder>>> {
+        let index = self.models.find(name, true)?;
+        let offer = &self.models.offers()[index];
+        if offer.dimensions().is_none() {
+            let message = format!("the model {} generates text; it makes no embeddings", offer.id);
+            return Err(ApiError::field("model", message));
         }
-        let offer = &self.models.offers()[self.models.find(name)?];
-        let message = format!("the model {} generates text; it makes no embeddings", offer.id);
-        Err(ApiError::field("model", message))
+        let mut lease = self.admit(index, tenant, body).await?.of(Resident::encoder)?;
+        lease.take_place(lease.model().place()?);
+        Ok(lease)
     }
 
-    /// A lease on the model that a request means.
-    pub async fn lease(&self, name: Option<&str>) -> ApiResult<Lease> {
-        let named = |encoder: &&Arc<Encoder>| match name {
-            None | Some("" | "default") => self.models.offers().is_empty(),
-            Some(name) => encoder.answers_to(name),
-        };
-        if let Some(encoder) = self.encoders.iter().find(named) {
+    /// A lease on the model that a request means, with one of the tenant's places. Where the model
+    /// has to be waited for, others can be read meanwhile: the request's body, which is parsed by
+    /// now, is counted elsewhere.
+    pub async fn lease(
+        &self,
+        name: Option<&str>,
+        tenant: &Tenant,
+        body: &mut JsonBody,
+    ) -> ApiResult<Lease<Arc<Model>>> {
+        let index = self.models.find(name, false)?;
+        let offer = &self.models.offers()[index];
+        if offer.dimensions().is_some() {
             let message = format!(
                 "the model {} makes embeddings and generates no text; use /v1/embeddings",
-                encoder.id
+                offer.id
             );
             return Err(ApiError::field("model", message));
         }
-        self.models.lease(self.models.find(name)?).await
+        self.admit(index, tenant, body).await?.of(Resident::model)
+    }
+
+    async fn admit(
+        &self,
+        index: usize,
+        tenant: &Tenant,
+        body: &mut JsonBody,
+    ) -> ApiResult<Lease<Resident>> {
+        let place = tenant.place()?;
+        let park = || body.park(&self.parked, tenant);
+        let mut lease = self.models.lease_or_wait(index, park).await?;
+        lease.take_place(place);
+        Ok(lease)
+    }
+
+    /// Room for an answer of so many bytes, until it is read.
+    fn answer_room(&self, tenant: &Tenant, bytes: usize) -> ApiResult<Room> {
+        let room = self.answers.take(tenant, bytes.min(self.answers.share()));
+        room.map_err(|full| full.refusal("large answers are being read"))
     }
 
     /// Runs what takes processor time (templates, tokenizers) beside the threads that talk to
@@ -120,8 +151,8 @@ impl App {
 
     /// Requests that wait or run in an engine, or whose answers are being read.
     pub fn in_flight(&self) -> usize {
-        let encoders = self.encoders.iter().map(|encoder| encoder.in_flight());
-        let models = self.models.resident();
+        let (models, encoders) = (self.models.resident(), self.models.encoders());
+        let encoders = encoders.iter().map(|encoder| encoder.in_flight());
         models.iter().map(|model| model.service.in_flight()).chain(encoders).sum()
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use ferrum_engine::{EngineStats, Event, FinishReason};
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec,
+    IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
 /// Bounds of the buckets for times, in seconds: from one fast step to a long queue.
@@ -69,6 +69,8 @@ struct Families {
     prompt_tokens: IntCounterVec,
     generated_tokens: IntCounterVec,
     cached_tokens: IntCounterVec,
+    texts: IntCounterVec,
+    embedding: CounterVec,
     loads: IntCounterVec,
     evictions: IntCounterVec,
     loaded: GaugeVec,
@@ -90,6 +92,7 @@ pub struct ModelMetrics {
     prompt_tokens: IntCounter,
     generated_tokens: IntCounter,
     cached_tokens: IntCounter,
+    embeddings: Option<Embeddings>,
     loads: IntCounter,
     evictions: IntCounter,
     loaded: Gauge,
@@ -100,6 +103,13 @@ pub struct ModelMetrics {
     counters: Vec<IntCounter>,
     /// What the engine had counted when it was asked last.
     seen: Mutex<EngineStats>,
+}
+
+/// The counters of a model that makes embeddings.
+#[derive(Debug)]
+struct Embeddings {
+    texts: IntCounter,
+    seconds: Counter,
 }
 
 /// Makes metrics in one registry.
@@ -157,6 +167,11 @@ impl Families {
                 "ferrum_cached_prompt_tokens_total",
                 "Tokens of prompts that were in the cache",
             )?,
+            texts: make.counter("ferrum_embedded_texts_total", "Texts that became vectors")?,
+            embedding: make.add(CounterVec::new(
+                Opts::new("ferrum_embedding_seconds_total", "Time of the model for embeddings"),
+                &["model"],
+            ))?,
             loads: make.counter("ferrum_model_loads_total", "Times that the model was loaded")?,
             evictions: make
                 .counter("ferrum_model_evictions_total", "Times that it made room for another")?,
@@ -173,6 +188,18 @@ impl Families {
 
     fn of(&self, name: &str) -> ModelMetrics {
         let label = &[name];
+        let gauges = self.gauges.iter().map(|gauge| gauge.with_label_values(label));
+        let counters = self.counters.iter().map(|c| c.with_label_values(label));
+        self.with_engine(name, gauges.collect(), counters.collect())
+    }
+
+    fn with_engine(
+        &self,
+        name: &str,
+        gauges: Vec<Gauge>,
+        counters: Vec<IntCounter>,
+    ) -> ModelMetrics {
+        let label = &[name];
         ModelMetrics {
             name: name.to_string(),
             ttft: self.ttft.with_label_values(label),
@@ -182,16 +209,28 @@ impl Families {
             prompt_tokens: self.prompt_tokens.with_label_values(label),
             generated_tokens: self.generated_tokens.with_label_values(label),
             cached_tokens: self.cached_tokens.with_label_values(label),
+            embeddings: None,
             loads: self.loads.with_label_values(label),
             evictions: self.evictions.with_label_values(label),
             loaded: self.loaded.with_label_values(label),
             memory: self.memory.with_label_values(label),
             load_seconds: self.load_seconds.with_label_values(label),
             waiting: self.waiting.with_label_values(label),
-            gauges: self.gauges.iter().map(|gauge| gauge.with_label_values(label)).collect(),
-            counters: self.counters.iter().map(|c| c.with_label_values(label)).collect(),
+            gauges,
+            counters,
             seen: Mutex::default(),
         }
+    }
+
+    /// Of a model that makes embeddings: it has no engine.
+    fn of_encoder(&self, name: &str) -> ModelMetrics {
+        let label = &[name];
+        let embeddings = Embeddings {
+            texts: self.texts.with_label_values(label),
+            seconds: self.embedding.with_label_values(label),
+        };
+        let embeddings = Some(embeddings);
+        ModelMetrics { embeddings, ..self.with_engine(name, Vec::new(), Vec::new()) }
     }
 }
 
@@ -215,6 +254,11 @@ impl Metrics {
     /// The counters of the model of this name.
     pub fn model(&self, name: &str) -> Arc<ModelMetrics> {
         Arc::new(self.models.of(name))
+    }
+
+    /// The counters of the model of this name, which makes embeddings.
+    pub fn encoder(&self, name: &str) -> Arc<ModelMetrics> {
+        Arc::new(self.models.of_encoder(name))
     }
 
     /// Says how many bytes models may take.
@@ -299,10 +343,25 @@ impl ModelMetrics {
         self.load_seconds.set(time.as_secs_f64());
     }
 
-    /// The model made room; `last` is what its engine had counted. The next engine counts from
-    /// zero.
-    pub fn evicted(&self, last: &EngineStats) {
-        self.engine(last);
+    /// Counts texts that became vectors in this time.
+    pub fn embedded(&self, texts: usize, time: Duration) {
+        if let Some(embeddings) = &self.embeddings {
+            embeddings.texts.inc_by(texts as u64);
+            embeddings.seconds.inc_by(time.as_secs_f64());
+        }
+    }
+
+    /// Counts a request for vectors of texts of so many tokens, which came in at `since`.
+    pub fn embedding_finished(&self, tokens: usize, since: Instant) {
+        self.duration.observe(since.elapsed().as_secs_f64());
+        self.prompt_tokens.inc_by(tokens as u64);
+        self.finished("stop");
+    }
+
+    /// The model made room; `last` is what its engine had counted, if it has one. The next engine
+    /// counts from zero.
+    pub fn evicted(&self, last: Option<&EngineStats>) {
+        self.engine(last.unwrap_or(&EngineStats::default()));
         let nothing = EngineStats::default();
         self.gauges.iter().zip(&GAUGES).for_each(|(gauge, (.., read))| gauge.set(read(&nothing)));
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = nothing;
@@ -333,7 +392,7 @@ mod tests {
         line("ferrum_requests_running", "1");
         line("ferrum_model_memory_bytes", "70");
         line("ferrum_model_load_seconds", "0.5");
-        model.evicted(&stats(9, 0));
+        model.evicted(Some(&stats(9, 0)));
         line("ferrum_steps_total", "9");
         line("ferrum_model_loaded", "0");
         model.loaded(Duration::ZERO, 70);

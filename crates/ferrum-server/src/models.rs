@@ -1,24 +1,44 @@
-//! The models of a server: which there are, and how a request gets hold of one.
+//! The models of a server: which there are, and the thread that loads and unloads them.
 //!
 //! [`crate::residency`] decides what is loaded and what makes room; a thread does it, so that a
-//! load holds up nobody but those who wait for it. A request holds a [`Lease`] on its model from
-//! its beginning to the last event of its answer: a model with leases stays, and a server that
-//! stops waits for them.
+//! load holds up nobody but those who wait for it. How a request gets hold of a model is in
+//! [`crate::leases`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::StatusCode;
 use tokio::sync::Notify;
 
+use crate::encoders::Encoder;
 use crate::error::{ApiError, ApiResult};
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::model::{Model, StartError};
-use crate::residency::{Place, Residency, Step, Ticket, Turn};
+use crate::residency::{Patience, Place, Residency, Step, Turn};
 
-/// Loads a model and starts its engine.
-pub type Start = Box<dyn Fn(Arc<ModelMetrics>) -> Result<Model, StartError> + Send + Sync>;
+/// Loads a model.
+pub enum Start {
+    /// One that generates, with its engine.
+    Model(Box<dyn Fn(Arc<ModelMetrics>) -> Result<Model, StartError> + Send + Sync>),
+    /// One that makes embeddings.
+    Encoder {
+        /// Values of a vector.
+        dimensions: usize,
+        /// Does it.
+        load: Box<dyn Fn() -> Result<Encoder, StartError> + Send + Sync>,
+    },
+}
+
+/// A model in memory.
+#[derive(Clone)]
+pub enum Resident {
+    /// One that generates.
+    Model(Arc<Model>),
+    /// One that makes embeddings.
+    Encoder(Arc<Encoder>),
+}
 
 /// A model that a server offers, in memory or not.
 pub struct Offer {
@@ -32,14 +52,50 @@ pub struct Offer {
     pub bytes: u64,
     /// Requests that may wait for it to be loaded.
     pub waiting: usize,
+    /// What it is loaded from: files, or folders of files.
+    pub files: Vec<PathBuf>,
     /// Loads it.
     pub start: Start,
 }
+
+/// Size and time of a file, where there is one.
+type FileStamp = Option<(u64, Option<SystemTime>)>;
 
 impl Offer {
     /// Whether a request for `name` means this model.
     fn answers_to(&self, name: &str) -> bool {
         name == self.id || self.aliases.iter().any(|alias| alias == name)
+    }
+
+    /// Values of a vector, where it makes embeddings.
+    pub fn dimensions(&self) -> Option<usize> {
+        match self.start {
+            Start::Encoder { dimensions, .. } => Some(dimensions),
+            Start::Model(_) => None,
+        }
+    }
+
+    /// What tells whether its files have changed.
+    pub(crate) fn stamp(&self) -> Vec<FileStamp> {
+        let stamp = |path: &Path| -> FileStamp {
+            let data = std::fs::metadata(path).ok()?;
+            Some((data.len(), data.modified().ok()))
+        };
+        let within = |path: &PathBuf| {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+            paths.sort();
+            paths.push(path.clone());
+            paths
+        };
+        self.files.iter().flat_map(within).map(|path| stamp(&path)).collect()
+    }
+
+    fn load(&self, metrics: Arc<ModelMetrics>) -> Result<Resident, StartError> {
+        Ok(match &self.start {
+            Start::Model(start) => Resident::Model(Arc::new(start(metrics)?)),
+            Start::Encoder { load, .. } => Resident::Encoder(Arc::new(load()?)),
+        })
     }
 }
 
@@ -50,13 +106,20 @@ pub struct ModelsConfig {
     pub memory: Option<u64>,
     /// Time that a request waits for its model to be loaded.
     pub wait: Duration,
+    /// Times of what is loaded. Models accept no requests for another's sake for at most two thirds
+    /// of [`ModelsConfig::wait`].
+    pub patience: Patience,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        ModelsConfig { memory: None, wait: Duration::from_secs(120) }
+        let wait = Duration::from_secs(120);
+        ModelsConfig { memory: None, wait, patience: Patience::default() }
     }
 }
+
+/// Longer than this the thread does not sleep.
+const NO_ALARM: Duration = Duration::from_secs(3600);
 
 /// Why models cannot be offered together.
 #[derive(Debug, thiserror::Error)]
@@ -73,30 +136,44 @@ pub enum OfferError {
 }
 
 /// See the module.
-pub struct Models(Arc<Inner>);
+pub struct Models(pub(crate) Arc<Inner>);
 
-struct Inner {
-    offers: Vec<Offer>,
-    metrics: Vec<Arc<ModelMetrics>>,
+/// What requests and the thread share.
+pub(crate) struct Inner {
+    pub(crate) offers: Vec<Offer>,
+    pub(crate) metrics: Vec<Arc<ModelMetrics>>,
     created: u64,
-    wait: Duration,
+    /// When the residency's time began.
+    start: Instant,
+    pub(crate) wait: Duration,
     state: Mutex<State>,
     /// Tells the thread that there is something to do, and [`Models::load`] that it is done.
     work: Condvar,
     /// Tells those who wait that something changed.
-    changed: Notify,
+    pub(crate) changed: Notify,
+    /// As many requests are under way as have a copy.
+    pub(crate) under_way: Arc<()>,
 }
 
-struct State {
-    residency: Residency,
-    models: Vec<Option<Arc<Model>>>,
-    /// Why the last load of each model failed.
-    errors: Vec<String>,
+/// What changes.
+pub(crate) struct State {
+    pub(crate) residency: Residency,
+    pub(crate) models: Vec<Option<Resident>>,
+    /// Of the last load of each model that failed.
+    pub(crate) failures: Vec<Failure>,
     todo: Option<Step>,
     /// No further leases are given.
-    closed: bool,
+    pub(crate) closed: bool,
     /// The thread is to end.
     ended: bool,
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Failure {
+    pub(crate) why: String,
+    /// Its files at that time.
+    pub(crate) stamp: Vec<FileStamp>,
 }
 
 impl Models {
@@ -109,15 +186,6 @@ impl Models {
         if offers.is_empty() {
             return Err(OfferError::None);
         }
-        Models::perhaps_none(offers, config, metrics)
-    }
-
-    /// The same, where there are models that make embeddings and perhaps none that generate.
-    pub fn perhaps_none(
-        offers: Vec<Offer>,
-        config: ModelsConfig,
-        metrics: &Metrics,
-    ) -> Result<Self, OfferError> {
         let names = |offer: &Offer| [vec![offer.id.clone()], offer.aliases.clone()].concat();
         for (i, offer) in offers.iter().enumerate() {
             let taken = |name: &String| offers[..i].iter().any(|other| other.answers_to(name));
@@ -127,7 +195,13 @@ impl Models {
         }
         let memory = config.memory.unwrap_or(u64::MAX);
         let bytes: Vec<u64> = offers.iter().map(|offer| offer.bytes).collect();
-        let residency = Residency::new(memory, &bytes).map_err(|index| {
+        let longest = config.wait * 2 / 3;
+        let patience = Patience {
+            drain: config.patience.drain.min(longest),
+            longest_drain: config.patience.longest_drain.min(longest),
+            ..config.patience
+        };
+        let residency = Residency::new(memory, &bytes, patience).map_err(|index| {
             let Offer { ref id, bytes, .. } = offers[index];
             OfferError::Memory { id: id.clone(), bytes, memory }
         })?;
@@ -137,19 +211,21 @@ impl Models {
         let state = State {
             residency,
             models: offers.iter().map(|_| None).collect(),
-            errors: vec![String::new(); offers.len()],
+            failures: vec![Failure::default(); offers.len()],
             todo: None,
             closed: false,
             ended: false,
         };
         let inner = Arc::new(Inner {
-            metrics: offers.iter().map(|offer| metrics.model(&offer.id)).collect(),
+            metrics: offers.iter().map(|offer| of_offer(metrics, offer)).collect(),
             offers,
             created: crate::api::seconds(),
+            start: Instant::now(),
             wait: config.wait,
             state: Mutex::new(state),
             work: Condvar::new(),
             changed: Notify::new(),
+            under_way: Arc::new(()),
         });
         let thread = inner.clone();
         std::thread::Builder::new().name("ferrum-load".into()).spawn(move || thread.run())?;
@@ -168,7 +244,7 @@ impl Models {
                     self.0.advance(&mut state);
                     return Ok(());
                 }
-                Turn::Failed => return Err(state.errors[index].clone()),
+                Turn::Failed => return Err(state.failures[index].why.clone()),
                 Turn::Wait => {
                     state = self.0.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
@@ -176,17 +252,19 @@ impl Models {
         }
     }
 
-    /// The model that a request means. Without a name, and by the name `default`, it is the first.
-    pub fn find(&self, name: Option<&str>) -> ApiResult<usize> {
+    /// The model that a request means. Without a name, and by the name `default`, it is the first
+    /// that does what is asked for, and the first of all where none does.
+    pub fn find(&self, name: Option<&str>, embeds: bool) -> ApiResult<usize> {
+        let does = |offer: &Offer| offer.dimensions().is_some() == embeds;
         let found = match name {
-            None | Some("" | "default") => Some(0).filter(|_| !self.0.offers.is_empty()),
+            None | Some("" | "default") => {
+                Some(self.0.offers.iter().position(does).unwrap_or_default())
+            }
             Some(name) => self.0.offers.iter().position(|offer| offer.answers_to(name)),
         };
         found.ok_or_else(|| {
             let known: Vec<&str> = self.0.offers.iter().map(|offer| offer.id.as_str()).collect();
-            let name = name.unwrap_or_default();
-            let known =
-                if known.is_empty() { "none that generates".into() } else { known.join(", ") };
+            let (name, known) = (name.unwrap_or_default(), known.join(", "));
             let message = format!("there is no model '{name}'; there is {known}");
             ApiError {
                 code: Some("model_not_found"),
@@ -194,29 +272,6 @@ impl Models {
                 ..ApiError::new(StatusCode::NOT_FOUND, message)
             }
         })
-    }
-
-    /// A lease on a model, which is loaded where it is not there. Waits for that within bounds.
-    pub async fn lease(&self, index: usize) -> ApiResult<Lease> {
-        let inner = &self.0;
-        let end = tokio::time::Instant::now() + inner.wait;
-        let mut waiter = Waiter::new(inner.clone(), index)?;
-        loop {
-            let mut changed = std::pin::pin!(inner.changed.notified());
-            // From here on a change is not missed, whether or not it is waited for yet.
-            changed.as_mut().enable();
-            if let Some(lease) = waiter.turn()? {
-                return Ok(lease);
-            }
-            if tokio::time::timeout_at(end, changed).await.is_err() {
-                let message = format!(
-                    "the model {} was not loaded within {} s: it takes longer, or others are in use",
-                    inner.offers[index].id,
-                    inner.wait.as_secs()
-                );
-                return Err(ApiError { retry_after: Some(10), ..ApiError::unavailable(message) });
-            }
-        }
     }
 
     /// From now on nobody gets a lease; those given are not concerned.
@@ -230,7 +285,12 @@ impl Models {
         self.0.lock().closed
     }
 
-    /// Leases that are held.
+    /// Requests that have begun and whose answers are not read yet.
+    pub fn under_way(&self) -> usize {
+        Arc::strong_count(&self.0.under_way) - 1
+    }
+
+    /// Holds of requests on models.
     pub fn leases(&self) -> usize {
         let state = self.0.lock();
         (0..self.0.offers.len()).map(|index| state.residency.users(index)).sum()
@@ -252,9 +312,19 @@ impl Models {
         (0..self.0.offers.len()).map(|index| state.residency.place(index)).collect()
     }
 
-    /// The models that are in memory.
+    /// The models in memory that generate.
     pub fn resident(&self) -> Vec<Arc<Model>> {
-        self.0.lock().models.iter().flatten().cloned().collect()
+        self.all_resident().filter_map(Resident::model).collect()
+    }
+
+    /// The models in memory that make embeddings.
+    pub fn encoders(&self) -> Vec<Arc<Encoder>> {
+        self.all_resident().filter_map(Resident::encoder).collect()
+    }
+
+    fn all_resident(&self) -> impl Iterator<Item = Resident> {
+        let all: Vec<Resident> = self.0.lock().models.iter().flatten().cloned().collect();
+        all.into_iter()
     }
 
     /// Takes over what the engines and the residency count.
@@ -263,7 +333,7 @@ impl Models {
         for (index, metrics) in self.0.metrics.iter().enumerate() {
             metrics.waiting(state.residency.waiting(index));
             // One that is leaving has its last counts taken when it has left.
-            if let Some(model) = &state.models[index]
+            if let Some(Resident::Model(model)) = &state.models[index]
                 && state.residency.place(index) == Place::In
             {
                 metrics.engine(&model.service.stats());
@@ -287,18 +357,53 @@ impl Drop for Models {
     }
 }
 
+impl Resident {
+    /// The model, if it generates.
+    pub fn model(self) -> Option<Arc<Model>> {
+        match self {
+            Resident::Model(model) => Some(model),
+            Resident::Encoder(_) => None,
+        }
+    }
+
+    /// The model, if it makes embeddings.
+    pub fn encoder(self) -> Option<Arc<Encoder>> {
+        match self {
+            Resident::Encoder(encoder) => Some(encoder),
+            Resident::Model(_) => None,
+        }
+    }
+}
+
+fn of_offer(metrics: &Metrics, offer: &Offer) -> Arc<ModelMetrics> {
+    match offer.start {
+        Start::Model(_) => metrics.model(&offer.id),
+        Start::Encoder { .. } => metrics.encoder(&offer.id),
+    }
+}
+
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that could panic leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the thread what is to be done now, and lets those who wait look again.
-    fn advance(&self, state: &mut State) {
-        if let Some(step) = state.residency.next_step() {
+    /// The residency's time.
+    pub(crate) fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Gives the thread what is to be done now. It also looks anew for when it is to wake.
+    pub(crate) fn next_step(&self, state: &mut State) {
+        if let Some(step) = state.residency.next_step(self.now()) {
             state.todo = Some(step);
         }
         self.work.notify_all();
+    }
+
+    /// The same, and lets those who wait look again.
+    pub(crate) fn advance(&self, state: &mut State) {
+        self.next_step(state);
         self.changed.notify_waiters();
     }
 
@@ -310,9 +415,17 @@ impl Inner {
                 if state.ended {
                     return;
                 }
-                match state.todo.take() {
-                    Some(step) => break step,
-                    None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                if let Some(step) = state.todo.take() {
+                    break step;
+                }
+                let alarm = state.residency.alarm().unwrap_or(Duration::MAX);
+                // Clocks of condition variables end before that of a duration.
+                let time = alarm.saturating_sub(self.now()).min(NO_ALARM);
+                let woken = self.work.wait_timeout(state, time);
+                let (next, waited) = woken.unwrap_or_else(PoisonError::into_inner);
+                state = next;
+                if waited.timed_out() {
+                    self.advance(&mut state);
                 }
             };
             drop(state);
@@ -326,11 +439,12 @@ impl Inner {
     fn load(&self, index: usize) {
         let begun = Instant::now();
         let (offer, metrics) = (&self.offers[index], &self.metrics[index]);
-        let result = catch_unwind(AssertUnwindSafe(|| (offer.start)(metrics.clone())));
+        let stamp = offer.stamp();
+        let result = catch_unwind(AssertUnwindSafe(|| offer.load(metrics.clone())));
         let mut state = self.lock();
-        let failure = match result {
+        let why = match result {
             Ok(Ok(model)) => {
-                state.models[index] = Some(Arc::new(model));
+                state.models[index] = Some(model);
                 state.residency.loaded(index);
                 metrics.loaded(begun.elapsed(), offer.bytes);
                 return self.advance(&mut state);
@@ -338,111 +452,23 @@ impl Inner {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "loading it ended in a panic".to_string(),
         };
-        state.errors[index] = failure;
-        state.residency.failed(index);
+        state.failures[index] = Failure { why, stamp };
+        state.residency.failed(index, self.now());
         self.advance(&mut state);
     }
 
     fn unload(&self, index: usize) {
-        // It stays where it is meanwhile, so that /health sees it.
-        let model = self.lock().models[index].clone();
+        // One that generates stays where it is meanwhile, so that /health sees it.
+        let model = self.lock().models[index].clone().and_then(Resident::model);
         if let Some(model) = &model {
             model.service.close();
         }
+        // Out of the lock, and gone before its memory counts as free.
+        let last = self.lock().models[index].take();
+        drop(last);
         let mut state = self.lock();
-        state.models[index] = None;
-        if let Some(model) = &model {
-            self.metrics[index].evicted(&model.service.stats());
-        }
+        self.metrics[index].evicted(model.map(|model| model.service.stats()).as_ref());
         state.residency.unloaded(index);
         self.advance(&mut state);
-    }
-}
-
-/// A request that waits for its model.
-struct Waiter {
-    inner: Arc<Inner>,
-    index: usize,
-    ticket: Option<Ticket>,
-}
-
-impl Waiter {
-    fn new(inner: Arc<Inner>, index: usize) -> ApiResult<Self> {
-        let mut state = inner.lock();
-        let (offer, waiting) = (&inner.offers[index], state.residency.waiting(index));
-        if waiting >= offer.waiting.max(1) {
-            let message = format!("too many requests are waiting for the model {}", offer.id);
-            return Err(ApiError::busy(message, 5));
-        }
-        let ticket = Some(state.residency.arrive(index));
-        drop(state);
-        Ok(Waiter { inner, index, ticket })
-    }
-
-    /// The lease, if it is this request's turn.
-    fn turn(&mut self) -> ApiResult<Option<Lease>> {
-        let mut state = self.inner.lock();
-        if state.closed {
-            return Err(ApiError::unavailable("the server is about to stop"));
-        }
-        let Some(ticket) = &self.ticket else { return Ok(None) };
-        match state.residency.turn(ticket) {
-            Turn::Wait => {
-                // The first time it asks, there may be something to do for it.
-                if let Some(step) = state.residency.next_step() {
-                    state.todo = Some(step);
-                    self.inner.work.notify_all();
-                }
-                Ok(None)
-            }
-            Turn::Failed => {
-                self.ticket = None;
-                let (offer, why) = (&self.inner.offers[self.index], &state.errors[self.index]);
-                let message = format!("the model {} could not be loaded: {why}", offer.id);
-                Err(ApiError::internal(message))
-            }
-            Turn::Go => {
-                self.ticket = None;
-                let model = state.models[self.index].clone();
-                let Some(model) = model else {
-                    state.residency.leave(self.index);
-                    return Err(ApiError::internal("a model that is loaded is not there"));
-                };
-                self.inner.advance(&mut state);
-                Ok(Some(Lease { model, index: self.index, inner: self.inner.clone() }))
-            }
-        }
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            let mut state = self.inner.lock();
-            state.residency.withdraw(&ticket);
-            self.inner.advance(&mut state);
-        }
-    }
-}
-
-/// A model that stays in memory as long as this lives.
-pub struct Lease {
-    model: Arc<Model>,
-    index: usize,
-    inner: Arc<Inner>,
-}
-
-impl Lease {
-    /// The model.
-    pub fn model(&self) -> &Arc<Model> {
-        &self.model
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut state = self.inner.lock();
-        state.residency.leave(self.index);
-        self.inner.advance(&mut state);
     }
 }

@@ -133,12 +133,10 @@ impl Server {
 /// Waits for the order to stop, and then until all answers have ended or their time is up.
 async fn drained(app: &App, stop: &Stop) {
     stop.stopped().await;
-    // A request that is under way has a lease, or will be refused one: none is lost in between.
+    // A request has a lease and is under way, or will be refused one: none is lost in between.
     app.models.close();
     let end = Instant::now() + app.limits.drain;
-    let busy =
-        || app.models.leases() > 0 || app.encoders.iter().any(|encoder| encoder.in_flight() > 0);
-    while busy() && Instant::now() < end {
+    while app.models.under_way() > 0 && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -18,7 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::auth::Tenant;
 use crate::error::{ApiError, ApiResult};
+use crate::leases::{Hold, Lease, UnderWay};
 use crate::metrics::ModelMetrics;
+use crate::model::Model;
 
 /// Sizes of a [`Service`].
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +75,7 @@ struct Shared {
 struct Submission {
     requests: Vec<Request>,
     to: mpsc::Sender<Update>,
+    hold: Arc<Hold>,
 }
 
 /// The answers to one submission as they come. Dropping it gives its requests up.
@@ -80,6 +83,7 @@ struct Submission {
 pub struct Answers {
     updates: mpsc::Receiver<Update>,
     _places: Vec<OwnedSemaphorePermit>,
+    _under_way: UnderWay,
 }
 
 impl Answers {
@@ -135,8 +139,15 @@ impl Service {
         }
     }
 
-    /// Queues requests that belong together: all or none. `tenant` is who asks.
-    pub fn submit(&self, requests: Vec<Request>, tenant: &Tenant) -> ApiResult<Answers> {
+    /// Queues requests that belong together: all or none. `tenant` is who asks; the lease is on the
+    /// model of this service, which is held until the last of the requests has ended here.
+    pub fn submit(
+        &self,
+        requests: Vec<Request>,
+        lease: Lease<Arc<Model>>,
+        tenant: &Tenant,
+    ) -> ApiResult<Answers> {
+        let (hold, mut held, under_way) = lease.into_parts();
         let gone = || ApiError::unavailable("the engine has stopped");
         if !self.shared.alive.load(Ordering::Acquire) {
             return Err(gone());
@@ -152,7 +163,9 @@ impl Service {
             }
         };
         let busy = |what| ApiError::busy(what, self.retry_after());
-        let of_tenant = tenant.places.clone().try_acquire_many_owned(count);
+        // One place the request has already.
+        let more = count.saturating_sub(u32::try_from(held.len()).unwrap_or(u32::MAX));
+        let of_tenant = tenant.places.clone().try_acquire_many_owned(more);
         let of_tenant =
             of_tenant.map_err(|_| busy("too many requests with this API key at once"))?;
         let places = self.shared.places.clone().try_acquire_many_owned(count);
@@ -161,11 +174,12 @@ impl Service {
         // Places of answers given up are free before the thread takes their submissions.
         let submissions = locked(&self.submissions);
         let sender = submissions.as_ref().ok_or_else(gone)?;
-        sender.try_send(Submission { requests, to }).map_err(|error| match error {
+        sender.try_send(Submission { requests, to, hold }).map_err(|error| match error {
             TrySendError::Full(_) => busy("too many requests are waiting"),
             TrySendError::Disconnected(_) => gone(),
         })?;
-        Ok(Answers { updates, _places: vec![of_tenant, places] })
+        held.extend([of_tenant, places]);
+        Ok(Answers { updates, _places: held, _under_way: under_way })
     }
 
     /// Seconds until a place is likely to be free.
@@ -221,6 +235,8 @@ struct Live {
     to: mpsc::Sender<Update>,
     since: Instant,
     last_token: Option<Instant>,
+    /// The model stays as long as one of the submission's requests is here.
+    _hold: Arc<Hold>,
 }
 
 impl Worker {
@@ -258,7 +274,7 @@ impl Worker {
     }
 
     fn add(&mut self, submission: Submission) {
-        let Submission { requests, to } = submission;
+        let Submission { requests, to, hold } = submission;
         let mut ids = Vec::with_capacity(requests.len());
         for request in requests {
             match self.engine.add(request) {
@@ -276,7 +292,8 @@ impl Worker {
         let _ = to.try_send(Update::Accepted);
         let since = Instant::now();
         for (index, id) in ids.into_iter().enumerate() {
-            let live = Live { index, to: to.clone(), since, last_token: None };
+            let (to, _hold) = (to.clone(), hold.clone());
+            let live = Live { index, to, since, last_token: None, _hold };
             self.live.insert(id, live);
         }
     }

@@ -1,6 +1,13 @@
 //! Streams of server-sent events.
+//!
+//! An error before the first event is an answer with a status, as clients expect it. Only a request
+//! that cannot begin within the time between two signs of life, because its model is being loaded or
+//! waited for, gets its headers before that: otherwise clients and proxies would give up the
+//! connection. What goes wrong from then on comes as an event, as in the middle of an answer.
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,7 +20,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::answer::{Piece, Running};
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
 
 /// An event.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,16 +53,46 @@ pub trait Format: Send + 'static {
         error.to_json().into()
     }
 
+    /// The event of an error of a request that could not begin.
+    fn refusal(error: &ApiError) -> SseEvent
+    where
+        Self: Sized,
+    {
+        error.to_json().into()
+    }
+
     /// Whether a last event says `[DONE]`.
-    fn says_done(&self) -> bool {
+    fn says_done() -> bool
+    where
+        Self: Sized,
+    {
         true
     }
 }
 
-/// A stream of events that ends with the answer; `keep_alive` is the time between comments while
-/// there is nothing to say.
-pub fn response(running: Running, format: impl Format, keep_alive: Duration) -> Response {
-    let state = State { running, format, keep_alive, stage: Stage::Start, spoke: Instant::now() };
+/// What an answer needs to begin: it may have to wait.
+type Beginning<F> = Pin<Box<dyn Future<Output = ApiResult<(Running, F)>> + Send>>;
+
+/// A stream of events that ends with the answer which `begin` gives; `keep_alive` is the time
+/// between comments while there is nothing to say.
+pub async fn response<F: Format>(
+    begin: impl Future<Output = ApiResult<(Running, F)>> + Send + 'static,
+    keep_alive: Duration,
+) -> ApiResult<Response> {
+    let mut begin: Beginning<F> = Box::pin(begin);
+    let stage = match tokio::time::timeout(keep_alive, &mut begin).await {
+        Ok(begun) => {
+            let (running, format) = begun?;
+            Stage::Start(running, format)
+        }
+        Err(_) => Stage::Waiting(begin),
+    };
+    // Who has waited hears at once that the server lives.
+    let spoke = match stage {
+        Stage::Waiting(_) => None,
+        _ => Some(Instant::now()),
+    };
+    let state = State { keep_alive, stage, spoke };
     let body = Body::from_stream(stream::unfold(state, |mut state| async {
         let bytes = state.next().await?;
         Some((Ok::<_, Infallible>(bytes), state))
@@ -66,22 +103,20 @@ pub fn response(running: Running, format: impl Format, keep_alive: Duration) -> 
         // Reverse proxies that buffer would hold the pieces back.
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    (headers, body).into_response()
+    Ok((headers, body).into_response())
 }
 
 struct State<F> {
-    running: Running,
-    format: F,
     keep_alive: Duration,
-    stage: Stage,
+    stage: Stage<F>,
     /// When the last bytes were sent: not every piece gives some.
-    spoke: Instant,
+    spoke: Option<Instant>,
 }
 
-#[derive(PartialEq)]
-enum Stage {
-    Start,
-    Middle,
+enum Stage<F> {
+    Waiting(Beginning<F>),
+    Start(Running, F),
+    Middle(Running, F),
     Over,
 }
 
@@ -89,37 +124,44 @@ impl<F: Format> State<F> {
     /// The next bytes to send; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let events = match self.stage {
+            let silence = self.spoke.map_or_else(Instant::now, |spoke| spoke + self.keep_alive);
+            let (stage, events) = match std::mem::replace(&mut self.stage, Stage::Over) {
                 Stage::Over => return None,
-                Stage::Start => {
-                    self.stage = Stage::Middle;
-                    self.format.start()
+                Stage::Waiting(mut begin) => {
+                    match tokio::time::timeout_at(silence, &mut begin).await {
+                        Err(_) => return Some(self.keep_alive(Stage::Waiting(begin))),
+                        Ok(Ok((running, format))) => (Stage::Start(running, format), Vec::new()),
+                        Ok(Err(error)) => (Stage::Over, vec![F::refusal(&error)]),
+                    }
                 }
-                Stage::Middle => {
-                    let silence = self.spoke + self.keep_alive;
-                    match tokio::time::timeout_at(silence, self.running.next()).await {
-                        Err(_) => {
-                            self.spoke = Instant::now();
-                            return Some(Bytes::from_static(b": keep-alive\n\n"));
+                Stage::Start(running, mut format) => {
+                    let events = format.start();
+                    (Stage::Middle(running, format), events)
+                }
+                Stage::Middle(mut running, mut format) => {
+                    match tokio::time::timeout_at(silence, running.next()).await {
+                        Err(_) => return Some(self.keep_alive(Stage::Middle(running, format))),
+                        Ok(Ok(Some(piece))) => {
+                            let events = format.piece(piece);
+                            (Stage::Middle(running, format), events)
                         }
-                        Ok(Ok(Some(piece))) => self.format.piece(piece),
-                        Ok(Ok(None)) => {
-                            self.stage = Stage::Over;
-                            self.format.end(&self.running.usage())
-                        }
-                        Ok(Err(error)) => {
-                            self.stage = Stage::Over;
-                            vec![self.format.error(&error)]
-                        }
+                        Ok(Ok(None)) => (Stage::Over, format.end(&running.usage())),
+                        Ok(Err(error)) => (Stage::Over, vec![format.error(&error)]),
                     }
                 }
             };
+            self.stage = stage;
             let bytes = self.encode(&events);
             if !bytes.is_empty() {
-                self.spoke = Instant::now();
+                self.spoke = Some(Instant::now());
                 return Some(bytes.into());
             }
         }
+    }
+
+    fn keep_alive(&mut self, stage: Stage<F>) -> Bytes {
+        (self.stage, self.spoke) = (stage, Some(Instant::now()));
+        Bytes::from_static(b": keep-alive\n\n")
     }
 
     fn encode(&self, events: &[SseEvent]) -> Vec<u8> {
@@ -131,7 +173,7 @@ impl<F: Format> State<F> {
             // JSON has no line ends outside strings, and there they are escaped.
             out.extend_from_slice(format!("data: {}\n\n", event.data).as_bytes());
         }
-        if self.stage == Stage::Over && self.format.says_done() {
+        if matches!(self.stage, Stage::Over) && F::says_done() {
             out.extend_from_slice(b"data: [DONE]\n\n");
         }
         out

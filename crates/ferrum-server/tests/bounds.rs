@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ferrum_models::LoadOptions;
 use ferrum_models::chat::ChatTemplate;
 use ferrum_models::gguf::Gguf;
-use ferrum_server::{App, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer};
+use ferrum_server::{App, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, Start};
 use serde_json::{Value, json};
 use support::{CONTEXT, MODEL, Running, Setup, chat, completion, offer, start, start_app};
 
@@ -26,14 +26,14 @@ fn serve(dir: tempfile::TempDir, offer: Offer, setup: Setup) -> Running {
 fn thinking() -> Running {
     let (dir, setup) = (tempfile::tempdir().unwrap(), Setup::default());
     let mut offer = offer(dir.path(), MODEL, &setup);
-    let start = offer.start;
-    offer.start = Box::new(move |metrics| {
+    let Start::Model(start) = offer.start else { panic!("it generates") };
+    offer.start = Start::Model(Box::new(move |metrics| {
         let mut model: Model = start(metrics)?;
         let source = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}<think>\n";
         model.template = ChatTemplate::new(source, "", "", []).ok();
         model.conventions.reasoning = true;
         Ok(model)
-    });
+    }));
     serve(dir, offer, setup)
 }
 
@@ -182,10 +182,11 @@ fn a_draft_model_changes_no_answer() {
             context: CONTEXT,
             bytes: 1,
             waiting: 8,
-            start: Box::new(move |metrics| {
+            files: Vec::new(),
+            start: Start::Model(Box::new(move |metrics| {
                 let (file, draft) = (Gguf::open(&path)?, Gguf::open(&draft)?);
                 Model::start_with(&file, Some((&draft, &load)), spec.clone(), metrics)
-            }),
+            })),
         };
         let server = serve(tempfile::tempdir().unwrap(), offer, Setup::default());
         let server = Arc::new(server);

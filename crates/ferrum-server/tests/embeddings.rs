@@ -2,25 +2,46 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::time::Duration;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ferrum_models::LoadOptions;
-use ferrum_server::{App, Encoder, Metrics, Models, ModelsConfig, ServerConfig};
+use ferrum_server::{
+    App, Encoder, Limits, Metrics, Models, ModelsConfig, Offer, ServerConfig, Start,
+};
 use serde_json::{Value, json};
-use support::{MODEL, Running, Setup, chat, offer, start_app};
+use support::{MODEL, Running, Setup, chat, offer, start_app, wait_for};
+
+const PATH: &str = "/v1/embeddings";
 
 /// A server with MiniLM, and perhaps a tiny model that generates.
 fn start(generating: bool, config: ServerConfig) -> Running {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let setup = Setup::default();
-    let offers = if generating { vec![offer(dir.path(), MODEL, &setup)] } else { Vec::new() };
+    let mut offers = if generating { vec![offer(dir.path(), MODEL, &setup)] } else { Vec::new() };
+    offers.push(minilm());
     let metrics = Metrics::new().expect("metrics");
-    let models = Models::perhaps_none(offers, ModelsConfig::default(), &metrics).expect("models");
+    let models = Models::new(offers, ModelsConfig::default(), &metrics).expect("models");
+    start_app(dir, App::new(models, metrics, config))
+}
+
+fn minilm() -> Offer {
     let folder = ferrum_hub::testing::fetch_alias("minilm").expect("fetched");
     let options = LoadOptions { threads: Some(1), ..LoadOptions::default() };
-    let aliases = vec!["small".into()];
-    let encoder = Encoder::load("minilm".into(), aliases, &folder, &options, 4).expect("loaded");
-    start_app(dir, App::new(models, metrics, config).with_encoders(vec![encoder]))
+    Offer {
+        id: "minilm".into(),
+        aliases: vec!["small".into()],
+        context: 256,
+        bytes: 1,
+        waiting: 4,
+        files: vec![folder.clone()],
+        start: Start::Encoder {
+            dimensions: 384,
+            load: Box::new(move || Encoder::load("minilm".into(), &folder, &options, 4)),
+        },
+    }
 }
 
 fn floats(answer: &Value, index: usize) -> Vec<f32> {
@@ -124,4 +145,108 @@ fn without_a_generating_model() {
     }
     let body = chat(json!({"model": "other"})).to_string();
     assert_eq!(server.request("POST", "/v1/chat/completions", &headers, &body).status, 404);
+}
+
+fn metric(server: &Running, name: &str) -> Option<f64> {
+    let text = server.get("/metrics").body;
+    let line = format!("{name}{{model=\"minilm\"}} ");
+    Some(text.lines().find_map(|l| l.strip_prefix(line.as_str()))?.parse().expect("a number"))
+}
+
+#[test]
+fn models_of_both_kinds_share_the_memory() {
+    let (dir, setup) = (tempfile::tempdir().expect("a temporary folder"), Setup::default());
+    let mut offers = vec![offer(dir.path(), MODEL, &setup), minilm()];
+    offers.push(offer(dir.path(), "second", &setup));
+    let metrics = Metrics::new().expect("metrics");
+    let config = ModelsConfig { memory: Some(2), ..ModelsConfig::default() };
+    let models = Models::new(offers, config, &metrics).expect("models");
+    let server = start_app(dir, App::new(models, metrics, setup.config));
+    let status = |id: &str| server.get(&format!("/v1/models/{id}")).json()["loaded"].clone();
+    let loaded = || [MODEL, "minilm", "second"].map(|id| status(id) == true);
+    assert_eq!(loaded(), [false; 3]);
+    assert_eq!(server.get("/v1/models/minilm").json()["dimensions"], 384, "without being loaded");
+    let text = json!({"input": ["Hello, world!", "A man is eating food."]});
+    let first = floats(&server.ok(PATH, &text), 1);
+    server.ok("/v1/completions", &support::completion(json!({})));
+    assert_eq!(loaded(), [true, true, false]);
+    server.ok("/v1/completions", &support::completion(json!({"model": "second"})));
+    assert_eq!(loaded(), [true, false, true], "it was used longest ago");
+    assert_eq!(metric(&server, "ferrum_model_loaded"), Some(0.0));
+    assert_eq!(floats(&server.ok(PATH, &text), 1), first, "it comes back as it was");
+    assert_eq!(loaded(), [false, true, true]);
+    for (name, value) in [
+        ("ferrum_model_loads_total", 2.0),
+        ("ferrum_model_evictions_total", 1.0),
+        ("ferrum_model_loaded", 1.0),
+        ("ferrum_model_memory_bytes", 1.0),
+        ("ferrum_embedded_texts_total", 4.0),
+        ("ferrum_prompt_tokens_total", 28.0),
+        ("ferrum_request_seconds_count", 2.0),
+    ] {
+        assert_eq!(metric(&server, name), Some(value), "{name}");
+    }
+    assert!(metric(&server, "ferrum_embedding_seconds_total") > Some(0.0));
+    assert_eq!(metric(&server, "ferrum_kv_blocks"), None, "it has none");
+    let finished = "ferrum_requests_finished_total{model=\"minilm\",reason=\"stop\"} 2";
+    assert!(server.get("/metrics").body.contains(finished));
+    assert!(!server.get("/metrics").body.contains("ferrum_embedded_texts_total{model=\"tiny\"}"));
+    server.wait_until_free();
+}
+
+/// Texts that make an answer of some megabytes.
+fn many() -> String {
+    json!({"model": "minilm", "input": vec!["a"; 800]}).to_string()
+}
+
+#[test]
+fn large_answers_that_are_not_read_are_bounded() {
+    let limits = Limits { answers_bytes: 6 << 20, ..Limits::default() };
+    let server = start(false, ServerConfig { limits, ..ServerConfig::default() });
+    let request = support::request_bytes("POST", PATH, support::JSON, &many());
+    let mut slow = server.connect_narrow();
+    slow.write_all(request.as_bytes()).expect("sent");
+    slow.read_exact(&mut [0; 100]).expect("it begins");
+    let small = json!({"input": "x"});
+    wait_for(|| server.app.models.leases() == 0, "the model is free");
+    let refused = server.request("POST", PATH, support::JSON, &many());
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert!(refused.head.contains("retry-after: 1"), "{}", refused.head);
+    server.ok(PATH, &small);
+    assert_eq!(server.app.models.under_way(), 1);
+    let mut whole = vec![0; 1000];
+    slow.read_exact(&mut whole).expect("it goes on");
+    drop(slow);
+    wait_for(|| server.app.models.under_way() == 0, "it is given up");
+    let whole = server.request("POST", PATH, support::JSON, &many());
+    assert_eq!((whole.status, whole.json()["data"].as_array().map(Vec::len)), (200, Some(800)));
+    assert!(whole.head.contains(&format!("content-length: {}", whole.body.len())));
+}
+
+#[test]
+fn a_server_that_stops_embeds_nothing_new() {
+    let mut server = start(false, ServerConfig::default());
+    server.ok(PATH, &json!({"input": "x"}));
+    let body = json!({"input": "x"}).to_string();
+    let request = support::request_bytes("POST", PATH, support::JSON, &body);
+    let mut upload = server.connect();
+    let (head, last) = request.as_bytes().split_at(request.len() - 1);
+    upload.write_all(head).expect("sent");
+    // An answer that is not read yet keeps the server meanwhile.
+    let mut slow = server.connect_narrow();
+    let large = support::request_bytes("POST", PATH, support::JSON, &many());
+    slow.write_all(large.as_bytes()).expect("sent");
+    slow.read_exact(&mut [0; 100]).expect("it begins");
+    server.stop.stop();
+    wait_for(|| server.app.models.is_closed(), "it has heard");
+    upload.write_all(last).expect("sent");
+    let mut text = String::new();
+    upload.read_to_string(&mut text).expect("an answer");
+    assert_eq!(support::Response::parse(&text).status, 503, "{text}");
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!server.has_ended(), "somebody reads");
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).expect("the rest");
+    assert!(rest.ends_with(b"}"), "it is complete");
+    server.end();
 }

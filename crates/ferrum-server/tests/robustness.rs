@@ -166,12 +166,12 @@ fn slow_headers_and_bodies_are_given_up() {
 fn a_server_that_stops_waits_for_requests_under_way() {
     let mut server = start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let lease = runtime.block_on(server.app.lease(None)).ok().unwrap();
+    let lease = runtime.block_on(server.app.models.lease(0)).ok().unwrap();
     server.stop.stop();
     wait_for(|| server.app.models.is_closed(), "it has heard");
     std::thread::sleep(Duration::from_millis(300));
     assert!(!server.has_ended());
-    let late = runtime.block_on(server.app.lease(None));
+    let late = runtime.block_on(server.app.models.lease(0));
     assert_eq!(late.err().map(|error| error.status.as_u16()), Some(503));
     drop(lease);
     let begun = Instant::now();

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ferrum_server::{App, Metrics, Models, ModelsConfig, OfferError};
+use ferrum_server::{App, Metrics, Models, ModelsConfig, OfferError, Start};
 use serde_json::{Value, json};
 use support::{
     JSON, MODEL, Running, Setup, chat, completion, offer, request_bytes, start_app, wait_for,
@@ -21,7 +21,7 @@ fn three(memory: u64, wait: Duration) -> Running {
     let setup = Setup::default();
     let offers = NAMES.iter().map(|name| offer(dir.path(), name, &setup)).collect();
     let metrics = Metrics::new().unwrap();
-    let config = ModelsConfig { memory: Some(memory), wait };
+    let config = ModelsConfig { memory: Some(memory), wait, ..ModelsConfig::default() };
     let models = Models::new(offers, config, &metrics).unwrap();
     start_app(dir, App::new(models, metrics, setup.config))
 }
@@ -114,13 +114,13 @@ fn a_model_that_cannot_be_loaded_concerns_nobody_else() {
     let setup = Setup::default();
     let mut offers: Vec<_> = NAMES.iter().map(|name| offer(dir.path(), name, &setup)).collect();
     std::fs::write(dir.path().join("second.gguf"), "GGUF?").unwrap();
-    offers[2].start = Box::new(|_| panic!("a bug"));
+    offers[2].start = Start::Model(Box::new(|_| panic!("a bug")));
     let metrics = Metrics::new().unwrap();
     let models = Models::new(offers, ModelsConfig::default(), &metrics).unwrap();
     assert!(models.load(1).is_err());
     let server = start_app(dir, App::new(models, metrics, setup.config));
     for name in &NAMES[1..] {
-        let error = server.refused(TEXT, &ask(name), 500);
+        let error = server.refused(TEXT, &ask(name), 503);
         assert!(error["message"].as_str().unwrap().contains(name), "{error}");
         text(&server, MODEL);
     }

@@ -14,7 +14,7 @@ mod tests;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use draft::DraftArgs;
+pub use draft::{DraftArgs, draft_samples};
 pub use embed::EmbedArgs;
 pub use load::LoadArgs;
 pub use measure::{

@@ -49,6 +49,10 @@ pub struct RunArgs {
     pub verbose: bool,
     #[command(flatten)]
     pub load: LoadArgs,
+    /// Small model of the same vocabulary that proposes what the model may say next. The answers
+    /// are the same; it is asked only where that makes them faster
+    #[arg(long, value_name = "MODEL", help_heading = "Speculation")]
+    pub draft_model: Option<String>,
     #[command(flatten)]
     pub draft: DraftArgs,
     #[command(flatten)]

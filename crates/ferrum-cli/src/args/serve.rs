@@ -35,6 +35,11 @@ pub struct ServeArgs {
     pub access: AccessArgs,
     #[command(flatten)]
     pub load: LoadArgs,
+    /// Small model of the same vocabulary that proposes what the model may say next. The answers
+    /// are the same; it is asked only where that makes them faster. Of several models that generate
+    /// each may have one, as NAME=MODEL with the name of its model
+    #[arg(long, value_name = "[NAME=]MODEL", help_heading = "Speculation")]
+    pub draft_model: Vec<String>,
     #[command(flatten)]
     pub draft: DraftArgs,
 }
@@ -114,6 +119,7 @@ Examples:
   ferrum serve gemma3 --port 9000 --max-seqs 4
   ferrum serve ./large.gguf --draft-model ./small.gguf
   ferrum serve smollm2 gemma3 small=./model.gguf --memory 4GB
+  ferrum serve a=./a.gguf b=./b.gguf --draft-model a=./tiny-a.gguf --draft-model b=./tiny-b.gguf
   FERRUM_API_KEY=secret ferrum serve ./model.gguf --host 0.0.0.0";
 
 /// A size in bytes, with a decimal (kB, MB, GB) or binary (KiB, MiB, GiB) unit.

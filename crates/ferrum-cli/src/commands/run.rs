@@ -9,7 +9,7 @@ use ferrum_models::LoadOptions;
 use ferrum_models::chat::Message;
 
 use super::chat;
-use crate::args::{Input, RunArgs};
+use crate::args::{Input, RunArgs, draft_samples};
 use crate::config::Config;
 use crate::exit::{Outcome, UsageError};
 use crate::session::{Answer, AnswerOptions, Drafts, Session, open_model, open_reference};
@@ -32,11 +32,11 @@ pub fn run(args: &RunArgs, config: &Config) -> Result<Outcome> {
     let file = open_reference(&meaning.model, config)?;
     let options = LoadOptions {
         context: args.context.map(|n| n as usize),
-        max_samples: args.draft.samples(1),
+        max_samples: args.draft_model.as_ref().map(|_| draft_samples(1, args.draft.draft_max)),
         ..args.load.options()
     };
     let name = file.name.clone();
-    let draft = args.draft.draft_model.as_deref().map(|name| open_model(name, config));
+    let draft = args.draft_model.as_deref().map(|name| open_model(name, config));
     let drafts = Drafts { model: draft.transpose()?, most: usize::from(args.draft.draft_max) };
     let mut session = Session::load(file, &options, drafts)?;
     if args.verbose {

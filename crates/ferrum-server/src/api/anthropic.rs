@@ -104,22 +104,29 @@ pub async fn handle(
     if request.max_tokens.is_none() {
         return Err(ApiError::field("max_tokens", "max_tokens is missing"));
     }
-    let (name, stream) = (request.model.clone(), request.stream == Some(true));
-    let ask = Ask { app: &app, tenant, body, model: name.as_deref(), stream, limit: 1 };
-    let mut exchange = exchange::start(ask, |model| conversation(request, model)).await?;
-    let writer = Writer {
-        id: format!("msg_{}", random_id()),
-        model: exchange.model.id.clone(),
-        prompt_tokens: exchange.prompt_tokens,
-        answer: BlockAnswer::new(&mut exchange.parsers)?,
+    let (model, stream) = (request.model.clone(), request.stream == Some(true));
+    let ask = Ask { app: app.clone(), tenant, body, model, stream, limit: 1 };
+    let begin = async move {
+        let mut exchange = exchange::start(ask, |model| conversation(request, model)).await?;
+        let writer = Writer {
+            id: format!("msg_{}", random_id()),
+            model: exchange.model.id.clone(),
+            prompt_tokens: exchange.prompt_tokens,
+            answer: BlockAnswer::new(&mut exchange.parsers)?,
+        };
+        Ok((exchange.running, writer))
     };
-    exchange::respond(&app, exchange.running, writer, stream).await
+    exchange::respond(&app, begin, stream).await
 }
 
 /// `POST /v1/messages/count_tokens`
-pub async fn count_tokens(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
+pub async fn count_tokens(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    mut body: JsonBody,
+) -> ApiResult<Json<Value>> {
     let request: MessagesRequest = body.parse()?;
-    let lease = app.lease(request.model.as_deref()).await?;
+    let lease = app.lease(request.model.as_deref(), &tenant, &mut body).await?;
     let model = lease.model().clone();
     app.blocking(move || {
         let prompt = conversation(request, &model)?.prompt(&model)?;
@@ -248,10 +255,14 @@ impl Format for Writer {
     }
 
     fn error(&mut self, error: &ApiError) -> SseEvent {
+        Self::refusal(error)
+    }
+
+    fn refusal(error: &ApiError) -> SseEvent {
         SseEvent { name: Some("error"), data: error.to_anthropic() }
     }
 
-    fn says_done(&self) -> bool {
+    fn says_done() -> bool {
         false
     }
 }

@@ -80,21 +80,25 @@ pub async fn handle(
 ) -> ApiResult<Response> {
     let (own, params): (ChatRequest, GenerationParams) = body.parse_both()?;
     let (stream, include_usage) = (params.is_stream(), params.include_usage());
-    let (name, limit) = (params.model.clone(), app.limits.choices);
-    let ask = Ask { app: &app, tenant, body, model: name.as_deref(), stream, limit };
-    let exchange = exchange::start(ask, |model| conversation(own, params, model)).await?;
-    let Exchange { running, parsers, model, .. } = exchange;
-    let kind = if stream { "chat.completion.chunk" } else { "chat.completion" };
-    let choice = |parser| Choice { parser, output: Output::default() };
-    let mut writer = Writer {
-        head: Head::new("chatcmpl", kind, &model),
-        model,
-        choices: parsers.into_iter().map(choice).collect(),
-        include_usage,
+    let (model, limit) = (params.model.clone(), app.limits.choices);
+    let ask = Ask { app: app.clone(), tenant, body, model, stream, limit };
+    let begin = async move {
+        let exchange = exchange::start(ask, |model| conversation(own, params, model)).await?;
+        let Exchange { running, parsers, model, .. } = exchange;
+        let kind = if stream { "chat.completion.chunk" } else { "chat.completion" };
+        let choice = |parser| Choice { parser, output: Output::default() };
+        let writer = Writer {
+            head: Head::new("chatcmpl", kind, &model),
+            model,
+            choices: parsers.into_iter().map(choice).collect(),
+            include_usage,
+        };
+        Ok((running, writer))
     };
     if stream {
-        return Ok(sse::response(running, writer, app.limits.keep_alive));
+        return sse::response(begin, app.limits.keep_alive).await;
     }
+    let (running, mut writer) = begin.await?;
     let (wholes, usage) = collect(running).await?;
     let choices = wholes.into_iter().enumerate().map(|(i, whole)| writer.whole(i, whole)).collect();
     let mut response = writer.head.object(choices);

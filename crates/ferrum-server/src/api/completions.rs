@@ -63,6 +63,15 @@ pub enum Prompt {
 }
 
 impl Prompt {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Prompt::Text(_) | Prompt::Tokens(_) => 1,
+            Prompt::Texts(texts) => texts.len(),
+            Prompt::TokenLists(lists) => lists.len(),
+        }
+    }
+
     fn into_tokens(self, model: &Model) -> Vec<Vec<u32>> {
         match self {
             Prompt::Text(text) => vec![model.encode_raw(&text)],
@@ -106,12 +115,29 @@ pub async fn handle(
     body: JsonBody,
 ) -> ApiResult<Response> {
     let (own, params): (CompletionRequest, GenerationParams) = body.parse_both()?;
-    let place = tenant.place()?;
-    let lease = app.lease(params.model.as_deref()).await?;
-    drop(place);
+    let (stream, keep_alive) = (params.is_stream(), app.limits.keep_alive);
+    let begin = begin(app, tenant, body, own, params);
+    if stream {
+        return sse::response(begin, keep_alive).await;
+    }
+    let (running, mut writer) = begin.await?;
+    let (wholes, usage) = collect(running).await?;
+    let mut response = writer.whole(wholes);
+    response["usage"] = usage_json(&usage);
+    Ok(Json(response).into_response())
+}
+
+/// Puts the request to the engine.
+async fn begin(
+    app: Arc<App>,
+    tenant: Tenant,
+    mut body: JsonBody,
+    own: CompletionRequest,
+    params: GenerationParams,
+) -> ApiResult<(Running, Writer)> {
+    let lease = app.lease(params.model.as_deref(), &tenant, &mut body).await?;
     let model = lease.model().clone();
-    let stream = params.is_stream();
-    let (mut writer, requests) = app
+    let (writer, requests) = app
         .blocking({
             let (limit, model, tenant) = (app.limits.choices, model.clone(), tenant.clone());
             move || {
@@ -120,15 +146,9 @@ pub async fn handle(
             }
         })
         .await?;
-    let answers = model.service.submit(requests, &tenant)?;
-    let running = Running::accepted(answers, lease, writer.prompts.len(), writer.run).await?;
-    if stream {
-        return Ok(sse::response(running, writer, app.limits.keep_alive));
-    }
-    let (wholes, usage) = collect(running).await?;
-    let mut response = writer.whole(wholes);
-    response["usage"] = usage_json(&usage);
-    Ok(Json(response).into_response())
+    let answers = model.service.submit(requests, lease, &tenant)?;
+    let running = Running::accepted(answers, writer.prompts.len(), writer.run).await?;
+    Ok((running, writer))
 }
 
 /// Checks the request and makes the engine's requests of it.

@@ -1,13 +1,18 @@
 //! `POST /v1/embeddings`: texts to vectors.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Extension;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,6 +25,9 @@ use crate::error::{ApiError, ApiResult};
 
 /// Texts of one request, at most (OpenAI API).
 const MAX_TEXTS: usize = 2048;
+
+/// Bytes of an answer that are given to the connection at once.
+const PIECE: usize = 64 << 10;
 
 /// What to embed.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -74,11 +82,9 @@ struct EmbeddingUsage {
 pub async fn handle(
     State(app): State<Arc<App>>,
     Extension(tenant): Extension<Tenant>,
-    body: JsonBody,
+    mut body: JsonBody,
 ) -> ApiResult<Response> {
-    // A generating model is refused by its name before anything else of the request counts.
     let request: EmbeddingsRequest = body.parse()?;
-    let encoder = app.encoder(request.model.as_deref())?;
     let base64 = match request.encoding_format.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
@@ -87,7 +93,16 @@ pub async fn handle(
             return Err(ApiError::field("encoding_format", message));
         }
     };
-    let _seat = encoder.seat(&tenant)?;
+    let count = request.input.count();
+    if count == 0 || count > MAX_TEXTS {
+        let message = format!("{count} texts; a request has 1 to {MAX_TEXTS}");
+        return Err(ApiError::field("input", message));
+    }
+    let lease = app.encoder(request.model.as_deref(), &tenant, &mut body).await?;
+    let encoder = lease.model();
+    let width = request.dimensions.unwrap_or(encoder.dimensions).min(encoder.dimensions);
+    // Before the work is done for nothing.
+    let room = app.answer_room(&tenant, answer_bytes(count, width, base64))?;
     let (input, truncate) = (request.input, request.truncate == Some(true));
     let of = encoder.clone();
     let texts = app.blocking(move || {
@@ -95,8 +110,8 @@ pub async fn handle(
         tokens(input, &of, truncate)
     });
     let texts = texts.await?;
-    let count: usize = texts.iter().map(Vec::len).sum();
-    let vectors = encoder.embed(&app, texts, request.dimensions).await?;
+    let tokens: usize = texts.iter().map(Vec::len).sum();
+    let vectors = lease.embed(&app, texts, request.dimensions).await?;
     let entry = move |(index, vector): (usize, Vec<f32>)| {
         let embedding = if base64 { in_base64(&vector) } else { Values::Floats(vector) };
         Embedding { object: "embedding", index, embedding }
@@ -105,11 +120,31 @@ pub async fn handle(
     // Some millions of numbers in words take their time.
     let answer = app.blocking(move || {
         let data = vectors.into_iter().enumerate().map(entry).collect();
-        let usage = EmbeddingUsage { prompt_tokens: count, total_tokens: count };
+        let usage = EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens };
         let answer = EmbeddingsResponse { object: "list", data, model, usage };
         serde_json::to_vec(&answer).map_err(|error| ApiError::internal(error.to_string()))
     });
-    Ok(([(CONTENT_TYPE, "application/json")], answer.await?).into_response())
+    let bytes = Bytes::from(answer.await?);
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (CONTENT_LENGTH, bytes.len().into()),
+    ];
+    Ok((headers, in_pieces(bytes, (room, lease.under_way()))).into_response())
+}
+
+/// About the bytes of an answer of so many vectors, and hardly ever less.
+fn answer_bytes(texts: usize, width: usize, base64: bool) -> usize {
+    // A number such as -0.012345678, and its comma.
+    let value = if base64 { 6 } else { 14 };
+    texts.saturating_mul(width.saturating_mul(value).saturating_add(64))
+}
+
+/// A body that keeps `held` until it is read: the connection takes it piece by piece.
+fn in_pieces(bytes: Bytes, held: impl Send + 'static) -> Body {
+    Body::from_stream(stream::unfold((bytes, held), |(mut bytes, held)| async {
+        let piece = bytes.split_to(bytes.len().min(PIECE));
+        (!piece.is_empty()).then(|| (Ok::<_, Infallible>(piece), (bytes, held)))
+    }))
 }
 
 /// The tokens of each text.
@@ -120,11 +155,6 @@ fn tokens(input: Prompt, encoder: &Encoder, truncate: bool) -> ApiResult<Vec<Vec
         Prompt::Tokens(ids) => (Vec::new(), vec![ids]),
         Prompt::TokenLists(lists) => (Vec::new(), lists),
     };
-    let count = texts.len() + lists.len();
-    if count == 0 || count > MAX_TEXTS {
-        let message = format!("{count} texts; a request has 1 to {MAX_TEXTS}");
-        return Err(ApiError::field("input", message));
-    }
     let text = |text: &String| encoder.texts.encode(text, truncate);
     let list = |ids: &Vec<u32>| encoder.texts.accept(ids, truncate);
     Ok(texts.iter().map(text).chain(lists.iter().map(list)).collect::<Result<_, _>>()?)

@@ -19,15 +19,15 @@ use crate::model::Model;
 use crate::sse::{self, Format};
 
 /// A request of whatever API.
-pub struct Ask<'a> {
+pub struct Ask {
     /// Whom it is put to.
-    pub app: &'a App,
+    pub app: Arc<App>,
     /// Who asks.
     pub tenant: Tenant,
     /// It as it came: let go once the engine's requests are made of it.
     pub body: JsonBody,
     /// The model that it names.
-    pub model: Option<&'a str>,
+    pub model: Option<String>,
     /// Whether the answer comes piece by piece.
     pub stream: bool,
     /// Answers to it, at most.
@@ -48,13 +48,11 @@ pub struct Exchange {
 
 /// Puts the request that `conversation` makes for its model to the engine.
 pub async fn start(
-    ask: Ask<'_>,
+    ask: Ask,
     conversation: impl FnOnce(&Model) -> ApiResult<Conversation> + Send + 'static,
 ) -> ApiResult<Exchange> {
-    let Ask { app, tenant, body, model, stream, limit } = ask;
-    let place = tenant.place()?;
-    let lease = app.lease(model).await?;
-    drop(place);
+    let Ask { app, tenant, mut body, model, stream, limit } = ask;
+    let lease = app.lease(model.as_deref(), &tenant, &mut body).await?;
     let model = lease.model().clone();
     let prepared = app
         .blocking({
@@ -68,8 +66,8 @@ pub async fn start(
     let parsers = prepared.parsers(&model, stream);
     let Prepared { requests, prompt_tokens, .. } = prepared;
     let n = requests.len();
-    let answers = model.service.submit(requests, &tenant)?;
-    let running = Running::accepted(answers, lease, 1, n).await?;
+    let answers = model.service.submit(requests, lease, &tenant)?;
+    let running = Running::accepted(answers, 1, n).await?;
     Ok(Exchange { running, parsers, model, prompt_tokens })
 }
 
@@ -110,16 +108,17 @@ pub trait BlockFormat: Format {
     fn whole(&mut self, usage: &Usage) -> Value;
 }
 
-/// The response to a request for one answer: a stream, or the whole answer once it has ended.
-pub async fn respond(
+/// The response to a request for the answer that `begin` gives: a stream, or the whole answer once it
+/// has ended.
+pub async fn respond<F: BlockFormat>(
     app: &App,
-    mut running: Running,
-    mut format: impl BlockFormat,
+    begin: impl Future<Output = ApiResult<(Running, F)>> + Send + 'static,
     stream: bool,
 ) -> ApiResult<Response> {
     if stream {
-        return Ok(sse::response(running, format, app.limits.keep_alive));
+        return sse::response(begin, app.limits.keep_alive).await;
     }
+    let (mut running, mut format) = begin.await?;
     while let Some(piece) = running.next().await? {
         format.answer().push(piece, &mut |_, _| {});
     }

@@ -7,7 +7,6 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::encoders::Encoder;
 use crate::error::ApiResult;
 use crate::models::{Models, Offer};
 use crate::residency::Place;
@@ -20,7 +19,7 @@ fn object(models: &Models, offer: &Offer, place: Place) -> Value {
         Place::Loading => "loading",
         Place::Out | Place::Leaving => "unloaded",
     };
-    json!({
+    let mut object = json!({
         "id": offer.id,
         "object": "model",
         "created": models.created(),
@@ -29,7 +28,11 @@ fn object(models: &Models, offer: &Offer, place: Place) -> Value {
         "aliases": offer.aliases,
         "loaded": place == Place::In,
         "status": {"value": status},
-    })
+    });
+    if let Some(dimensions) = offer.dimensions() {
+        object["dimensions"] = dimensions.into();
+    }
+    object
 }
 
 fn objects(models: &Models) -> Vec<Value> {
@@ -37,33 +40,13 @@ fn objects(models: &Models) -> Vec<Value> {
     both.map(|(offer, place)| object(models, offer, place)).collect()
 }
 
-/// A model that makes embeddings: always loaded.
-fn encoder(models: &Models, encoder: &Encoder) -> Value {
-    json!({
-        "id": encoder.id,
-        "object": "model",
-        "created": models.created(),
-        "owned_by": "ferrum",
-        "max_model_len": encoder.texts.max_tokens(),
-        "aliases": encoder.aliases,
-        "loaded": true,
-        "status": {"value": "loaded"},
-        "dimensions": encoder.dimensions,
-    })
-}
-
 /// All models.
 pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    let mut data = objects(&app.models);
-    data.extend(app.encoders.iter().map(|e| encoder(&app.models, e)));
-    Json(json!({"object": "list", "data": data}))
+    Json(json!({"object": "list", "data": objects(&app.models)}))
 }
 
 /// One model.
 pub async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    if let Some(found) = app.encoders.iter().find(|e| e.answers_to(&id)) {
-        return Ok(Json(encoder(&app.models, found)));
-    }
-    let index = app.models.find(Some(&id))?;
+    let index = app.models.find(Some(&id), false)?;
     Ok(Json(objects(&app.models).swap_remove(index)))
 }

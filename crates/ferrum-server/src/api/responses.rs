@@ -86,14 +86,16 @@ pub async fn handle(
     body: JsonBody,
 ) -> ApiResult<Response> {
     let request: ResponsesRequest = body.parse()?;
-    let (name, stream) = (request.model.clone(), request.stream == Some(true));
+    let (model, stream) = (request.model.clone(), request.stream == Some(true));
     let mut head = head(&request);
-    let ask = Ask { app: &app, tenant, body, model: name.as_deref(), stream, limit: 1 };
-    let mut exchange = exchange::start(ask, |model| conversation(request, model)).await?;
-    head.insert("model".into(), exchange.model.id.clone().into());
-    let answer = BlockAnswer::new(&mut exchange.parsers)?;
-    let writer = Writer { head, answer, ids: Vec::new(), sequence: 0 };
-    exchange::respond(&app, exchange.running, writer, stream).await
+    let ask = Ask { app: app.clone(), tenant, body, model, stream, limit: 1 };
+    let begin = async move {
+        let mut exchange = exchange::start(ask, |model| conversation(request, model)).await?;
+        head.insert("model".into(), exchange.model.id.clone().into());
+        let answer = BlockAnswer::new(&mut exchange.parsers)?;
+        Ok((exchange.running, Writer { head, answer, ids: Vec::new(), sequence: 0 }))
+    };
+    exchange::respond(&app, begin, stream).await
 }
 
 /// What a response says from its beginning.
@@ -326,7 +328,13 @@ impl Format for Writer {
         self.event("error", data)
     }
 
-    fn says_done(&self) -> bool {
+    fn refusal(error: &ApiError) -> SseEvent {
+        let data = json!({"type": "error", "sequence_number": 0, "message": error.message,
+            "code": error.code, "param": error.param});
+        SseEvent { name: Some("error"), data }
+    }
+
+    fn says_done() -> bool {
         false
     }
 }

@@ -1,6 +1,7 @@
 //! `/health`, `/ready` and `/metrics`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -13,15 +14,18 @@ use crate::error::{ApiError, ApiResult};
 
 /// Whether the engines live and make progress: what a supervisor restarts on.
 pub async fn health(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
+    let hangs = |id: &str, what: &str, time: Duration| {
+        let message = format!("{id} hangs: {what} runs for {} s", time.as_secs());
+        if time > app.limits.stall { Err(ApiError::unavailable(message)) } else { Ok(()) }
+    };
     for model in app.models.resident() {
         if model.service.has_failed() {
             return Err(ApiError::unavailable(format!("the engine of {} has stopped", model.id)));
         }
-        let time = model.service.step_time();
-        if time > app.limits.stall {
-            let message = format!("{} hangs: a step runs for {} s", model.id, time.as_secs());
-            return Err(ApiError::unavailable(message));
-        }
+        hangs(&model.id, "a step", model.service.step_time())?;
+    }
+    for encoder in app.models.encoders() {
+        hangs(&encoder.id, "a turn", encoder.turn_time())?;
     }
     Ok(Json(json!({"status": "ok"})))
 }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use ferrum_models::chat::{OwnedSegment, RenderOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::messages::{ChatMessage, to_messages};
 use crate::App;
+use crate::auth::Tenant;
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
 use crate::model::Model;
@@ -38,9 +39,13 @@ pub struct TokenizeRequest {
 }
 
 /// `POST /tokenize`
-pub async fn tokenize(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
+pub async fn tokenize(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    mut body: JsonBody,
+) -> ApiResult<Json<Value>> {
     let request: TokenizeRequest = body.parse()?;
-    let lease = app.lease(request.model.as_deref()).await?;
+    let lease = app.lease(request.model.as_deref(), &tenant, &mut body).await?;
     let model = lease.model().clone();
     app.blocking(move || {
         let pieces = request.with_pieces == Some(true);
@@ -98,9 +103,13 @@ pub struct DetokenizeRequest {
 }
 
 /// `POST /detokenize`
-pub async fn detokenize(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
+pub async fn detokenize(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    mut body: JsonBody,
+) -> ApiResult<Json<Value>> {
     let request: DetokenizeRequest = body.parse()?;
-    let lease = app.lease(request.model.as_deref()).await?;
+    let lease = app.lease(request.model.as_deref(), &tenant, &mut body).await?;
     let model = lease.model();
     let size = model.tokenizer.vocab_size();
     if let Some(id) = request.tokens.iter().find(|&&id| id as usize >= size) {
@@ -124,9 +133,13 @@ pub struct TemplateRequest {
 }
 
 /// `POST /apply-template`
-pub async fn apply_template(State(app): State<Arc<App>>, body: JsonBody) -> ApiResult<Json<Value>> {
+pub async fn apply_template(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    mut body: JsonBody,
+) -> ApiResult<Json<Value>> {
     let request: TemplateRequest = body.parse()?;
-    let lease = app.lease(request.model.as_deref()).await?;
+    let lease = app.lease(request.model.as_deref(), &tenant, &mut body).await?;
     let model = lease.model().clone();
     app.blocking(move || {
         let add = request.add_generation_prompt.unwrap_or(true);
@@ -139,8 +152,11 @@ pub async fn apply_template(State(app): State<Arc<App>>, body: JsonBody) -> ApiR
 }
 
 /// `GET /tokenizer_info`: what lm-eval needs to tokenize by the server, of the first model.
-pub async fn info(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
-    let lease = app.lease(None).await?;
+pub async fn info(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+) -> ApiResult<Json<Value>> {
+    let lease = app.lease(None, &tenant, &mut JsonBody::default()).await?;
     let model = lease.model();
     let tokenizer = &model.tokenizer;
     let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));

@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use ferrum_models::gguf::Gguf;
 use ferrum_models::synth::SynthSpec;
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions};
 use ferrum_server::{
-    App, Limits, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, Server, ServerConfig, Stop,
+    App, Limits, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, Server, ServerConfig,
+    Start, Stop,
 };
 use serde_json::{Value, json};
 
@@ -87,7 +89,44 @@ pub fn offer(dir: &Path, name: &str, setup: &Setup) -> Offer {
         context: CONTEXT,
         bytes: 1,
         waiting: setup.max_seqs + setup.config.limits.queue,
-        start: Box::new(move |metrics| Model::start(&Gguf::open(&path)?, spec.clone(), metrics)),
+        files: vec![path.clone()],
+        start: Start::Model(Box::new(move |metrics| {
+            Model::start(&Gguf::open(&path)?, spec.clone(), metrics)
+        })),
+    }
+}
+
+/// Loads wait until it is opened, and are counted.
+#[derive(Clone, Default)]
+pub struct LoadGate(Arc<(Mutex<bool>, Condvar, AtomicUsize)>);
+
+impl LoadGate {
+    /// The offer with this gate before it.
+    pub fn before(&self, offer: Offer) -> Offer {
+        let gate = self.clone();
+        let Start::Model(start) = offer.start else { panic!("a model that generates") };
+        let start = Start::Model(Box::new(move |metrics| {
+            gate.pass();
+            start(metrics)
+        }));
+        Offer { start, ..offer }
+    }
+
+    fn pass(&self) {
+        let (open, changed, loads) = &*self.0;
+        loads.fetch_add(1, Ordering::SeqCst);
+        let open = changed.wait_while(open.lock().expect("sound"), |open| !*open);
+        drop(open.expect("sound"));
+    }
+
+    pub fn open(&self) {
+        *self.0.0.lock().expect("sound") = true;
+        self.0.1.notify_all();
+    }
+
+    /// Loads that have begun.
+    pub fn loads(&self) -> usize {
+        self.0.2.load(Ordering::SeqCst)
     }
 }
 
@@ -119,6 +158,20 @@ impl Running {
         let stream = TcpStream::connect(self.address).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
         stream
+    }
+
+    /// A connection of which little fits into the buffers between server and client.
+    pub fn connect_narrow(&self) -> TcpStream {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+            socket.set_recv_buffer_size(4096).expect("a size");
+            let stream = socket.connect(self.address).await.expect("it listens");
+            let stream = stream.into_std().expect("a socket");
+            stream.set_nonblocking(false).expect("blocking");
+            stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+            stream
+        })
     }
 
     /// Sends these bytes and reads until the server closes.

@@ -1,5 +1,6 @@
 //! `ferrum serve`: the HTTP server.
 
+mod encoders;
 mod offers;
 
 use std::net::SocketAddr;
@@ -19,12 +20,11 @@ use crate::ui::text;
 pub fn run(args: &ServeArgs, config: &Config) -> Result<()> {
     let server_config = server_config(args, config)?;
     let offers = offers::open(args, &server_config.limits, config)?;
-    offers::check_names(&offers.list, &offers.encoders)?;
     let metrics = Metrics::new()?;
     let wait = Duration::from_secs(u64::from(args.size.load_wait));
     let first = offers.list.first().map(|offer| offer.id.clone());
-    let (generating, choices) = (offers.list.len(), ModelsConfig { memory: offers.memory, wait });
-    let models = Models::perhaps_none(offers.list, choices, &metrics)?;
+    let choices = ModelsConfig { memory: offers.memory, wait, ..ModelsConfig::default() };
+    let models = Models::new(offers.list, choices, &metrics)?;
     let begun = Instant::now();
     if let Some(first) = first.filter(|_| !args.size.lazy) {
         let load = models.load(0);
@@ -32,12 +32,11 @@ pub fn run(args: &ServeArgs, config: &Config) -> Result<()> {
     }
     let loaded = begun.elapsed();
     let open = server_config.api_keys.is_empty();
-    let app = App::new(models, metrics, server_config).with_encoders(offers.encoders);
+    let app = App::new(models, metrics, server_config);
     let server = Server::bind(SocketAddr::new(args.host, args.port), Arc::new(app))?;
     if !config.quiet {
         for (i, line) in offers.lines.iter().enumerate() {
             match i == 0 && !args.size.lazy {
-                _ if i >= generating => eprintln!("{line}; loaded"),
                 true => eprintln!("{line}; loaded in {:.1} s", loaded.as_secs_f64()),
                 false => eprintln!("{line}; loaded when it is asked for"),
             }
@@ -81,6 +80,7 @@ fn server_config(args: &ServeArgs, config: &Config) -> Result<ServerConfig> {
             queue: size.queue as usize,
             body_bytes: usize::try_from(size.max_body).unwrap_or(usize::MAX),
             bodies_bytes: usize::try_from(size.max_body.saturating_mul(4)).unwrap_or(usize::MAX),
+            parked_bytes: usize::try_from(size.max_body.saturating_mul(8)).unwrap_or(usize::MAX),
             connections: size.max_connections as usize,
             drain: seconds(size.drain),
             stall: seconds(size.stall),

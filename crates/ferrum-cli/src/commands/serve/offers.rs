@@ -10,9 +10,10 @@ use ferrum_engine::{EngineConfig, same_vocabulary};
 use ferrum_hub::{Hub, ModelRef, catalogue};
 use ferrum_models::encoder::is_encoder;
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
-use ferrum_server::{Encoder, Limits, Model, ModelSpec, Offer};
+use ferrum_server::{Limits, Model, ModelSpec, Offer, Start};
 
-use crate::args::ServeArgs;
+use super::encoders::{EncoderCandidate, Sizes};
+use crate::args::{ServeArgs, draft_samples};
 use crate::config::Config;
 use crate::exit::UsageError;
 use crate::session::{ModelFile, open_at, open_model};
@@ -21,10 +22,8 @@ use crate::ui::{progress, text};
 
 /// All models as the command line names them.
 pub struct Offers {
-    /// The models that generate.
+    /// The models that generate, and after them those that make embeddings.
     pub list: Vec<Offer>,
-    /// Those that make embeddings, loaded.
-    pub encoders: Vec<Encoder>,
     /// Memory for all that are loaded at once, where it is limited.
     pub memory: Option<u64>,
     /// The sizes of each in a line.
@@ -46,50 +45,46 @@ struct Candidate {
 pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers> {
     let default = [catalogue::DEFAULT_ALIAS.to_string()];
     let words = if args.models.is_empty() { &default } else { args.models.as_slice() };
-    let (mut candidates, mut encoders, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut candidates, mut encoders) = (Vec::new(), Vec::new());
     for (i, word) in words.iter().enumerate() {
         let (name, model) = named(word);
         let reference = ModelRef::parse(model)?;
         let path = Hub::new(config.hub.clone()).fetch(&reference, &mut *progress::new(config))?;
         let alias = if i == 0 { args.alias.as_slice() } else { &[] };
         if is_encoder(&path)? {
-            let (encoder, line) = encoder((name, &reference, &path), alias, args, limits)?;
-            encoders.push(encoder);
-            lines.push(line);
+            encoders.push(encoder((name, &reference, path), alias, args)?);
         } else {
             let mut candidate = candidate(name, &reference, path, args)?;
             candidate.aliases.extend(alias.iter().cloned());
             candidates.push(candidate);
         }
     }
-    let several = candidates.len() > 1;
-    if let Some(draft) = &args.draft.draft_model {
-        let [candidate] = candidates.as_mut_slice() else {
-            let message = "--draft-model is for one model that generates, not for several";
-            return Err(UsageError(message.into()).into());
-        };
-        candidate.add_draft(draft, config)?;
-    }
-    drop_doubtful_names(&mut candidates);
+    check_names(&candidates, &encoders)?;
+    add_drafts(&mut candidates, args, config)?;
+    drop_doubtful_names(&mut candidates, &mut encoders);
+    let several = candidates.len() + encoders.len() > 1;
     let memory = args.size.memory.or(sizing::default_memory().filter(|_| several));
-    let rooms = rooms(&candidates, args, memory);
-    let mut offers = Offers { list: Vec::new(), encoders, memory, lines: Vec::new() };
+    let rooms = rooms(&candidates, &encoders, args, memory);
+    let mut offers = Offers { list: Vec::new(), memory, lines: Vec::new() };
     for (candidate, room) in candidates.into_iter().zip(rooms) {
         let (offer, line) = offer(candidate, room, args, limits)?;
         offers.list.push(offer);
         offers.lines.push(line);
     }
-    offers.lines.extend(lines);
+    for encoder in encoders {
+        let (offer, line) = encoder.offer(limits);
+        offers.list.push(offer);
+        offers.lines.push(line);
+    }
     Ok(offers)
 }
 
-/// Loads a model that makes embeddings, by its name if it has one, what names it and where it is.
+/// A model that makes embeddings, by its name if it has one, what names it and where it is.
 fn encoder(
-    (name, reference, path): (Option<&str>, &ModelRef, &Path),
+    (name, reference, path): (Option<&str>, &ModelRef, PathBuf),
     alias: &[String],
     args: &ServeArgs,
-    limits: &Limits,
-) -> Result<(Encoder, String)> {
+) -> Result<EncoderCandidate> {
     let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let file_name = file_name.unwrap_or_else(|| reference.to_string());
     let own = match reference {
@@ -102,19 +97,20 @@ fn encoder(
     aliases.retain(|alias| *alias != id);
     aliases.extend(alias.iter().cloned());
     let options = args.load.options();
-    let encoder = Encoder::load(id.clone(), aliases, path, &options, limits.queue)
-        .with_context(|| cannot_load(path))?;
-    let (width, longest) = (encoder.dimensions, encoder.texts.max_tokens());
-    let queue = limits.queue;
-    let line = format!(
-        "{id}: embeddings of {width} values, texts of up to {longest} tokens, {queue} requests waiting"
-    );
-    Ok((encoder, line))
+    let sizes = Sizes::of(&path, &options)?;
+    Ok(EncoderCandidate { id, aliases, path, options, sizes })
 }
 
-/// The memory of each model.
-fn rooms(candidates: &[Candidate], args: &ServeArgs, memory: Option<u64>) -> Vec<Room> {
-    let needs: Vec<Needs> = candidates.iter().map(|candidate| candidate.needs).collect();
+/// The memory of each model that generates.
+fn rooms(
+    candidates: &[Candidate],
+    encoders: &[EncoderCandidate],
+    args: &ServeArgs,
+    memory: Option<u64>,
+) -> Vec<Room> {
+    let needs = candidates.iter().map(|candidate| candidate.needs);
+    let fixed = encoders.iter().map(|encoder| Needs::fixed(encoder.sizes.bytes));
+    let needs: Vec<Needs> = needs.chain(fixed).collect();
     match (args.size.kv_memory, memory) {
         (Some(bytes), _) => vec![Room::Kv(bytes); needs.len()],
         (None, Some(memory)) => {
@@ -137,7 +133,6 @@ fn candidate(
         context: size.context.map(|n| n as usize),
         max_seqs: size.max_seqs as usize,
         step_tokens: (size.step_tokens as usize).max(size.max_seqs as usize),
-        max_samples: args.draft.samples(size.max_seqs as usize),
         ..args.load.options()
     };
     let stem = |path: &Path| {
@@ -157,18 +152,57 @@ fn candidate(
 }
 
 impl Candidate {
+    /// Whether `name` means this model.
+    fn answers_to(&self, name: &str) -> bool {
+        self.id == name || self.aliases.iter().any(|alias| alias == name)
+    }
+
     /// Opens the draft model and checks that it has the same tokens.
-    fn add_draft(&mut self, name: &str, config: &Config) -> Result<()> {
+    fn add_draft(&mut self, name: &str, args: &ServeArgs, config: &Config) -> Result<()> {
+        if self.draft.is_some() {
+            let message = format!("--draft-model: {} has one already", self.id);
+            return Err(UsageError(message).into());
+        }
         let file = open_model(name, config)?;
         let cannot = || format!("{name} cannot propose tokens for {}", self.id);
         same_vocabulary(&self.file.tokenizer()?, &file.tokenizer()?).with_context(cannot)?;
         let options = LoadOptions { max_samples: None, context: None, ..self.options.clone() };
         let needs =
             Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
-        self.needs = self.needs.with_draft(&needs);
+        let seqs = args.size.max_seqs as usize;
+        self.options.max_samples = Some(draft_samples(seqs, args.draft.draft_max));
+        let own = Needs::of(&*self.file.checkpoint, &self.options);
+        let own = own.with_context(|| cannot_load(&self.file.path))?;
+        self.needs = own.with_draft(&needs);
         self.draft = Some((file, needs));
         Ok(())
     }
+}
+
+/// Gives each model the draft model that the command line has for it: `MODEL` where only one
+/// generates, else `NAME=MODEL`.
+fn add_drafts(candidates: &mut [Candidate], args: &ServeArgs, config: &Config) -> Result<()> {
+    for word in &args.draft_model {
+        let (name, draft) = named(word);
+        let for_name = |name: &str| candidates.iter().position(|c| c.answers_to(name));
+        let index = match name {
+            Some(name) => for_name(name).ok_or_else(|| {
+                let known: Vec<&str> = candidates.iter().map(|c| c.id.as_str()).collect();
+                format!(
+                    "--draft-model {word}: no model that generates is called {name}; there is {}",
+                    known.join(", ")
+                )
+            }),
+            None if candidates.len() == 1 => Ok(0),
+            None => Err(format!(
+                "--draft-model {word}: with {} models that generate, NAME=MODEL says for which one",
+                candidates.len()
+            )),
+        };
+        let index = index.map_err(UsageError)?;
+        candidates[index].add_draft(draft, args, config)?;
+    }
+    Ok(())
 }
 
 /// A name of the user's own before `=`, where there is one, and the model. A path may contain `=`.
@@ -184,10 +218,12 @@ fn named(word: &str) -> (Option<&str>, &str) {
 }
 
 /// Names that nobody gave (of files) are left out where they could mean two models.
-fn drop_doubtful_names(candidates: &mut [Candidate]) {
-    let mut taken: BTreeSet<String> = candidates.iter().map(|c| c.id.clone()).collect();
-    for candidate in candidates {
-        candidate.aliases.retain(|alias| taken.insert(alias.clone()));
+fn drop_doubtful_names(candidates: &mut [Candidate], encoders: &mut [EncoderCandidate]) {
+    let ids = candidates.iter().map(|c| &c.id).chain(encoders.iter().map(|e| &e.id));
+    let mut taken: BTreeSet<String> = ids.cloned().collect();
+    let aliases = candidates.iter_mut().map(|c| &mut c.aliases);
+    for aliases in aliases.chain(encoders.iter_mut().map(|e| &mut e.aliases)) {
+        aliases.retain(|alias| taken.insert(alias.clone()));
     }
 }
 
@@ -208,7 +244,8 @@ impl Proposer {
     }
 }
 
-fn cannot_load(path: &Path) -> String {
+/// What could not be done, for messages.
+pub fn cannot_load(path: &Path) -> String {
     format!("cannot load {}", path.display())
 }
 
@@ -251,13 +288,15 @@ fn offer(
         line += &format!(", draft model {name} ({})", text::bytes(*more as u64));
     }
     let path: PathBuf = file.path;
+    let files = [Some(path.clone()), draft.as_ref().map(|draft| draft.path.clone())];
     let offer = Offer {
         id,
         aliases,
         context: spec.load.context.unwrap_or(0),
         bytes: bytes as u64,
         waiting: spec.load.max_seqs + spec.queue,
-        start: Box::new(move |metrics| {
+        files: files.into_iter().flatten().collect(),
+        start: Start::Model(Box::new(move |metrics| {
             let file = checkpoint::open(&path)?;
             match &draft {
                 None => Model::start(&*file, spec.clone(), metrics),
@@ -266,31 +305,22 @@ fn offer(
                     Model::start_with(&*file, Some((&*draft, load)), spec.clone(), metrics)
                 }
             }
-        }),
+        })),
     };
     Ok((offer, line))
 }
 
-/// Refuses two models of one name before those that generate are loaded.
-pub fn check_names(offers: &[Offer], encoders: &[Encoder]) -> Result<()> {
-    for (i, encoder) in encoders.iter().enumerate() {
-        let names = |other: &Encoder| other.answers_to(&encoder.id);
-        let twice = encoders[..i].iter().any(names) || {
-            let mut offers = offers.iter();
-            offers.any(|o| encoder.answers_to(&o.id) || o.aliases.contains(&encoder.id))
-        };
-        if twice {
-            let message = format!("two models are called {}; NAME=MODEL names one", encoder.id);
-            return Err(UsageError(message).into());
+/// Refuses two models of one name.
+fn check_names(candidates: &[Candidate], encoders: &[EncoderCandidate]) -> Result<()> {
+    let mut taken = BTreeSet::new();
+    let ids = candidates.iter().map(|c| &c.id).chain(encoders.iter().map(|e| &e.id));
+    match ids.into_iter().find(|id| !taken.insert(*id)) {
+        Some(id) => {
+            let message = format!("two models are called {id}; NAME=MODEL names one");
+            Err(UsageError(message).into())
         }
+        None => Ok(()),
     }
-    for (i, offer) in offers.iter().enumerate() {
-        if offers[..i].iter().any(|other| other.id == offer.id) {
-            let message = format!("two models are called {}; NAME=MODEL names one", offer.id);
-            return Err(UsageError(message).into());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
