@@ -4,6 +4,7 @@
 //! token that is cut otherwise than in training is an error that nobody sees.
 
 mod file;
+mod gguf;
 mod normalizer;
 mod post_processor;
 mod pre_tokenizer;
@@ -25,6 +26,7 @@ use super::vocab::Vocabulary;
 use super::wordpiece::WordPiece;
 use super::{Model, SpecialIds, Tokenizer};
 use file::{File, ModelJson, Part};
+pub use gguf::GgufVocabulary;
 
 /// What other files say of a tokenizer.
 #[derive(Debug, Clone, Copy)]
