@@ -1,6 +1,6 @@
 """Ferrum's converter beside llama.cpp's quantiser, on one real model.
 
-    pip install llama-cpp-python==0.3.36 gguf numpy
+    pip install llama-cpp-py-sync==0.11739 gguf numpy
     python tools/golden/convert.py FERRUM FOLDER WORK [MIX...]
 
 FOLDER is a folder of safetensors (`hf_folder.py` makes one of SmolLM2). It is converted to bf16 by
@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from llama_cpp import Llama, llama_backend_init
 
-from mixes import MIXES, quantize
+from llama_c import Model, quantize
+from mixes import MIXES
 
 TEXT = Path(__file__).parent / "tom_sawyer.txt"
 PROMPT = "Once upon a time there was a little"
@@ -63,9 +63,7 @@ def texts(ferrum, model):
     """The greedy continuations of Ferrum and llama.cpp."""
     command = [ferrum, "run", model, "--raw", PROMPT, "--temperature", "0", "-n", "48", "-q"]
     ours = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
-    llm = Llama(str(model), n_ctx=256, n_threads=2, verbose=False)
-    theirs = llm.create_completion(PROMPT, max_tokens=48, temperature=0)["choices"][0]["text"]
-    return ours.strip(), theirs.strip()
+    return ours.strip(), Model(model).greedy(PROMPT, 48).strip()
 
 
 def common(a, b):
@@ -74,7 +72,6 @@ def common(a, b):
 
 def main():
     ferrum, folder, work = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    llama_backend_init()
     work.mkdir(parents=True, exist_ok=True)
     source = work / "bf16.gguf"
     print(f"bf16: {convert(ferrum, folder, source, 'bf16'):.1f} s, perplexity {perplexity(ferrum, source):.4f}")

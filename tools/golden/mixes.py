@@ -1,23 +1,23 @@
 """Which formats llama.cpp's quantiser gives to the tensors of a model, for
 crates/ferrum-models/src/convert/tests.rs.
 
-    pip install llama-cpp-python==0.3.36 gguf numpy
+    pip install llama-cpp-py-sync==0.11739 gguf numpy
     python tools/golden/mixes.py crates/ferrum-models/tests/data/mixes.json
 
 Makes models of the shapes below, of zeros, quantises them with every mix, and writes the formats of
 each part of the layers, run by run: "3 Q6_K 2 Q4_K".
 """
 
-import ctypes
 import itertools
 import json
 import sys
 import tempfile
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 from gguf import GGUFReader, GGUFWriter
+
+from llama_c import quantize
 
 MIXES = dict(q8_0=7, q6_k=18, q5_k_m=17, q5_k_s=16, q5_1=9, q5_0=8, q4_k_m=15, q4_k_s=14, q4_1=3, q4_0=2,
              iq4_nl=25, iq4_xs=30, q3_k_l=13, q3_k_m=12, q3_k_s=11, q2_k=10, f16=1, bf16=32)
@@ -93,20 +93,11 @@ def write(s, path):
     w.close()
 
 
-def quantize(source, target, file_type, threads=2):
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread = file_type, threads
-    code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
-    if code != 0:
-        raise RuntimeError(f"llama_model_quantize: {code}")
-
-
 def runs(values):
     return " ".join(f"{len(list(group))} {value}" for value, group in itertools.groupby(values))
 
 
 def main():
-    llama_cpp.llama_backend_init()
     out = {}
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "source.gguf", Path(folder) / "target.gguf"

@@ -1,6 +1,6 @@
 """The tiny models of hf_reference.py, converted to GGUF by Ferrum and run by llama.cpp.
 
-    pip install llama-cpp-python==0.3.36 safetensors numpy
+    pip install llama-cpp-py-sync==0.11739 safetensors ml_dtypes numpy
     python tools/golden/tiny_gguf.py FERRUM crates/ferrum-models/tests/data/hf WORK [NAME...]
 
 Prints, for each, the largest difference between llama.cpp's logits and those of transformers, over the
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from llama_cpp import Llama
 from safetensors.numpy import save_file
+
+from llama_c import Model
 
 
 def fnv1a(name):
@@ -41,11 +42,22 @@ def letter(byte):
     return chr(256 + byte) if byte <= 32 else chr(256 + 33) if byte == 127 else chr(byte)
 
 
+def long_context(config):
+    """llama.cpp's contexts have at least 256 positions, for which it would take LongRoPE's long factors:
+    the same model, whose short factors reach as far."""
+    rope = config["rope_scaling"]
+    short, positions = config["original_max_position_embeddings"], config["max_position_embeddings"]
+    rope["attention_factor"] = (1 + np.log(positions / short) / np.log(short)) ** 0.5
+    config["original_max_position_embeddings"] = 256
+
+
 def folder(golden, path):
     path.mkdir(parents=True, exist_ok=True)
     dtype = ml_dtypes.bfloat16 if golden["dtype"] == "BF16" else np.float32
     save_file({k: values(k, *spec).astype(dtype) for k, spec in golden["tensors"].items()},
               path / "model.safetensors")
+    if "short_factor" in (golden["config"].get("rope_scaling") or {}):
+        long_context(golden["config"])
     (path / "config.json").write_text(json.dumps(golden["config"]))
     part = dict(type="ByteLevel", add_prefix_space=False, use_regex=True)
     model = dict(type="BPE", vocab={letter(i): i for i in range(128)}, merges=[])
@@ -53,17 +65,10 @@ def folder(golden, path):
 
 
 def run(path, golden):
-    # Single precision throughout.
-    llm = Llama(str(path), n_ctx=64, n_threads=1, logits_all=True, flash_attn=False, type_k=0, type_v=0,
-                verbose=False)
-    tokens = golden["prompt"] + golden["steps"]
-    llm.eval(golden["prompt"])
-    for token in golden["steps"]:
-        llm.eval([token])
-    worst = 0.0
-    for i, expected in enumerate(np.array(golden["logits"])):
-        got = np.array(llm.scores[len(golden["prompt"]) - 1 + i], dtype=np.float64)
-        worst = max(worst, np.abs(got - expected).max() / np.abs(expected).max())
+    model, worst = Model(path, context=64), 0.0
+    chunks = [golden["prompt"], *([token] for token in golden["steps"])]
+    for chunk, expected in zip(chunks, np.array(golden["logits"])):
+        worst = max(worst, np.abs(model.logits(chunk) - expected).max() / np.abs(expected).max())
     return worst
 
 
@@ -71,9 +76,10 @@ def main():
     ferrum, data, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     for name in sys.argv[4:] or sorted(path.stem for path in data.glob("*.json")):
         golden = json.loads((data / f"{name}.json").read_text())
-        folder(golden, work / name)
-        file = work / f"{name}.gguf"
-        command = [ferrum, "convert", work / name, file, "--quant", "f32", "--force"]
+        # llama.cpp looks for certain tokens where a model is called phi3.
+        source, file = work / "tiny", work / f"{name}.gguf"
+        folder(golden, source)
+        command = [ferrum, "convert", source, file, "--quant", "f32", "--force"]
         made = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         notes = " ".join(line for line in made.stderr.splitlines() if line.startswith(("note", "error")))
         if made.returncode != 0:

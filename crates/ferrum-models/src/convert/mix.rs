@@ -57,15 +57,9 @@ impl Mix {
         }
         let Some((layer, part)) = layer_part(name) else { return base };
         match part {
-            "attn_v.weight" => self.values(layer, base),
+            "attn_v.weight" | "attn_qkv.weight" => self.values(layer, base),
             "attn_k.weight" if self.experts == 8 => Format::Q8_0,
             "attn_output.weight" => self.attention_output(base),
-            "attn_qkv.weight" => match self.quant {
-                Quant::Q3_K_M | Quant::Q3_K_L => Format::Q4_K,
-                Quant::Q4_K_M => Format::Q5_K,
-                Quant::Q5_K_M => Format::Q6_K,
-                _ => base,
-            },
             "ffn_down.weight" | "ffn_down_exps.weight" => self.down(layer, base),
             _ => base,
         }
@@ -153,7 +147,8 @@ fn fitting(format: Format, cols: usize) -> Format {
         return format;
     }
     let smaller = match format {
-        Format::Q2_K | Format::Q3_K | Format::IQ4_XS => Format::IQ4_NL,
+        Format::Q2_K | Format::Q3_K => Format::Q4_0,
+        Format::IQ4_XS => Format::IQ4_NL,
         Format::Q4_K => Format::Q5_0,
         Format::Q5_K => Format::Q5_1,
         Format::Q6_K => Format::Q8_0,

@@ -18,6 +18,9 @@ const REACH: i32 = 9;
 /// Fits of the best candidate to what it rounds to.
 const REFITS: usize = 2;
 
+/// Blocks whose values are all smaller are zero: half precision holds no scale for them.
+const NOTHING: f32 = 1e-12;
+
 /// How much the errors of a block's values count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weighting {
@@ -34,7 +37,7 @@ impl Weighting {
     /// Weights of the errors of `x`, of which the largest is near one.
     pub fn of<const N: usize>(self, x: &[f32; N]) -> [f32; N] {
         let largest = largest(x).abs();
-        if largest == 0.0 || self == Weighting::Even {
+        if largest < NOTHING || self == Weighting::Even {
             return [1.0; N];
         }
         let inverse = 1.0 / largest;
@@ -59,7 +62,7 @@ pub(super) fn largest(x: &[f32]) -> f32 {
 /// be negative. Lengths are equal and multiples of 8.
 pub(super) fn scale(levels: &impl Levels, x: &[f32], w: &[f32]) -> f32 {
     let largest = largest(x);
-    if largest == 0.0 {
+    if largest.abs() < NOTHING {
         return 0.0;
     }
     let mut best = (0.0, 0.0);

@@ -35,15 +35,14 @@ impl<L: Levels> SignedShape<L> {
         let wanted: Vec<f32> =
             parts(self.sub, x, &w).map(|(x, w)| search::scale(&self.levels, x, w)).collect();
         let first = f16::from_f32(search::largest(&wanted) / self.lowest);
-        let (mut scales, mut error) = self.scales(x, &w, &wanted, first);
+        let (mut scales, error) = self.scales(x, &w, &wanted, first);
         let mut d = first;
         if let Some(refit) = self.refit(x, &w, first, &scales) {
             let (others, lower) = self.scales(x, &w, &wanted, refit);
             if lower < error {
-                (d, scales, error) = (refit, others, lower);
+                (d, scales) = (refit, others);
             }
         }
-        debug_assert!(error.is_finite());
         let mut levels = [0.0; LEN];
         for (i, level) in levels.iter_mut().enumerate() {
             let scale = d.to_f32() * f32::from(scales[i / self.sub]);
