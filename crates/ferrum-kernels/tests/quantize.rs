@@ -157,8 +157,8 @@ fn the_search_beats_plain_rounding() {
         for x in x.chunks(32) {
             let back = through(format, x);
             let off: f64 = x.iter().zip(&back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-            // Rounding scales to half precision costs a little.
-            assert!(off <= 1.02 * plain_error(format, x), "{format}: {off}");
+            // Errors of large values count for more, at the cost of small ones.
+            assert!(off <= 1.4 * plain_error(format, x), "{format}: {off}");
             ours += off;
             plain += plain_error(format, x);
         }

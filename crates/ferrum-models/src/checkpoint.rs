@@ -48,8 +48,10 @@ pub trait Checkpoint: Send + Sync {
     /// The model's tokenizer.
     fn tokenizer(&self) -> Result<Tokenizer, TokenizerError>;
 
-    /// The tokenizer as metadata of a GGUF file, where [`Checkpoint::metadata`] has it not.
-    fn tokenizer_metadata(&self) -> Result<GgufVocabulary, TokenizerError>;
+    /// The tokenizer as metadata of a GGUF file, unless [`Checkpoint::metadata`] has it.
+    fn tokenizer_metadata(&self) -> Result<GgufVocabulary, TokenizerError> {
+        Ok(GgufVocabulary::default())
+    }
 
     /// What `name` is called in the files, for messages.
     fn name_in_file(&self, name: &str) -> String {
@@ -145,9 +147,5 @@ impl Checkpoint for Gguf {
 
     fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
         Tokenizer::from_metadata(Gguf::metadata(self))
-    }
-
-    fn tokenizer_metadata(&self) -> Result<GgufVocabulary, TokenizerError> {
-        Ok(GgufVocabulary::default())
     }
 }

@@ -21,7 +21,8 @@ use crate::ui::{progress, text};
 /// Converts and prints what was written.
 pub fn run(args: &ConvertArgs, config: &Config) -> Result<Outcome> {
     check_output(args)?;
-    let model = open_model(&args.model, config)?;
+    let cannot = || format!("cannot convert {}", args.model);
+    let model = open_model(&args.model, config).with_context(cannot)?;
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
     if same(&model.path, &args.output) {
         bail!("{} is the model itself", args.output.display());

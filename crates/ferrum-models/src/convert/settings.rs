@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoint, Layout, Tensor};
 use crate::decoder::{DecoderSpec, RopeScaling};
 use crate::gguf::{Metadata, Value};
 use crate::load::ModelError;
-use crate::tokenizer::{GgufVocabulary, Tokenizer, TokenizerError};
+use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Keys that llama.cpp does not have, under the architecture's prefix.
 const OWN: &[&str] = &["hidden_activation", "rope.layers", "rope.scaling.yarn_truncate", SCALE];
@@ -198,9 +198,5 @@ impl Checkpoint for Draft<'_> {
 
     fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
         self.source.tokenizer()
-    }
-
-    fn tokenizer_metadata(&self) -> Result<GgufVocabulary, TokenizerError> {
-        self.source.tokenizer_metadata()
     }
 }

@@ -15,14 +15,14 @@ fn scaled(levels: &impl Levels, weighting: Weighting, x: &[f32; 32]) -> (f16, [f
 /// Scale and offset in half precision and the codes of the values.
 fn affine(highest: f32, x: &[f32; 32]) -> (f16, f16, [u8; 32]) {
     let levels = Whole(0.0, highest);
-    let found = line(&levels, Offsets::Any, x, &Weighting::Even.of(x));
+    let found = line(&levels, Offsets::Any, x, &Weighting::Magnitude.of(x));
     let (d, m) = (f16::from_f32(found.scale), f16::from_f32(found.offset));
     let inverse = inverse(d.to_f32());
     (d, m, x.map(|v| levels.nearest((v - m.to_f32()) * inverse) as u8))
 }
 
 pub(super) fn q4_0(x: &[f32; 32]) -> [u8; 18] {
-    let (d, q) = scaled(&Whole(-8.0, 7.0), Weighting::Even, x);
+    let (d, q) = scaled(&Whole(-8.0, 7.0), Weighting::Magnitude, x);
     let mut out = [0; 18];
     out[..2].copy_from_slice(&d.to_le_bytes());
     put_nibbles(&mut out[2..], &q.map(|q| (q + 8.0) as u8));
@@ -39,7 +39,7 @@ pub(super) fn q4_1(x: &[f32; 32]) -> [u8; 20] {
 }
 
 pub(super) fn q5_0(x: &[f32; 32]) -> [u8; 22] {
-    let (d, q) = scaled(&Whole(-16.0, 15.0), Weighting::Even, x);
+    let (d, q) = scaled(&Whole(-16.0, 15.0), Weighting::Magnitude, x);
     let mut out = [0; 22];
     out[..2].copy_from_slice(&d.to_le_bytes());
     put_five(&mut out[2..], &q.map(|q| (q + 16.0) as u8));

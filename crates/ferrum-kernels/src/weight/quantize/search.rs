@@ -24,8 +24,6 @@ const NOTHING: f32 = 1e-12;
 /// How much the errors of a block's values count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weighting {
-    /// All the same.
-    Even,
     /// In proportion to the magnitude plus that of the block's root mean square: large weights carry
     /// more of a layer's result.
     Magnitude,
@@ -37,12 +35,11 @@ impl Weighting {
     /// Weights of the errors of `x`, of which the largest is near one.
     pub fn of<const N: usize>(self, x: &[f32; N]) -> [f32; N] {
         let largest = largest(x).abs();
-        if largest < NOTHING || self == Weighting::Even {
+        if largest < NOTHING {
             return [1.0; N];
         }
         let inverse = 1.0 / largest;
         match self {
-            Weighting::Even => [1.0; N],
             Weighting::Magnitude => {
                 let squares: f32 = x.iter().map(|v| (v * inverse) * (v * inverse)).sum();
                 let rms = (squares / N as f32).sqrt();
