@@ -196,3 +196,21 @@ models!(
     granite: "granite",
     smollm3: "smollm3",
 );
+
+/// A setting that changes the result and that no GGUF file can state is no file.
+#[test]
+fn what_gguf_cannot_say_is_refused() -> Result<()> {
+    let mut golden: Golden = serde_json::from_str(include_str!("data/hf/qwen2-yarn.json"))?;
+    let plan = |golden: &Golden| -> Result<_> {
+        let folder = tempfile::tempdir()?;
+        golden.write(folder.path(), 1)?;
+        fs::write(folder.path().join("tokenizer.json"), tokenizer())?;
+        let model = checkpoint::open(folder.path())?;
+        Ok(Conversion::plan(model.as_ref(), &ConvertOptions::default()).map(|_| ()))
+    };
+    ensure!(plan(&golden)?.is_ok());
+    golden.config["rope_scaling"]["truncate"] = json!(false);
+    let refused = plan(&golden)?;
+    ensure!(matches!(&refused, Err(ConvertError::NoPlace { what }) if what.contains("truncate")));
+    Ok(())
+}

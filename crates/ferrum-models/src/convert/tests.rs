@@ -78,7 +78,7 @@ fn the_large_models_are_told_by_their_layers() {
     let mut spec = synthetic().0;
     let seventy = |arch, spec: &_| Mix::new(Quant::Q4_K_M, arch, spec, false).seventy;
     assert!(!seventy("llama", &spec));
-    spec.layers = vec![spec.layers[0]; 80];
+    spec.layers = vec![spec.layers[0].clone(); 80];
     assert!(seventy("llama", &spec) && seventy("qwen2", &spec) && !seventy("qwen3", &spec));
     spec.layers.iter_mut().for_each(|layer| layer.kv_heads = layer.heads);
     assert!(!seventy("llama", &spec) && seventy("qwen2", &spec));

@@ -139,7 +139,7 @@ impl<'a> Job<'a> {
 
 impl Pairs {
     /// The row that comes to `row`: in a folder, the first values of all pairs lie before the second.
-    fn source(&self, row: usize) -> usize {
+    pub(super) fn source(&self, row: usize) -> usize {
         let (head, i) = (row - row % self.head, row % self.head);
         if i >= self.rotated {
             return row;

@@ -28,7 +28,7 @@ pub fn quantize_row(format: Format, src: &[f32], dst: &mut [u8]) -> Result<()> {
         Format::F32 | Format::BF16 => f32::MAX,
         _ => LARGEST,
     };
-    if let Some(value) = src.iter().find(|v| !(v.abs() <= bound)) {
+    if let Some(value) = src.iter().find(|v| v.is_nan() || v.abs() > bound) {
         return Err(KernelError::shape(
             "quantize",
             format!("the value {value} is beyond {format}"),
