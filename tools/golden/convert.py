@@ -24,7 +24,7 @@ from mixes import MIXES
 
 TEXT = Path(__file__).parent / "tom_sawyer.txt"
 PROMPT = "Once upon a time there was a little"
-WINDOWS = 24
+WINDOWS = 8
 
 
 def convert(ferrum, source, target, mix):

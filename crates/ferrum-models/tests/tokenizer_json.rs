@@ -10,6 +10,7 @@ use ferrum_models::tokenizer::{Beside, GgufVocabulary, Tokenizer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use unicode_normalization::is_nfc;
 
 #[derive(Deserialize)]
 struct Case {
@@ -131,6 +132,7 @@ fn those_that_gguf_has_words_for_are_translated() -> Result<()> {
             refused.push(name);
             continue;
         };
+        let composed = vocabulary.notes.iter().any(|note| note.contains("normal form C"));
         let mut writer = GgufWriter::new();
         for (key, value) in vocabulary.entries {
             writer.set(&key, value)?;
@@ -141,12 +143,13 @@ fn those_that_gguf_has_words_for_are_translated() -> Result<()> {
         ensure!(written.vocab_size() == tokenizer.vocab_size() + 3, "{name}: rows without tokens");
         ensure!((written.bos(), written.add_bos()) == (tokenizer.bos(), tokenizer.add_bos()));
         ensure!(written.eos() == tokenizer.eos(), "{name}: another end");
-        for text in &texts {
+        for text in texts.iter().filter(|text| !composed || is_nfc(text)) {
             let (got, expected) = (written.encode_text(text), tokenizer.encode_text(text));
             ensure!(got == expected, "{name}: {text:?} is {got:?}, expected {expected:?}");
         }
         translated.push(name);
     }
-    println!("translated: {translated:?}, refused: {refused:?}");
+    let words = ["gemma", "gpt2", "llama2", "llama3", "qwen2", "smollm"];
+    ensure!(translated == words, "translated: {translated:?}, refused: {refused:?}");
     Ok(())
 }
