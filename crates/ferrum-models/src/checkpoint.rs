@@ -15,7 +15,7 @@ use ferrum_kernels::Format;
 use crate::gguf::{self, Gguf, GgufError, Metadata};
 use crate::hf::Folder;
 use crate::load::ModelError;
-use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::tokenizer::{GgufVocabulary, Tokenizer, TokenizerError};
 
 /// A model on disk, opened and checked as far as that can be done without knowing its architecture.
 pub trait Checkpoint: Send + Sync {
@@ -47,6 +47,11 @@ pub trait Checkpoint: Send + Sync {
 
     /// The model's tokenizer.
     fn tokenizer(&self) -> Result<Tokenizer, TokenizerError>;
+
+    /// The tokenizer as metadata of a GGUF file, unless [`Checkpoint::metadata`] has it.
+    fn tokenizer_metadata(&self) -> Result<GgufVocabulary, TokenizerError> {
+        Ok(GgufVocabulary::default())
+    }
 
     /// What `name` is called in the files, for messages.
     fn name_in_file(&self, name: &str) -> String {

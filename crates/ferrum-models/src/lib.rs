@@ -8,6 +8,7 @@
 pub mod arch;
 pub mod chat;
 pub mod checkpoint;
+pub mod convert;
 pub mod decoder;
 pub mod encoder;
 pub mod gguf;

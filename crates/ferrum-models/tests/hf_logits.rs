@@ -1,8 +1,8 @@
 //! Folders from Hugging Face beside transformers: logits after a prompt of 40 tokens and 8 steps.
 //!
 //! The golden files were made by `tools/golden/hf_reference.py`. They hold no weights: these follow
-//! from the names of the tensors, and are written to a folder here. The same models as GGUF files, with
-//! what the converter to GGUF changes, give the same logits.
+//! from the names of the tensors, and are written to a folder here. The same models converted to GGUF
+//! files give the same logits.
 
 mod support;
 
@@ -11,7 +11,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use ferrum_models::gguf::{Gguf, GgufWriter};
+use ferrum_models::convert::{Conversion, ConvertError, ConvertOptions, Quant};
+use ferrum_models::gguf::Gguf;
 use ferrum_models::{Checkpoint, Device, KvDType, LoadOptions, checkpoint};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -101,51 +102,38 @@ fn check(golden: &str, device: Device, shards: usize) -> Result<()> {
     golden.write(folder.path(), shards)?;
     let model = checkpoint::open(folder.path())?;
     check_model(&golden, model.as_ref(), device)?;
-    let file = folder.path().join("model.gguf");
-    write_gguf(model.as_ref(), &file)?;
-    check_model(&golden, &Gguf::open(&file)?, device).context("as GGUF")
+    check_converted(&golden, folder.path(), device).context("as GGUF")
 }
 
-/// Architectures whose q and k the converter to GGUF reorders.
-const REORDERED: &[&str] = &["llama", "granite", "smollm3"];
+/// A tokenizer of 128 tokens, one for each byte of ASCII: what a GGUF file needs.
+fn tokenizer() -> String {
+    let letter = |byte: u32| match byte {
+        0..=32 => char::from_u32(256 + byte),
+        127 => char::from_u32(256 + 33),
+        other => char::from_u32(other),
+    };
+    let vocab: serde_json::Map<String, Value> =
+        (0..128).filter_map(|id| Some((letter(id)?.to_string(), id.into()))).collect();
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true});
+    let model = json!({"type": "BPE", "vocab": vocab, "merges": []});
+    json!({"pre_tokenizer": bytes, "decoder": bytes, "model": model}).to_string()
+}
 
-/// Writes a folder's model as the converter of llama.cpp does: the same tensors, but for the rows of
-/// q and k, which lie side by side where they are rotated together.
-fn write_gguf(model: &dyn Checkpoint, path: &Path) -> Result<()> {
-    let metadata = model.metadata();
-    let arch = metadata.need_str("general.architecture")?;
-    let mut writer = GgufWriter::new();
-    for (key, value) in metadata.iter() {
-        writer.set(key, value.clone())?;
-    }
-    let names = model.names();
-    for name in &names {
-        let tensor = model.require(name)?;
-        writer.tensor(name, tensor.format, tensor.dims)?;
-    }
-    let mut out = writer.start(fs::File::create(path)?)?;
-    for name in names {
-        let (tensor, data) = (model.require(name)?, model.read(name)?);
-        let heads = match name.split('.').nth(2) {
-            Some("attn_q") => "attention.head_count",
-            Some("attn_k") => "attention.head_count_kv",
-            _ => "",
-        };
-        if heads.is_empty() || !REORDERED.contains(&arch) {
-            out.write(name, &data)?;
-            continue;
-        }
-        let heads = metadata.need_u32(&format!("{arch}.{heads}"))? as usize;
-        let (rows, row) = (tensor.rows(), data.len() / tensor.rows());
-        let half = rows / heads / 2;
-        for to in 0..rows {
-            let (head, pair, side) = (to / (2 * half), to % (2 * half) / 2, to % 2);
-            let from = head * 2 * half + side * half + pair;
-            out.write(name, &data[from * row..][..row])?;
-        }
-    }
-    out.finish()?;
-    Ok(())
+/// The model as a GGUF file of single precision gives the same logits; or there is no such file.
+fn check_converted(golden: &Golden, folder: &Path, device: Device) -> Result<()> {
+    fs::write(folder.join("tokenizer.json"), tokenizer())?;
+    let model = checkpoint::open(folder)?;
+    let options = ConvertOptions { quant: Some(Quant::F32), threads: 2, ..Default::default() };
+    let plan = match Conversion::plan(model.as_ref(), &options) {
+        Err(ConvertError::NoPlace { what }) if what.contains("dynamic") => return Ok(()),
+        plan => plan?,
+    };
+    let file = folder.join("model.gguf");
+    plan.write(fs::File::create(&file)?, &mut |_| true)?;
+    let file = Gguf::open(&file)?;
+    ensure!(file.tensors().iter().all(|t| t.format.to_string() == "F32"));
+    ensure!(file.tokenizer()?.encode_text("ab c") == [97, 98, 32, 99]);
+    check_model(golden, &file, device)
 }
 
 fn check_model(golden: &Golden, model: &dyn Checkpoint, device: Device) -> Result<()> {
@@ -208,3 +196,21 @@ models!(
     granite: "granite",
     smollm3: "smollm3",
 );
+
+/// A setting that changes the result and that no GGUF file can state is no file.
+#[test]
+fn what_gguf_cannot_say_is_refused() -> Result<()> {
+    let mut golden: Golden = serde_json::from_str(include_str!("data/hf/qwen2-yarn.json"))?;
+    let plan = |golden: &Golden| -> Result<_> {
+        let folder = tempfile::tempdir()?;
+        golden.write(folder.path(), 1)?;
+        fs::write(folder.path().join("tokenizer.json"), tokenizer())?;
+        let model = checkpoint::open(folder.path())?;
+        Ok(Conversion::plan(model.as_ref(), &ConvertOptions::default()).map(|_| ()))
+    };
+    ensure!(plan(&golden)?.is_ok());
+    golden.config["rope_scaling"]["truncate"] = json!(false);
+    let refused = plan(&golden)?;
+    ensure!(matches!(&refused, Err(ConvertError::NoPlace { what }) if what.contains("truncate")));
+    Ok(())
+}

@@ -5,10 +5,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use ferrum_models::tokenizer::{Beside, Tokenizer};
+use ferrum_models::gguf::{Gguf, GgufWriter};
+use ferrum_models::tokenizer::{Beside, GgufVocabulary, Tokenizer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use unicode_normalization::is_nfc;
 
 #[derive(Deserialize)]
 struct Case {
@@ -135,5 +137,40 @@ fn word_piece_is_read_from_either_file() -> Result<()> {
             assert_eq!(tokenizer.encode_text(text), expected, "{name}: {text:?}");
         }
     }
+    Ok(())
+}
+
+/// A tokenizer that is said in the words of GGUF cuts every text the same way.
+#[test]
+fn those_that_gguf_has_words_for_are_translated() -> Result<()> {
+    let texts: Vec<String> = data("texts.json")?;
+    let (mut translated, mut refused) = (Vec::new(), Vec::new());
+    for (name, case) in data::<BTreeMap<String, Case>>("json.json")? {
+        let tokenizer = case.tokenizer()?;
+        let tokens = Some(tokenizer.vocab_size() + 3);
+        let beside = Beside { config: &Map::new(), ends: &[], tokens };
+        let Ok(vocabulary) = GgufVocabulary::from_json(&case.json()?, &beside) else {
+            refused.push(name);
+            continue;
+        };
+        let composed = vocabulary.notes.iter().any(|note| note.contains("normal form C"));
+        let mut writer = GgufWriter::new();
+        for (key, value) in vocabulary.entries {
+            writer.set(&key, value)?;
+        }
+        let file = tempfile::NamedTempFile::new()?;
+        writer.start(file.reopen()?)?.finish()?;
+        let written = Tokenizer::from_metadata(Gguf::open(file.path())?.metadata())?;
+        ensure!(written.vocab_size() == tokenizer.vocab_size() + 3, "{name}: rows without tokens");
+        ensure!((written.bos(), written.add_bos()) == (tokenizer.bos(), tokenizer.add_bos()));
+        ensure!(written.eos() == tokenizer.eos(), "{name}: another end");
+        for text in texts.iter().filter(|text| !composed || is_nfc(text)) {
+            let (got, expected) = (written.encode_text(text), tokenizer.encode_text(text));
+            ensure!(got == expected, "{name}: {text:?} is {got:?}, expected {expected:?}");
+        }
+        translated.push(name);
+    }
+    let words = ["gemma", "gpt2", "llama2", "llama3", "qwen2", "smollm"];
+    ensure!(translated == words, "translated: {translated:?}, refused: {refused:?}");
     Ok(())
 }

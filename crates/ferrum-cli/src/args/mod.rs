@@ -1,5 +1,6 @@
 //! The command line: one struct per command, shared groups of flags in files of their own.
 
+mod convert;
 mod draft;
 mod embed;
 mod load;
@@ -14,6 +15,7 @@ mod tests;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use convert::ConvertArgs;
 pub use draft::{DraftArgs, draft_samples};
 pub use embed::EmbedArgs;
 pub use load::LoadArgs;
@@ -85,6 +87,7 @@ pub enum Command {
     Rm(RmArgs),
     /// Show what is in a model file: metadata, tensors, memory needed
     Inspect(InspectArgs),
+    Convert(ConvertArgs),
     /// Print the tokens of a text from standard input
     Tokenize(TokenizeArgs),
     /// Measure the speed of a model, or of a running server

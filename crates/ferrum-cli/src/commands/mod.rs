@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod convert;
 mod devices;
 mod embed;
 mod inspect;
@@ -32,6 +33,7 @@ pub fn run(command: Command, config: Config) -> Result<Outcome> {
         Command::List(args) => list::run(&args, &config)?,
         Command::Rm(args) => rm::run(&args, &config)?,
         Command::Inspect(args) => inspect::run(&args, &config)?,
+        Command::Convert(args) => return convert::run(&args, &config),
         Command::Tokenize(args) => tokenize::run(&args, &config)?,
         Command::Bench(args) => bench::run(&args, &config)?,
         Command::Perplexity(args) => perplexity::run(&args, &config)?,

@@ -15,7 +15,10 @@ pub(crate) mod iq4;
 pub(crate) mod k_quants;
 mod legacy;
 pub(crate) mod mxfp4;
+mod quantize;
 mod zero_point;
+
+pub use quantize::{LARGEST, quantize_row};
 
 /// How the values of a weight are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

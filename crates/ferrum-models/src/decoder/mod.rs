@@ -12,3 +12,4 @@ pub use spec::{
     Activation, DecoderSpec, ExpertsSpec, LayerSpec, LogitsSpec, MlpKind, MlpSpec, Norms, QkNorm,
     RopeScaling, RopeSpec, RopeStyle, Yarn,
 };
+pub(crate) use weights::checked_roles;

@@ -145,32 +145,40 @@ fn vector(name: impl Into<String>, len: usize) -> TensorRole {
     TensorRole { name: name.into(), kind: RoleKind::Vector(len) }
 }
 
-/// Holds the file against the spec before any weight is packed: each tensor that the spec names is
-/// there with its shape and a format that the backend has, and the file has no other tensor (one
-/// that we do not use would be a part of the model that we leave out in silence).
+/// Holds the file against the spec: each tensor that the spec names is there with its shape, and the
+/// file has no other tensor (one that we do not use would be a part of the model that we leave out in
+/// silence). Gives the tensors back.
+pub(crate) fn checked_roles(
+    file: &dyn Checkpoint,
+    spec: &DecoderSpec,
+) -> Result<Vec<TensorRole>, ModelError> {
+    let tied = file.find("output.weight").is_none();
+    let roles = tensor_roles(spec, tied);
+    for role in &roles {
+        check_shape(file, role, file.require(&role.name)?)?;
+    }
+    let known: HashSet<&str> = roles.iter().map(|r| r.name.as_str()).collect();
+    match file.names().into_iter().find(|name| !known.contains(name)) {
+        Some(extra) => Err(ModelError::UnusedTensor { name: file.name_in_file(extra) }),
+        None => Ok(roles),
+    }
+}
+
+/// [`checked_roles`], before any weight is packed, and that the backend has the formats.
 fn check_tensors<B: Backend>(
     backend: &B,
     file: &dyn Checkpoint,
     spec: &DecoderSpec,
 ) -> Result<(), ModelError> {
-    let tied = file.find("output.weight").is_none();
-    let roles = tensor_roles(spec, tied);
-    for role in &roles {
-        let tensor = file.require(&role.name)?;
-        check_shape(file, role, tensor)?;
-        let format = tensor.format;
+    for role in checked_roles(file, spec)? {
+        let format = file.require(&role.name)?.format;
         match role.kind {
             RoleKind::Matrix { cols, .. } => backend.check(&Need::Linear { format, cols })?,
             RoleKind::Stack { cols, .. } => backend.check(&Need::ExpertLinear { format, cols })?,
             RoleKind::Vector(_) => {}
         }
     }
-    backend.check(&Need::Embed(file.require("token_embd.weight")?.format))?;
-    let known: HashSet<&str> = roles.iter().map(|r| r.name.as_str()).collect();
-    match file.names().into_iter().find(|name| !known.contains(name)) {
-        Some(extra) => Err(ModelError::UnusedTensor { name: file.name_in_file(extra) }),
-        None => Ok(()),
-    }
+    Ok(backend.check(&Need::Embed(file.require("token_embd.weight")?.format))?)
 }
 
 /// [`check_tensors`], and that the backend has the attention of every layer with such a cache.

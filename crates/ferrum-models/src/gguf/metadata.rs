@@ -27,6 +27,16 @@ impl Metadata {
         Ok(())
     }
 
+    /// All entries but that of `key`.
+    pub(crate) fn without(&self, key: &str) -> Metadata {
+        let mut rest = Metadata::default();
+        for (other, value) in self.iter().filter(|(other, _)| *other != key) {
+            // Keys are different already.
+            let _ = rest.insert(other.to_string(), value.clone());
+        }
+        rest
+    }
+
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.index.get(key).map(|i| &self.entries[*i].1)

@@ -20,7 +20,7 @@ use crate::checkpoint::{Checkpoint, Layout, Tensor};
 use crate::gguf::{GgufError, Metadata};
 use crate::load::ModelError;
 use crate::safetensors::RawTensor;
-use crate::tokenizer::{Beside, Tokenizer, TokenizerError};
+use crate::tokenizer::{Beside, GgufVocabulary, Tokenizer, TokenizerError};
 
 /// The longest `tokenizer.json` that is accepted; Gemma 3's has 33 MB.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
@@ -103,6 +103,17 @@ impl Folder {
 
     fn stored_bytes(&self, index: usize) -> &[u8] {
         self.shards.data(&self.shards.tensors[index])
+    }
+
+    fn tokenizer_json(&self) -> Result<Vec<u8>, TokenizerError> {
+        let path = self.path.join("tokenizer.json");
+        json::read_bytes(&path, MAX_TOKENIZER_BYTES)?.ok_or(TokenizerError::NoFile { path })
+    }
+
+    /// What the other files say of the tokenizer.
+    fn beside(&self) -> Beside<'_> {
+        let tokens = self.find("token_embd.weight").map(|t| t.rows());
+        Beside { config: &self.tokenizer_config, ends: &self.ends, tokens }
     }
 }
 
@@ -354,12 +365,11 @@ impl Checkpoint for Folder {
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
-        let path = self.path.join("tokenizer.json");
-        let bytes =
-            json::read_bytes(&path, MAX_TOKENIZER_BYTES)?.ok_or(TokenizerError::NoFile { path })?;
-        let tokens = self.find("token_embd.weight").map(|t| t.rows());
-        let beside = Beside { config: &self.tokenizer_config, ends: &self.ends, tokens };
-        Tokenizer::from_json(&bytes, &beside)
+        Tokenizer::from_json(&self.tokenizer_json()?, &self.beside())
+    }
+
+    fn tokenizer_metadata(&self) -> Result<GgufVocabulary, TokenizerError> {
+        GgufVocabulary::from_json(&self.tokenizer_json()?, &self.beside())
     }
 
     fn name_in_file(&self, name: &str) -> String {

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use crate::gguf::Metadata;
 
 pub use error::TokenizerError;
-pub use json::Beside;
+pub use json::{Beside, GgufVocabulary};
 pub use stream::StreamDecoder;
 pub use vocab::TokenKind;
 

@@ -120,6 +120,22 @@ const DEEPSEEK_V3: &[StageSpec] = &[
     )),
 ];
 
+/// One name for each way to cut: those that a file is given whose `tokenizer.json` cuts so.
+pub(super) const NAMES: &[&str] = &[
+    "gpt-2",
+    "smollm",
+    "llama-bpe",
+    "smaug-bpe",
+    "qwen2",
+    "qwen35",
+    "gpt-4o",
+    "tekken",
+    "deepseek-llm",
+    "deepseek-coder",
+    "deepseek-v3",
+    "default",
+];
+
 /// The pre-tokenizer that `tokenizer.ggml.pre` names. Names that mean the same are those that
 /// llama.cpp's converter gives to models whose `tokenizer.json` cuts text the same way.
 pub(super) fn spec(name: &str) -> Option<Spec> {

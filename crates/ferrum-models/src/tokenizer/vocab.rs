@@ -35,6 +35,18 @@ impl TokenKind {
         })
     }
 
+    /// The number of this kind in a GGUF file.
+    pub(super) fn number(self) -> i32 {
+        match self {
+            TokenKind::Normal => 1,
+            TokenKind::Unknown => 2,
+            TokenKind::Control => 3,
+            TokenKind::UserDefined => 4,
+            TokenKind::Unused => 5,
+            TokenKind::Byte => 6,
+        }
+    }
+
     /// Whether plain text may become such a token by the tokenizer's own algorithm.
     fn is_text(self) -> bool {
         matches!(self, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused)

@@ -5,6 +5,7 @@
 
 mod decoder;
 mod file;
+mod gguf;
 mod normalizer;
 mod post_processor;
 mod pre_tokenizer;
@@ -26,6 +27,7 @@ use super::vocab::Vocabulary;
 use super::wordpiece::WordPiece;
 use super::{Model, SpecialIds, Tokenizer};
 use file::{File, ModelJson, Part};
+pub use gguf::GgufVocabulary;
 
 /// What other files say of a tokenizer.
 #[derive(Debug, Clone, Copy)]

@@ -16,18 +16,18 @@ const MAX_HOLES: usize = 1 << 16;
 
 /// A token in the making; a place without one is reserved.
 #[derive(Clone, Copy)]
-struct Entry<'a> {
-    text: &'a str,
-    kind: TokenKind,
+pub(super) struct Entry<'a> {
+    pub text: &'a str,
+    pub kind: TokenKind,
 }
 
-/// All tokens by id.
-pub(super) fn build(
-    file: &File<'_>,
+/// All tokens by id, as the file writes them.
+pub(super) fn entries<'a>(
+    file: &'a File<'_>,
     family: Family,
     normalizer: &Normalizer,
     beside: &Beside<'_>,
-) -> Result<Vocabulary, TokenizerError> {
+) -> Result<Vec<Entry<'a>>, TokenizerError> {
     let known = |token: &&AddedToken| beside.tokens.is_none_or(|n| (token.id as usize) < n);
     let added: Vec<&AddedToken> = file.added_tokens.iter().filter(known).collect();
     let ids = file.model.vocab.0.iter().map(|(_, id)| *id).chain(added.iter().map(|t| t.id));
@@ -63,6 +63,16 @@ pub(super) fn build(
             normalized.extend(normal_form(token, kind, family, normalizer, beside)?);
         }
     }
+    Ok(entries)
+}
+
+/// All tokens by id.
+pub(super) fn build(
+    file: &File<'_>,
+    family: Family,
+    beside: &Beside<'_>,
+) -> Result<Vocabulary, TokenizerError> {
+    let entries = entries(file, family, beside)?;
     let texts: Vec<String> = match family {
         Family::WordPiece => entries.iter().map(marked).collect(),
         _ => Vec::new(),
