@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferrum_models::LoadOptions;
-use ferrum_models::encoder::{EmbedError, Embedder, TextEncoder};
+use ferrum_models::encoder::{EmbedError, Embedder, Input, TextEncoder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::App;
@@ -48,7 +48,7 @@ impl Encoder {
         options: &LoadOptions,
         queue: usize,
     ) -> Result<Self, StartError> {
-        let texts = TextEncoder::open(folder)?;
+        let texts = TextEncoder::open(folder, options.context)?;
         let model = Embedder::load(folder, options)?;
         let all_places = queue.saturating_add(1).min(Semaphore::MAX_PERMITS);
         Ok(Encoder {
@@ -82,11 +82,11 @@ impl Encoder {
         Ok(Seat([own, place.map_err(|_| busy("too many requests are waiting"))?]))
     }
 
-    /// The vectors of texts. Dropping the future gives up those whose turn has not come.
-    pub async fn embed(
+    /// The vectors of texts, or the scores of pairs. Dropping the future gives up those whose turn has not come.
+    pub async fn embed<T: Input>(
         self: &Arc<Self>,
         app: &App,
-        texts: Vec<Vec<u32>>,
+        texts: Vec<T>,
         dimensions: Option<usize>,
     ) -> ApiResult<Vec<Vec<f32>>> {
         let texts = Arc::new(texts);

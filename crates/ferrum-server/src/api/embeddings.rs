@@ -79,6 +79,13 @@ pub async fn handle(
     // A generating model is refused by its name before anything else of the request counts.
     let request: EmbeddingsRequest = body.parse()?;
     let encoder = app.encoder(request.model.as_deref())?;
+    if encoder.texts.scores_pairs() {
+        let message = format!(
+            "the model {} scores pairs of texts and makes no embeddings; use /v1/rerank",
+            encoder.id
+        );
+        return Err(ApiError::field("model", message));
+    }
     let base64 = match request.encoding_format.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,

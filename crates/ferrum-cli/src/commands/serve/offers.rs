@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ferrum_engine::{EngineConfig, same_vocabulary};
 use ferrum_hub::{Hub, ModelRef, catalogue};
-use ferrum_models::encoder::is_encoder;
+use ferrum_models::encoder::makes_embeddings;
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
 use ferrum_server::{Encoder, Limits, Model, ModelSpec, Offer};
 
@@ -52,7 +52,7 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
         let reference = ModelRef::parse(model)?;
         let path = Hub::new(config.hub.clone()).fetch(&reference, &mut *progress::new(config))?;
         let alias = if i == 0 { args.alias.as_slice() } else { &[] };
-        if is_encoder(&path)? {
+        if makes_embeddings(&path)? {
             let (encoder, line) = encoder((name, &reference, &path), alias, args, limits)?;
             encoders.push(encoder);
             lines.push(line);
@@ -101,7 +101,8 @@ fn encoder(
     aliases.dedup();
     aliases.retain(|alias| *alias != id);
     aliases.extend(alias.iter().cloned());
-    let options = args.load.options();
+    let context = args.size.context.map(|n| n as usize);
+    let options = LoadOptions { context, ..args.load.options() };
     let encoder = Encoder::load(id.clone(), aliases, path, &options, limits.queue)
         .with_context(|| cannot_load(path))?;
     let (width, longest) = (encoder.dimensions, encoder.texts.max_tokens());
