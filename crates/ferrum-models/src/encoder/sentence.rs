@@ -30,6 +30,7 @@ const ARGUMENTS: &[&str] = &[
     "model_kwargs",
     "processor_kwargs",
     "config_kwargs",
+    "processing_kwargs",
 ];
 
 /// Arguments that say how a model is fetched, kept and laid out in memory, and not what it computes.
