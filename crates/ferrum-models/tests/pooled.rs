@@ -44,12 +44,14 @@ fn golden() -> Golden {
     serde_json::from_str(include_str!("data/pooled.json")).expect("JSON")
 }
 
-/// The ways of computing, and the largest difference that each may have.
+/// The ways of computing, and the largest difference that each may have. Rounding by 2⁻¹³ of the
+/// largest neighbour moves numbers of about 0.13 by up to 2.5e-4 here; rounding to a bfloat16 would
+/// by ten times more.
 fn ways() -> [(LoadOptions, f32); 3] {
     let reference = LoadOptions { device: Device::Reference, ..LoadOptions::default() };
     let exact = LoadOptions { threads: Some(2), exact: true, ..LoadOptions::default() };
     let rounded = LoadOptions { exact: false, ..exact.clone() };
-    [(reference, 2e-6), (exact, 2e-6), (rounded, 2e-4)]
+    [(reference, 2e-6), (exact, 2e-6), (rounded, 5e-4)]
 }
 
 fn close(got: &[f32], want: &[f32], most: f32) {
