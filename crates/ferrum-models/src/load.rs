@@ -11,6 +11,7 @@ use crate::decoder::{DecoderOptions, DecoderRunner, DecoderSpec};
 use crate::gguf::GgufError;
 use crate::hf::HfError;
 use crate::runner::{Runner, RunnerLimits};
+use crate::tokenizer::TokenizerError;
 
 /// Where a model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +47,9 @@ pub struct LoadOptions {
     pub step_tokens: usize,
     /// Blocks in the KV pool; `None`: enough for `max_seqs` sequences of full length.
     pub kv_blocks: Option<usize>,
+    /// Models that make embeddings compute with their numbers as they are, and do not round them, which
+    /// is faster ([`ferrum_kernels::WeightSource::rounded`]).
+    pub exact: bool,
 }
 
 /// Context length where neither the user nor the model asks for less.
@@ -64,6 +68,7 @@ impl Default for LoadOptions {
             max_samples: None,
             step_tokens: 512,
             kv_blocks: None,
+            exact: false,
         }
     }
 }
@@ -112,6 +117,9 @@ pub enum ModelError {
         /// Tensor name.
         name: String,
     },
+    /// The tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// The options ask for what the model or the machine does not have.
     #[error("{0}")]
     Options(String),
@@ -202,7 +210,7 @@ fn decoder_options(
         samples: options.max_samples.unwrap_or(options.max_seqs),
     };
     let limits = RunnerLimits { vocab: spec.vocab, context, kv_blocks, capacity };
-    Ok(DecoderOptions { limits, kv_dtype: options.kv_dtype })
+    Ok(DecoderOptions { limits, kv_dtype: options.kv_dtype, rounded: false })
 }
 
 /// Memory that a loaded model keeps, in bytes.

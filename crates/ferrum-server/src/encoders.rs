@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferrum_models::LoadOptions;
-use ferrum_models::encoder::{EmbedError, Embedder, TextEncoder};
+use ferrum_models::encoder::{EmbedError, Embedder, Input, TextEncoder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::App;
@@ -49,7 +49,7 @@ impl Encoder {
         options: &LoadOptions,
         queue: usize,
     ) -> Result<Self, StartError> {
-        let texts = TextEncoder::open(folder)?;
+        let texts = TextEncoder::open(folder, options.context)?;
         let model = Embedder::load(folder, options)?;
         let all_places = queue.saturating_add(1).min(Semaphore::MAX_PERMITS);
         Ok(Encoder {
@@ -85,7 +85,7 @@ impl Encoder {
     }
 
     /// The vectors of as many texts as make a turn.
-    fn turn(&self, texts: &[Vec<u32>], dimensions: Option<usize>) -> ApiResult<Vec<Vec<f32>>> {
+    fn turn<T: Input>(&self, texts: &[T], dimensions: Option<usize>) -> ApiResult<Vec<Vec<f32>>> {
         // A panic leaves nothing in the model that the next step would read.
         let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
         let began = self.start.elapsed().as_millis() as u64 + 1;
@@ -123,11 +123,12 @@ impl Drop for Counted<'_> {
 }
 
 impl Lease<Arc<Encoder>> {
-    /// The vectors of texts. Dropping the future gives up those whose turn has not come.
-    pub async fn embed(
+    /// The vectors of texts, or the scores of pairs. Dropping the future gives up those whose turn
+    /// has not come.
+    pub async fn embed<T: Input>(
         &self,
         app: &App,
-        texts: Vec<Vec<u32>>,
+        texts: Vec<T>,
         dimensions: Option<usize>,
     ) -> ApiResult<Vec<Vec<f32>>> {
         let (since, metrics) = (Instant::now(), self.metrics());
@@ -142,13 +143,13 @@ impl Lease<Arc<Encoder>> {
     }
 
     /// The vectors, and how many tokens they took.
-    async fn all_turns(
+    async fn all_turns<T: Input>(
         &self,
         app: &App,
-        texts: Vec<Vec<u32>>,
+        texts: Vec<T>,
         dimensions: Option<usize>,
     ) -> ApiResult<(Vec<Vec<f32>>, usize)> {
-        let tokens = texts.iter().map(Vec::len).sum();
+        let tokens = texts.iter().map(|text| text.ids().len()).sum();
         let texts = Arc::new(texts);
         let mut vectors = Vec::with_capacity(texts.len());
         for start in (0..texts.len()).step_by(TURN) {

@@ -14,7 +14,8 @@ use super::LoadArgs;
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct EmbedArgs {
-    /// The model: an encoder of the bert family, such as minilm
+    /// The model: an encoder of the bert family, such as minilm, or a causal model that makes
+    /// embeddings
     pub model: String,
     /// Files of UTF-8 text; by default standard input
     pub files: Vec<PathBuf>,
@@ -35,6 +36,15 @@ pub struct EmbedArgs {
     /// Only the first N values of each vector, scaled to length 1 again if the model's are
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub dimensions: Option<u32>,
+    /// Tokens of the longest text, of a causal model such as Qwen3-Embedding; by default what it was
+    /// trained for, 4096 at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub context: Option<u32>,
+    /// Multiply the numbers of the model's files as they are. By default those of f32, f16 and bf16
+    /// are rounded, by at most 1/8192 of the largest of 64 neighbours, which is faster and moves a
+    /// vector by an angle whose cosine is about 0.9999995
+    #[arg(long)]
+    pub exact: bool,
     #[command(flatten)]
     pub load: LoadArgs,
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ferrum_hub::{Hub, ModelRef};
-use ferrum_models::encoder::{Embedder, TextEncoder, is_encoder};
+use ferrum_models::LoadOptions;
+use ferrum_models::encoder::{Embedder, TextEncoder, makes_embeddings};
 
 use crate::args::EmbedArgs;
 use crate::config::Config;
@@ -19,14 +20,25 @@ const NPY_HEADER: usize = 128;
 pub fn run(args: &EmbedArgs, config: &Config) -> Result<()> {
     let reference = ModelRef::parse(&args.model)?;
     let path = Hub::new(config.hub.clone()).fetch(&reference, &mut *progress::new(config))?;
-    if !is_encoder(&path)? {
+    if !makes_embeddings(&path)? {
         bail!(
-            "{reference} is no encoder (a folder with a model of the bert family), so it makes no \
-               embeddings"
+            "{reference} makes no embeddings: it is neither a folder with a model of the bert family, \
+             nor one whose modules.json or pooling_type says how its states are pooled"
         );
     }
-    let texts = TextEncoder::open(&path).context("the tokenizer cannot be used")?;
-    let mut model = Embedder::load(&path, &args.load.options())
+    let options = LoadOptions {
+        context: args.context.map(|n| n as usize),
+        exact: args.exact,
+        ..args.load.options()
+    };
+    let texts = TextEncoder::open(&path, options.context)
+        .with_context(|| format!("cannot use {}", path.display()))?;
+    if texts.scores_pairs() {
+        bail!(
+            "{reference} scores pairs of texts and makes no embeddings; see /v1/rerank of `ferrum serve`"
+        );
+    }
+    let mut model = Embedder::load(&path, &options)
         .with_context(|| format!("cannot load {}", path.display()))?;
     if let Some(pooling) = args.pooling {
         model.set_pooling(pooling);

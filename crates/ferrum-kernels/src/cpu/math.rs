@@ -128,26 +128,28 @@ impl Kernel for All<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
+        // One loop for each, written out: a function that is passed on would be compiled without the
+        // instruction set, and each of its instructions be a call.
+        macro_rules! map {
+            ($f:ident) => {{
+                let (eights, rest) = self.x.as_chunks_mut::<LANES>();
+                for x in eights {
+                    $f(S::load(x)).store(x);
+                }
+                // The rest goes through the same eight lanes, so that it is rounded the same way.
+                let mut lanes = [0.0; LANES];
+                lanes[..rest.len()].copy_from_slice(rest);
+                $f(S::load(&lanes)).store(&mut lanes);
+                rest.copy_from_slice(&lanes[..rest.len()]);
+            }};
+        }
         match self.activation {
-            Activation::Silu => map(self.x, silu::<S>),
-            Activation::GeluTanh => map(self.x, gelu_tanh::<S>),
-            Activation::Gelu => map(self.x, gelu::<S>),
-            Activation::Relu => map(self.x, relu::<S>),
+            Activation::Silu => map!(silu),
+            Activation::GeluTanh => map!(gelu_tanh),
+            Activation::Gelu => map!(gelu),
+            Activation::Relu => map!(relu),
         }
     }
-}
-
-#[inline(always)]
-fn map<S: Simd>(x: &mut [f32], f: impl Fn(S) -> S) {
-    let (eights, rest) = x.as_chunks_mut::<LANES>();
-    for x in eights {
-        f(S::load(x)).store(x);
-    }
-    // The rest goes through the same eight lanes, so that it is rounded the same way.
-    let mut lanes = [0.0; LANES];
-    lanes[..rest.len()].copy_from_slice(rest);
-    f(S::load(&lanes)).store(&mut lanes);
-    rest.copy_from_slice(&lanes[..rest.len()]);
 }
 
 #[cfg(test)]

@@ -15,6 +15,13 @@ pub(crate) struct SharedSlice<'a, T> {
 unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
 
 impl<'a, T> SharedSlice<'a, T> {
+    /// Where the value at `at` is. Who uses what is from there on promises what
+    /// [`SharedSlice::range_mut`] asks for.
+    pub(crate) fn pointer(&self, at: usize) -> *mut T {
+        assert!(at <= self.len, "a place in the slice");
+        self.start.wrapping_add(at)
+    }
+
     /// Borrows `slice` for the time of a region.
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
         SharedSlice { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }

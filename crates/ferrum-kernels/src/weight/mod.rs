@@ -142,13 +142,16 @@ pub struct WeightSource<'a> {
     /// Hears of the ranges of `data` that will not be read again, while the rest is being packed:
     /// so a large matrix need not be in memory twice.
     pub consumed: Option<&'a (dyn Fn(Range<usize>) + Sync)>,
+    /// Numbers of the weight, and of the inputs that it is multiplied with, may be rounded where that
+    /// is faster, by at most 2⁻¹³ of the largest of 64 neighbours.
+    pub rounded: bool,
 }
 
 impl<'a> WeightSource<'a> {
     /// A source whose size has been checked.
     pub fn new(format: Format, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
         check_size(format, rows, cols, data.len())?;
-        Ok(WeightSource { format, rows, cols, experts: 1, data, consumed: None })
+        Ok(WeightSource { format, rows, cols, experts: 1, data, consumed: None, rounded: false })
     }
 
     /// The same rows as `experts` matrices.
@@ -160,6 +163,11 @@ impl<'a> WeightSource<'a> {
     /// The same, and `consumed` hears of what will not be read again.
     pub fn telling(self, consumed: &'a (dyn Fn(Range<usize>) + Sync)) -> Self {
         WeightSource { consumed: Some(consumed), ..self }
+    }
+
+    /// The same, and numbers may be rounded, as [`WeightSource::rounded`] says.
+    pub fn rounded(self) -> Self {
+        WeightSource { rounded: true, ..self }
     }
 
     /// Tells that `rows` will not be read again.

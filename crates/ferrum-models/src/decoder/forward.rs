@@ -23,6 +23,8 @@ pub struct DecoderOptions {
     pub limits: RunnerLimits,
     /// Element type of the KV cache.
     pub kv_dtype: KvDType,
+    /// Linears may be rounded, as [`ferrum_kernels::WeightSource::rounded`] says.
+    pub rounded: bool,
 }
 
 /// A decoder on a backend: weights, KV cache and the buffers of a step, all allocated once.
@@ -38,7 +40,7 @@ pub struct DecoderRunner<B: Backend> {
     batch: StepBatch<B::Buffer>,
     act: Activations<B>,
     limits: RunnerLimits,
-    /// Logits of the last step on the host, `[R, vocab]`.
+    /// Results of the last step on the host: logits `[R, vocab]`, or states `[T, hidden]`.
     logits: Vec<f32>,
 }
 
@@ -95,7 +97,11 @@ impl<B: Backend> DecoderRunner<B> {
         check_file(&backend, file, &spec, options.kv_dtype)?;
         let limits = options.limits;
         let mut stream = backend.stream()?;
-        let weights = Loader { backend: &backend, stream: &mut stream, file }.load(&spec)?;
+        // Who samples nothing wants states, and no head.
+        let (rounded, head) = (options.rounded, limits.capacity.samples > 0);
+        let stream_of = &mut stream;
+        let mut loader = Loader { backend: &backend, stream: stream_of, file, rounded, head };
+        let weights = loader.load(&spec)?;
         let ropes = load_ropes(&backend, &mut stream, file, &spec, limits.context)?;
         let kv = spec
             .layers
@@ -304,6 +310,31 @@ impl<B: Backend> Runner for DecoderRunner<B> {
     }
 
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
+        self.layers(step)?;
+        self.logits.clear();
+        if self.batch.shape.samples > 0 {
+            self.head()?;
+        }
+        Ok(&self.logits)
+    }
+}
+
+impl<B: Backend> DecoderRunner<B> {
+    /// Runs one packed step, and gives the normalised states of all of its tokens, `[T, hidden]`.
+    pub fn states(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
+        self.layers(step)?;
+        let (groups, width) = (self.batch.shape.tokens, self.spec.hidden);
+        let (weight, eps) = (&self.weights.output_norm, self.spec.norm_eps);
+        let src = Some(&self.act.x);
+        let p = RmsNorm { src, weight, groups, width, eps, accumulate: false };
+        self.backend.rms_norm(&mut self.stream, &mut self.act.h, &p)?;
+        self.logits.resize(groups * width, 0.0);
+        self.backend.download_f32(&mut self.stream, &self.act.h, &mut self.logits)?;
+        Ok(&self.logits)
+    }
+
+    /// Runs all layers: the residual stream is in `act.x` then.
+    fn layers(&mut self, step: &StepInput) -> Result<(), KernelError> {
         let limits = &self.limits;
         step.validate(&limits.capacity, limits.kv_blocks, limits.vocab)?;
         if let Some(len) = step.kv_lens.iter().find(|&&len| len as usize > limits.context) {
@@ -326,11 +357,7 @@ impl<B: Backend> Runner for DecoderRunner<B> {
             self.attention(i)?;
             self.mlp(i)?;
         }
-        self.logits.clear();
-        if self.batch.shape.samples > 0 {
-            self.head()?;
-        }
-        Ok(&self.logits)
+        Ok(())
     }
 }
 

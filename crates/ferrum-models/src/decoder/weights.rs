@@ -221,6 +221,10 @@ pub(super) struct Loader<'a, B: Backend> {
     pub backend: &'a B,
     pub stream: &'a mut B::Stream,
     pub file: &'a dyn Checkpoint,
+    /// Linears may be rounded.
+    pub rounded: bool,
+    /// The output head is wanted.
+    pub head: bool,
 }
 
 impl<B: Backend> Loader<'_, B> {
@@ -234,8 +238,8 @@ impl<B: Backend> Loader<'_, B> {
             .map(|(i, layer)| self.layer(layer, i))
             .collect::<Result<_, _>>()?;
         let head = match self.file.find("output.weight") {
-            Some(_) => Some(self.matrix("output.weight")?),
-            None => None,
+            Some(_) if self.head => Some(self.matrix("output.weight")?),
+            _ => None,
         };
         Ok(DecoderWeights { embed, head, output_norm: self.vector("output_norm.weight")?, layers })
     }
@@ -360,6 +364,9 @@ impl<B: Backend> Loader<'_, B> {
         };
         let source = WeightSource::new(tensor.format, rows.len(), tensor.cols(), part)?;
         let source = source.stacked(experts)?.telling(&release);
+        // Rows of the embedding are taken as they are.
+        let rounded = self.rounded && name != "token_embd.weight";
+        let source = if rounded { source.rounded() } else { source };
         Ok(self.backend.pack(self.stream, &source)?)
     }
 

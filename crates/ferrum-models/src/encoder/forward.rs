@@ -4,7 +4,7 @@ use ferrum_kernels::params::{Activate, Embed, LayerNorm, Linear, LinearOutput, P
 use ferrum_kernels::{Backend, DType, KernelError, Need, StepInput};
 
 use super::EncoderSpec;
-use super::weights::{self, Layer, Norm, Weights};
+use super::weights::{self, Layer, Norm, Wanted, Weights};
 use crate::hf::Shards;
 use crate::load::ModelError;
 
@@ -46,12 +46,13 @@ impl<B: Backend> Encoder<B> {
     pub fn load(
         backend: B,
         shards: &Shards,
-        spec: &EncoderSpec,
+        wanted: &Wanted<'_>,
         tokens: usize,
     ) -> Result<Self, ModelError> {
+        let spec = wanted.spec;
         backend.check(&Need::PackedAttention { head_dim: spec.head_dim() })?;
         let mut stream = backend.stream()?;
-        let weights = weights::load(&backend, &mut stream, shards, spec)?;
+        let weights = weights::load(&backend, &mut stream, shards, wanted)?;
         let floats = |width: usize| backend.alloc(DType::F32, tokens.saturating_mul(width));
         let ints = |len: usize| backend.alloc(DType::I32, len);
         let hidden = spec.hidden;

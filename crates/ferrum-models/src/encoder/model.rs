@@ -1,132 +1,85 @@
-//! A folder to something that turns texts into vectors.
+//! A model that turns token ids into vectors, or pairs of texts into scores.
 
 use std::path::Path;
 
-use ferrum_kernels::StepInput;
-use serde_json::{Map, Value};
+use ferrum_kernels::{Backend, StepInput};
 
+use super::causal::{self, Causal};
+use super::classifier::Classifier;
 use super::forward::{Encoder, Network};
 use super::pooling::{Pooling, normalize};
-use super::{EmbedError, EncoderSpec, Sentence};
+use super::source::{Files, Source};
+use super::weights::Wanted;
+use super::{EmbedError, Input, Sentence};
 use crate::hf::Shards;
-use crate::hf::json::{self, Object};
 use crate::load::{self, Device, LoadOptions, ModelError};
-use crate::tokenizer::{Beside, Tokenizer, TokenizerError};
 
-/// The longest `tokenizer.json` that is accepted.
-const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
-
-/// Texts to token ids, with the limits of a model.
-pub struct TextEncoder {
-    tokenizer: Tokenizer,
-    sentence: Sentence,
-    max_tokens: usize,
-    vocab: usize,
-}
-
-impl TextEncoder {
-    /// Reads the tokenizer and the settings of the model in `folder`.
-    pub fn open(folder: &Path) -> Result<Self, TokenizerError> {
-        let spec = EncoderSpec::read(folder)?;
-        let sentence = Sentence::read(folder)?;
-        let path = folder.join("tokenizer.json");
-        let bytes = json::read_bytes(&path, MAX_TOKENIZER_BYTES)?;
-        let bytes = bytes.ok_or(TokenizerError::NoFile { path })?;
-        let config: Map<String, Value> =
-            json::read(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-        let beside = Beside { config: &config, ends: &[], tokens: Some(spec.vocab) };
-        let tokenizer = Tokenizer::from_json(&bytes, &beside)?;
-        let max_tokens = spec.positions.min(sentence.max_tokens.unwrap_or(usize::MAX));
-        if max_tokens < 3 {
-            // Not even a token between the special ones.
-            let key = "max_seq_length";
-            let value = serde_json::json!({ key: max_tokens });
-            let value = value.as_object().cloned().unwrap_or_default();
-            return Err(Object(&value).refuse(key).into());
-        }
-        Ok(TextEncoder { tokenizer, sentence, max_tokens, vocab: spec.vocab })
-    }
-
-    /// Tokens of the longest text, special ones included.
-    pub fn max_tokens(&self) -> usize {
-        self.max_tokens
-    }
-
-    /// The tokens of a text with those around it. One that is too long is cut where `truncate`, at
-    /// its end and before the token that closes it, else refused.
-    pub fn encode(&self, text: &str, truncate: bool) -> Result<Vec<u32>, EmbedError> {
-        let t = &self.tokenizer;
-        let Sentence { prompt, lowercase, .. } = &self.sentence;
-        let text = match (prompt.is_empty(), lowercase) {
-            (true, false) => std::borrow::Cow::Borrowed(text),
-            (_, false) => format!("{prompt}{text}").into(),
-            (_, true) => format!("{prompt}{text}").to_lowercase().into(),
-        };
-        let mut ids: Vec<u32> = t.bos().filter(|_| t.add_bos()).into_iter().collect();
-        // Special tokens count where a text spells them, as in sentence-transformers: there is no
-        // conversation here whose parts they could forge.
-        ids.extend(t.encode_markup(&text));
-        let end = t.eos().filter(|_| t.add_eos());
-        let tokens = ids.len() + usize::from(end.is_some());
-        if tokens > self.max_tokens {
-            if !truncate {
-                return Err(EmbedError::TooLong { tokens, limit: self.max_tokens });
-            }
-            ids.truncate(self.max_tokens - usize::from(end.is_some()));
-        }
-        ids.extend(end);
-        Ok(ids)
-    }
-
-    /// Token ids that someone else made, as they are: held against the vocabulary and the limit, and
-    /// cut at their end where `truncate`.
-    pub fn accept(&self, ids: &[u32], truncate: bool) -> Result<Vec<u32>, EmbedError> {
-        if ids.is_empty() {
-            return Err(EmbedError::Empty);
-        }
-        if let Some(&id) = ids.iter().find(|id| **id as usize >= self.vocab) {
-            return Err(EmbedError::Token { id, vocab: self.vocab });
-        }
-        if ids.len() > self.max_tokens && !truncate {
-            return Err(EmbedError::TooLong { tokens: ids.len(), limit: self.max_tokens });
-        }
-        Ok(ids[..ids.len().min(self.max_tokens)].to_vec())
-    }
-}
-
-/// A model that turns token ids into vectors.
+/// A model that turns token ids into vectors, or pairs of texts into scores.
 pub struct Embedder {
     network: Box<dyn Network>,
-    spec: EncoderSpec,
+    /// Values of a hidden state.
+    hidden: usize,
+    vocab: usize,
+    /// Positions that there are embeddings for, each of them for either kind of text.
+    positions: usize,
     pooling: Pooling,
     normalize: bool,
+    classifier: Option<Classifier>,
     max_tokens: usize,
     step_tokens: usize,
+    /// Texts of a step, at most.
+    step_texts: usize,
 }
 
 impl Embedder {
-    /// Loads the model in `folder`. Of `options`, the device, its threads and instruction set and
-    /// the tokens of a step are heeded; an encoder has no cache.
-    pub fn load(folder: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
-        let spec = EncoderSpec::read(folder)?;
-        let Sentence { pooling, normalize, max_tokens, .. } = Sentence::read(folder)?;
-        let max_tokens = spec.positions.min(max_tokens.unwrap_or(usize::MAX));
-        let step_tokens = options.step_tokens.max(max_tokens);
-        let shards = Shards::open(folder)?;
-        let network: Box<dyn Network> = match options.device {
-            Device::Cpu => {
-                Box::new(Encoder::load(load::cpu(options)?, &shards, &spec, step_tokens)?)
-            }
-            Device::Reference => {
-                Box::new(Encoder::load(load::reference(options)?, &shards, &spec, step_tokens)?)
-            }
-        };
-        Ok(Embedder { network, spec, pooling, normalize, max_tokens, step_tokens })
+    /// Loads the model at `path`. Of `options`, the device, its threads and instruction set, the
+    /// tokens of a step, the context (of causal models) and whether to be exact are heeded.
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
+        let source = Source::open(path, options.context)?;
+        match options.device {
+            Device::Cpu => Embedder::load_on(load::cpu(options)?, source, options),
+            Device::Reference => Embedder::load_on(load::reference(options)?, source, options),
+        }
     }
 
-    /// Hyperparameters.
-    pub fn spec(&self) -> &EncoderSpec {
-        &self.spec
+    fn load_on<B: Backend>(
+        backend: B,
+        source: Source,
+        options: &LoadOptions,
+    ) -> Result<Self, ModelError> {
+        let Source { files, sentence, classifier: head, max_tokens } = source;
+        let (step_tokens, rounded) = (options.step_tokens.max(max_tokens), !options.exact);
+        let Sentence { pooling, normalize, .. } = sentence;
+        let (hidden, vocab, positions, step_texts) = match &files {
+            Files::Encoder(spec) => (spec.hidden, spec.vocab, spec.positions, usize::MAX),
+            Files::Decoder(_, spec) => (spec.hidden, spec.vocab, 0, causal::MAX_TEXTS),
+        };
+        let mut classifier = None;
+        let network: Box<dyn Network> = match files {
+            Files::Encoder(spec) => {
+                let shards = Shards::open(&sentence.folder)?;
+                if let Some(config) = &head {
+                    classifier = Some(Classifier::load(&shards, &spec, config)?);
+                }
+                let wanted = Wanted { spec: &spec, rounded, classifier: head.is_some() };
+                Box::new(Encoder::load(backend, &shards, &wanted, step_tokens)?)
+            }
+            Files::Decoder(file, spec) => {
+                Box::new(Causal::load(backend, &*file, *spec, step_tokens, rounded)?)
+            }
+        };
+        Ok(Embedder {
+            network,
+            hidden,
+            vocab,
+            positions,
+            pooling,
+            normalize,
+            classifier,
+            max_tokens,
+            step_tokens,
+            step_texts,
+        })
     }
 
     /// How hidden states become a vector.
@@ -139,81 +92,86 @@ impl Embedder {
         self.pooling = pooling;
     }
 
-    /// Values of a vector.
+    /// Values of a vector; of a model that scores pairs, 1.
     pub fn dimensions(&self) -> usize {
-        self.spec.hidden
+        if self.classifier.is_some() { 1 } else { self.hidden }
     }
 
     /// The vector of each text, in their order; of the first `dimensions` values where that is given.
+    /// A model that scores pairs gives the score of each, as a vector of one value.
     ///
     /// A vector cut short has the length 1 again where the model's have. Fails where a text is empty
     /// or longer than the model takes, and where a token is not one of the model's; texts from
-    /// [`TextEncoder`] are neither.
-    pub fn embed(
+    /// [`super::TextEncoder`] are neither.
+    pub fn embed<T: Input>(
         &mut self,
-        texts: &[Vec<u32>],
+        texts: &[T],
         dimensions: Option<usize>,
     ) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let (hidden, limit, vocab) = (self.spec.hidden, self.max_tokens, self.spec.vocab);
-        let width = dimensions.unwrap_or(hidden);
-        if width == 0 || width > hidden {
-            return Err(EmbedError::Dimensions { asked: width, have: hidden });
+        let (hidden, have) = (self.hidden, self.dimensions());
+        let width = dimensions.unwrap_or(have);
+        if width == 0 || width > have {
+            return Err(EmbedError::Dimensions { asked: width, have });
         }
-        for text in texts {
-            match text.len() {
-                0 => return Err(EmbedError::Empty),
-                tokens if tokens > limit => return Err(EmbedError::TooLong { tokens, limit }),
-                _ => {}
-            }
-            if let Some(&id) = text.iter().find(|id| **id as usize >= vocab) {
-                return Err(EmbedError::Token { id, vocab });
-            }
-        }
-        let mut vectors = Vec::with_capacity(texts.len());
-        let mut rest = texts;
+        self.check(texts)?;
+        let (mut vectors, mut rest) = (Vec::with_capacity(texts.len()), texts);
         while !rest.is_empty() {
             let (now, later) = rest.split_at(self.fitting(rest));
-            self.step(now, width, &mut vectors)?;
+            let step = self.step_of(now);
+            let states = self.network.run(&step)?;
+            for bounds in step.query_starts.windows(2) {
+                let states = &states[bounds[0] as usize * hidden..bounds[1] as usize * hidden];
+                let mut vector = match &self.classifier {
+                    Some(classifier) => vec![classifier.score(&states[..hidden])],
+                    None => self.pooling.pool(states, hidden),
+                };
+                vector.truncate(width);
+                if self.normalize {
+                    normalize(&mut vector);
+                }
+                vectors.push(vector);
+            }
             rest = later;
         }
         Ok(vectors)
     }
 
-    /// Texts that fit into a step, at least one.
-    fn fitting(&self, texts: &[Vec<u32>]) -> usize {
-        let mut tokens = 0;
-        let fits = |text: &&Vec<u32>| {
-            tokens += text.len();
-            tokens <= self.step_tokens
-        };
-        texts.iter().take_while(fits).count().max(1)
+    fn check(&self, texts: &[impl Input]) -> Result<(), EmbedError> {
+        let (limit, vocab) = (self.max_tokens, self.vocab);
+        for text in texts {
+            match text.ids().len() {
+                0 => return Err(EmbedError::Empty),
+                tokens if tokens > limit => return Err(EmbedError::TooLong { tokens, limit }),
+                _ => {}
+            }
+            if let Some(&id) = text.ids().iter().find(|id| **id as usize >= vocab) {
+                return Err(EmbedError::Token { id, vocab });
+            }
+        }
+        Ok(())
     }
 
-    fn step(
-        &mut self,
-        texts: &[Vec<u32>],
-        width: usize,
-        vectors: &mut Vec<Vec<f32>>,
-    ) -> Result<(), EmbedError> {
+    /// Texts that fit into a step, at least one.
+    fn fitting(&self, texts: &[impl Input]) -> usize {
+        let mut tokens = 0;
+        let mut fits = |ids: &[u32]| {
+            tokens += ids.len();
+            tokens <= self.step_tokens
+        };
+        texts.iter().take(self.step_texts).take_while(|text| fits(text.ids())).count().max(1)
+    }
+
+    fn step_of(&self, texts: &[impl Input]) -> StepInput {
         let mut step = StepInput { query_starts: vec![0], ..StepInput::default() };
         for text in texts {
             // Ids are below the vocabulary's size and lengths within a step, so they fit.
-            step.tokens.extend(text.iter().map(|&id| id as i32));
-            step.positions.extend(0..text.len() as i32);
-            step.kv_lens.push(text.len() as i32);
+            let ids = text.ids();
+            step.tokens.extend(ids.iter().map(|&id| id as i32));
+            let kind = |i: usize| if i < text.first() { 0 } else { self.positions };
+            step.positions.extend((0..ids.len()).map(|i| (i + kind(i)) as i32));
+            step.kv_lens.push(ids.len() as i32);
             step.query_starts.push(step.tokens.len() as i32);
         }
-        let hidden = self.spec.hidden;
-        let states = self.network.run(&step)?;
-        for bounds in step.query_starts.windows(2) {
-            let states = &states[bounds[0] as usize * hidden..bounds[1] as usize * hidden];
-            let mut vector = self.pooling.pool(states, hidden);
-            vector.truncate(width);
-            if self.normalize {
-                normalize(&mut vector);
-            }
-            vectors.push(vector);
-        }
-        Ok(())
+        step
     }
 }

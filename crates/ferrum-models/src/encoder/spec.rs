@@ -9,7 +9,7 @@ use crate::hf::HfError;
 use crate::hf::json::{self, Object};
 
 /// Model types that are encoders.
-const MODEL_TYPES: &[&str] = &["bert"];
+pub(super) const MODEL_TYPES: &[&str] = &["bert"];
 
 /// Settings that change the result and that are not done here, with the value at which they change
 /// nothing.
@@ -40,15 +40,6 @@ pub struct EncoderSpec {
     pub eps: f32,
     /// Of the MLPs.
     pub activation: Activation,
-}
-
-/// Whether the model at `path` is a folder with an encoder, by its `model_type`.
-pub fn is_encoder(path: &Path) -> Result<bool, HfError> {
-    if !path.is_dir() {
-        return Ok(false);
-    }
-    let config = json::read::<Map<String, Value>>(&path.join("config.json"))?.unwrap_or_default();
-    Ok(Object(&config).text("model_type")?.is_some_and(|name| MODEL_TYPES.contains(&name)))
 }
 
 impl EncoderSpec {

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::pooling::normalize;
+use super::sentence::check_normalizer;
 use super::{EncoderSpec, Pooling, Sentence};
 use crate::hf::json::Object;
 
@@ -105,8 +106,79 @@ fn modules_that_are_not_known_are_refused_by_name() {
     let weighted = json!({"pooling_mode_weightedmean_tokens": true});
     assert!(with(&["Transformer", "Pooling"], pooling(weighted)).contains("weightedmean"));
     with(&["Transformer", "Pooling"], pooling(json!({})));
-    let outside = json!([{"type": "x.Transformer"}, {"type": "x.Pooling", "path": "../1_Pooling"}]);
-    assert!(sentence(&[("modules.json", outside)]).unwrap_err().contains("path"));
+    let class = |path: &str, class: &str| json!({"type": class, "path": path});
+    let pair =
+        |first: Value, second: Value| sentence(&[("modules.json", json!([first, second])), mean()]);
+    let transformer = || class("", "sentence_transformers.models.Transformer");
+    let outside = class("../1_Pooling", "sentence_transformers.models.Pooling");
+    assert!(pair(transformer(), outside).unwrap_err().contains("path"));
+    let outside = class("/tmp", "sentence_transformers.models.Transformer");
+    let known = || class("1_Pooling", "sentence_transformers.models.Pooling");
+    assert!(pair(outside, known()).unwrap_err().contains("path"));
+    // Classes of the same name from elsewhere do something else.
+    let custom = pair(class("", "custom_st.Transformer"), known()).unwrap_err();
+    assert!(custom.contains("type") && custom.contains("custom_st"), "{custom}");
+    // Newer releases have longer names.
+    let long = class("", "sentence_transformers.base.modules.transformer.Transformer");
+    assert!(pair(long, known()).is_ok());
+}
+
+#[test]
+fn the_network_may_have_a_folder_of_its_own() {
+    let modules = json!([
+        {"type": "sentence_transformers.models.Transformer", "path": "0_Transformer"},
+        {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+    ]);
+    let got = sentence(&[
+        ("modules.json", modules),
+        ("1_Pooling/config.json", json!({"pooling_mode": "cls"})),
+        ("0_Transformer/sentence_bert_config.json", json!({"max_seq_length": 9})),
+        ("sentence_bert_config.json", json!({"max_seq_length": 10})),
+    ])
+    .unwrap();
+    assert!(got.folder.ends_with("0_Transformer"), "{:?}", got.folder);
+    assert_eq!((got.pooling, got.max_tokens), (Pooling::Cls, Some(9)));
+}
+
+#[test]
+fn what_changes_vectors_is_refused_by_name() {
+    let with = |include: bool, prompt: &str| {
+        sentence(&[
+            ("modules.json", modules(&["Transformer", "Pooling"])),
+            ("1_Pooling/config.json", json!({"pooling_mode": "mean", "include_prompt": include})),
+            (
+                "config_sentence_transformers.json",
+                json!({"prompts": {"q": prompt}, "default_prompt_name": "q"}),
+            ),
+        ])
+    };
+    assert!(with(true, "query: ").is_ok() && with(false, "").is_ok());
+    assert!(with(false, "query: ").unwrap_err().contains("include_prompt"));
+    let arguments = |value: Value| sentence(&[("sentence_bert_config.json", value)]);
+    assert!(arguments(json!({"model_args": {"torch_dtype": "float16"}})).is_ok());
+    let error = arguments(json!({"model_args": {"rotary_scaling_factor": 2}})).unwrap_err();
+    assert!(error.contains("rotary_scaling_factor"), "{error}");
+}
+
+#[test]
+fn tokenizer_files_that_differ_are_refused() {
+    let check = |normalizer: Value, config: Value| {
+        let file = json!({"version": "1.0", "normalizer": normalizer}).to_string();
+        let config = config.as_object().unwrap().clone();
+        check_normalizer(file.as_bytes(), Object(&config)).map_err(|error| error.to_string())
+    };
+    let bert = || {
+        json!({"type": "BertNormalizer", "lowercase": true, "strip_accents": null,
+               "handle_chinese_chars": true, "clean_text": true})
+    };
+    check(bert(), json!({"do_lower_case": true, "strip_accents": null})).unwrap();
+    check(bert(), json!({})).unwrap();
+    check(Value::Null, json!({"do_lower_case": false})).unwrap();
+    check(json!({"type": "NFC"}), json!({"do_lower_case": false})).unwrap();
+    for key in ["do_lower_case", "tokenize_chinese_chars"] {
+        let error = check(bert(), json!({ key: false })).unwrap_err();
+        assert!(error.contains(key), "{error}");
+    }
 }
 
 #[test]

@@ -41,7 +41,8 @@ pub(super) struct Layer<B: Backend> {
 pub(super) struct Weights<B: Backend> {
     /// `[vocab, hidden]`
     pub words: B::Weight,
-    /// `[positions, hidden]`, the embedding of segment 0 added.
+    /// `[kinds · positions, hidden]`: the embeddings of all positions with that of segments of kind 0
+    /// added, then, if there are such, with that of kind 1.
     pub positions: B::Weight,
     pub norm: Norm<B>,
     pub layers: Vec<Layer<B>>,
@@ -52,8 +53,19 @@ struct Loader<'a, B: Backend> {
     backend: &'a B,
     stream: &'a mut B::Stream,
     shards: &'a Shards,
+    /// Whether linears may be rounded.
+    rounded: bool,
     by_name: HashMap<&'a str, &'a StoredTensor>,
     used: HashSet<String>,
+}
+
+/// What is loaded, and how.
+pub(super) struct Wanted<'a> {
+    pub spec: &'a EncoderSpec,
+    /// Linears may be rounded, as [`WeightSource::rounded`] says.
+    pub rounded: bool,
+    /// There is the head of a classifier, which is not part of the encoder.
+    pub classifier: bool,
 }
 
 /// Loads all weights. A tensor that is missing, of another shape or not used is an error.
@@ -61,8 +73,9 @@ pub(super) fn load<B: Backend>(
     backend: &B,
     stream: &mut B::Stream,
     shards: &Shards,
-    spec: &EncoderSpec,
+    wanted: &Wanted<'_>,
 ) -> Result<Weights<B>, ModelError> {
+    let &Wanted { spec, rounded, classifier } = wanted;
     // Models with a head keep the encoder under a name of its own.
     let plain = |name: &'_ str| -> usize { if name.starts_with("bert.") { 5 } else { 0 } };
     let mut by_name = HashMap::new();
@@ -73,10 +86,12 @@ pub(super) fn load<B: Backend>(
             return Err(HfError::SamePart { first, second }.into());
         }
     }
-    let mut loader = Loader { backend, stream, shards, by_name, used: HashSet::new() };
+    let mut loader = Loader { backend, stream, shards, rounded, by_name, used: HashSet::new() };
     let weights = loader.all(spec)?;
+    let head: &[&str] = if classifier { &["classifier."] } else { &[] };
     let unused = loader.by_name.iter().find(|(name, _)| {
-        !loader.used.contains(**name) && !BESIDE.iter().any(|beside| name.starts_with(beside))
+        let mut beside = BESIDE.iter().chain(head);
+        !loader.used.contains(**name) && !beside.any(|beside| name.starts_with(beside))
     });
     match unused {
         Some((_, tensor)) => Err(ModelError::UnusedTensor { name: tensor.raw.name.clone() }),
@@ -90,24 +105,27 @@ impl<B: Backend> Loader<'_, B> {
         let name = "embeddings.word_embeddings.weight";
         self.backend.check(&Need::Embed(self.format(name)?))?;
         Ok(Weights {
-            words: self.matrix(name, spec.vocab, hidden)?,
+            words: self.matrix(name, spec.vocab, hidden, false)?,
             positions: self.positions(spec)?,
             norm: self.norm("embeddings.LayerNorm", hidden)?,
             layers: (0..spec.layers).map(|i| self.layer(spec, i)).collect::<Result<_, _>>()?,
         })
     }
 
-    /// Every text is one segment, of kind 0: its embedding goes with those of the positions.
+    /// The embedding of a token's segment goes with that of its position.
     fn positions(&mut self, spec: &EncoderSpec) -> Result<B::Weight, ModelError> {
         let (rows, cols) = (spec.positions, spec.hidden);
-        let mut values = self.values("embeddings.position_embeddings.weight", &[rows, cols])?;
-        let types =
-            self.values("embeddings.token_type_embeddings.weight", &[spec.token_types, cols])?;
-        for row in values.chunks_exact_mut(cols) {
-            row.iter_mut().zip(&types[..cols]).for_each(|(p, t)| *p += t);
+        let values = self.values("embeddings.position_embeddings.weight", &[rows, cols])?;
+        let name = "embeddings.token_type_embeddings.weight";
+        let types = self.values(name, &[spec.token_types, cols])?;
+        let kinds = spec.token_types.min(2);
+        let mut bytes = Vec::with_capacity(kinds * values.len() * 4);
+        for kind in types.chunks_exact(cols).take(kinds) {
+            for row in values.chunks_exact(cols) {
+                bytes.extend(row.iter().zip(kind).flat_map(|(p, t)| (p + t).to_le_bytes()));
+            }
         }
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let source = WeightSource::new(Format::F32, rows, cols, &bytes)?;
+        let source = WeightSource::new(Format::F32, kinds * rows, cols, &bytes)?;
         Ok(self.backend.pack(self.stream, &source)?)
     }
 
@@ -127,7 +145,7 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn dense(&mut self, name: &str, rows: usize, cols: usize) -> Result<Dense<B>, ModelError> {
-        let weight = self.matrix(&format!("{name}.weight"), rows, cols)?;
+        let weight = self.matrix(&format!("{name}.weight"), rows, cols, self.rounded)?;
         Ok(Dense { weight, bias: self.vector(&format!("{name}.bias"), rows)? })
     }
 
@@ -166,12 +184,19 @@ impl<B: Backend> Loader<'_, B> {
         Ok((format, tensor))
     }
 
-    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<B::Weight, ModelError> {
+    fn matrix(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        rounded: bool,
+    ) -> Result<B::Weight, ModelError> {
         let (format, tensor) = self.take(name, &[rows, cols])?;
         self.backend.check(&Need::Linear { format, cols })?;
         let shards = self.shards;
         let release = |range| shards.release(&tensor, range);
         let source = WeightSource::new(format, rows, cols, shards.data(&tensor))?.telling(&release);
+        let source = if rounded { source.rounded() } else { source };
         Ok(self.backend.pack(self.stream, &source)?)
     }
 

@@ -67,6 +67,15 @@ impl Folder {
     /// Opens the model in the folder at `path`. Only headers and settings are read: the cost does not
     /// grow with the weights.
     pub fn open(path: &Path) -> Result<Folder, HfError> {
+        Folder::open_with(path, true)
+    }
+
+    /// The same of a model whose states are wanted, and that may have no output head.
+    pub(crate) fn open_headless(path: &Path) -> Result<Folder, HfError> {
+        Folder::open_with(path, false)
+    }
+
+    fn open_with(path: &Path, head: bool) -> Result<Folder, HfError> {
         let read = |name: &str| json::read::<Map<String, Value>>(&path.join(name));
         let Some(json) = read("config.json")? else {
             return Err(HfError::NoConfig { path: path.to_path_buf() });
@@ -81,7 +90,7 @@ impl Folder {
         let mut ends = end_tokens(Object(&json))?;
         ends.extend(end_tokens(Object(&generation))?);
         let shards = Shards::open(path)?;
-        let tensors = Collector::new(&shards, &config, quantization).collect()?;
+        let tensors = Collector::new(&shards, &config, quantization).collect(head)?;
         let mut metadata = config.metadata;
         if let Some(template) = template::read(path, &tokenizer_config)? {
             // There is no such key yet.
@@ -148,7 +157,8 @@ impl<'a> Collector<'a> {
         Collector { shards, config, quantization, tensors, stacks, layers }
     }
 
-    fn collect(mut self) -> Result<BTreeMap<String, Part>, HfError> {
+    /// `head`: an output head of its own, where the model has one, must be there.
+    fn collect(mut self, head: bool) -> Result<BTreeMap<String, Part>, HfError> {
         for index in 0..self.shards.tensors.len() {
             self.sort(index)?;
         }
@@ -165,7 +175,8 @@ impl<'a> Collector<'a> {
             let part = Part { format: Format::F32, dims, name: "rope_scaling".into(), source };
             self.insert((*name).to_string(), part)?;
         }
-        if self.config.tied == Some(false) && !self.tensors.contains_key("output.weight") {
+        let own = head && self.config.tied == Some(false);
+        if own && !self.tensors.contains_key("output.weight") {
             return Err(HfError::NoHead);
         }
         Ok(self.tensors)

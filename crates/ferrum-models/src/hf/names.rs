@@ -44,6 +44,9 @@ const IMAGE_MODEL: &[&str] = &[
     "model.multi_modal_projector.",
 ];
 
+/// Modules of a model that was saved without its head, and so without `model.` in front.
+const ALONE: &[&str] = &["embed_tokens.", "layers.", "norm."];
+
 /// What a tensor of a file is in GGUF's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
@@ -76,6 +79,7 @@ fn text_name(name: &str) -> String {
     match TEXT_MODEL.iter().find_map(|prefix| name.strip_prefix(prefix)) {
         Some(rest) if rest.starts_with("model.") || rest.starts_with("lm_head.") => rest.into(),
         Some(rest) => format!("model.{rest}"),
+        None if ALONE.iter().any(|module| name.starts_with(module)) => format!("model.{name}"),
         None => name.into(),
     }
 }

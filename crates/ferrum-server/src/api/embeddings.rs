@@ -100,6 +100,13 @@ pub async fn handle(
     }
     let lease = app.encoder(request.model.as_deref(), &tenant, &mut body).await?;
     let encoder = lease.model();
+    if encoder.texts.scores_pairs() {
+        let message = format!(
+            "the model {} scores pairs of texts and makes no embeddings; use /v1/rerank",
+            encoder.id
+        );
+        return Err(ApiError::field("model", message));
+    }
     let width = request.dimensions.unwrap_or(encoder.dimensions).min(encoder.dimensions);
     // Before the work is done for nothing.
     let room = app.answer_room(&tenant, answer_bytes(count, width, base64))?;

@@ -14,6 +14,7 @@ pub mod messages;
 pub mod models;
 pub mod openapi;
 pub mod params;
+pub mod rerank;
 pub mod responses;
 mod responses_request;
 mod shape;
@@ -44,6 +45,8 @@ pub fn routes() -> Router<std::sync::Arc<App>> {
         .route("/v1/messages", post(anthropic::handle))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/embeddings", post(embeddings::handle))
+        .route("/v1/rerank", post(rerank::handle))
+        .route("/rerank", post(rerank::handle))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/tokenize", post(tokens::tokenize))

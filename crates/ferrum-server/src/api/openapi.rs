@@ -9,6 +9,7 @@ use super::chat::ChatRequest;
 use super::completions::CompletionRequest;
 use super::embeddings::EmbeddingsRequest;
 use super::params::GenerationParams;
+use super::rerank::RerankRequest;
 use super::responses::ResponsesRequest;
 use super::tokens::{DetokenizeRequest, TemplateRequest, TokenizeRequest};
 
@@ -40,6 +41,7 @@ struct CompletionBody {
         CompletionBody,
         EmbeddingsRequest,
         MessagesRequest,
+        RerankRequest,
         ResponsesRequest,
         TokenizeRequest,
         DetokenizeRequest,
@@ -49,7 +51,7 @@ struct CompletionBody {
 struct Schemas;
 
 /// Method, path, what it does, and the schema of its body.
-pub const ROUTES: [(&str, &str, &str, Option<&str>); 18] = [
+pub const ROUTES: [(&str, &str, &str, Option<&str>); 20] = [
     (
         "post",
         "/v1/chat/completions",
@@ -61,6 +63,8 @@ pub const ROUTES: [(&str, &str, &str, Option<&str>); 18] = [
     ("post", "/v1/messages", "Anthropic's Messages API", Some("MessagesRequest")),
     ("post", "/v1/messages/count_tokens", "Tokens of a conversation", Some("MessagesRequest")),
     ("post", "/v1/embeddings", "Texts to vectors", Some("EmbeddingsRequest")),
+    ("post", "/v1/rerank", "Documents by what they say of a query", Some("RerankRequest")),
+    ("post", "/rerank", "The same, as llama.cpp's server calls it", Some("RerankRequest")),
     ("get", "/v1/models", "All models", None),
     ("get", "/v1/models/{id}", "One model", None),
     ("post", "/tokenize", "A text or a conversation to tokens", Some("TokenizeRequest")),

@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ferrum_engine::{EngineConfig, same_vocabulary};
 use ferrum_hub::{Hub, ModelRef, catalogue};
-use ferrum_models::encoder::is_encoder;
+use ferrum_models::encoder::{EncoderSizes, makes_embeddings};
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
 use ferrum_server::{Limits, Model, ModelSpec, Offer, Start};
 
-use super::encoders::{EncoderCandidate, Sizes};
+use super::encoders::EncoderCandidate;
 use crate::args::{ServeArgs, draft_samples};
 use crate::config::Config;
 use crate::exit::UsageError;
@@ -51,7 +51,7 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
         let reference = ModelRef::parse(model)?;
         let path = Hub::new(config.hub.clone()).fetch(&reference, &mut *progress::new(config))?;
         let alias = if i == 0 { args.alias.as_slice() } else { &[] };
-        if is_encoder(&path)? {
+        if makes_embeddings(&path)? {
             encoders.push(encoder((name, &reference, path), alias, args)?);
         } else {
             let mut candidate = candidate(name, &reference, path, args)?;
@@ -96,8 +96,9 @@ fn encoder(
     aliases.dedup();
     aliases.retain(|alias| *alias != id);
     aliases.extend(alias.iter().cloned());
-    let options = args.load.options();
-    let sizes = Sizes::of(&path, &options)?;
+    let context = args.size.context.map(|n| n as usize);
+    let options = LoadOptions { context, ..args.load.options() };
+    let sizes = EncoderSizes::read(&path, &options).with_context(|| cannot_load(&path))?;
     Ok(EncoderCandidate { id, aliases, path, options, sizes })
 }
 

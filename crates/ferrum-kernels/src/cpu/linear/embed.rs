@@ -8,6 +8,7 @@ use super::kernels::{BlockKernels, Kernels, kernels};
 use super::multiply::PanelMemory;
 use super::panel::{GROUPS, PANEL_ROWS, PANEL_STEPS, STEP_BYTES, STEP_SCALES};
 use super::planes::STEP;
+use super::shorts;
 use super::weight::CpuWeight;
 use crate::checks::{self, EmbedView};
 use crate::host::HostBuffer;
@@ -49,10 +50,13 @@ pub(in super::super) fn embed(
 fn row(table: &CpuWeight, row: usize, memory: &mut PanelMemory, out: &mut [f32]) {
     let group = table.group(row / ROWS);
     let r = row % ROWS;
+    if let Kernels::Shorts(_) = table.kernels {
+        return shorts::row(group, r, out);
+    }
     // The panel of the portable kernels is the plain one.
     match kernels(Isa::Portable, table.format()) {
         Kernels::Blocks(kernels) => blocks(kernels, group, r, memory, out),
-        Kernels::Floats(_) => match table.format() {
+        _ => match table.format() {
             Format::F16 => floats(group, r, out, |b| f16::from_le_bytes(b).to_f32()),
             Format::BF16 => floats(group, r, out, |b| bf16::from_le_bytes(b).to_f32()),
             _ => floats(group, r, out, f32::from_le_bytes),

@@ -6,8 +6,9 @@
 //! token run over its experts in the order of their numbers, which is the same in every step.
 
 use super::super::shared::SharedSlice;
-use super::super::{Cpu, CpuStream, math};
+use super::super::{Cpu, CpuStream, NAME, math};
 use super::activations::Block;
+use super::kernels::Kernels;
 use super::multiply::{Input, multiply};
 use super::panel::PANEL_ROWS;
 use super::planes::STEP;
@@ -16,7 +17,7 @@ use super::{CHUNKS_PER_THREAD, Scratch, is_quantized};
 use crate::checks::{self, ExpertCombineView, ExpertGatedLinearView};
 use crate::host::{HostBuffer, grow};
 use crate::params::{ExpertCombine, ExpertGatedLinear};
-use crate::{PackedWeight, Result};
+use crate::{KernelError, PackedWeight, Result};
 use std::ops::Range;
 
 /// Rows of a gather worth a chunk of their own.
@@ -97,9 +98,13 @@ struct Source<'a> {
 /// Sorts the slots and lays their inputs side by side, in the form that the weights ask for.
 fn prepare(s: &mut CpuStream, source: Source<'_>, weights: &[&CpuWeight]) -> Result<()> {
     let Source { floats, cols, slots_per_row, ids } = source;
+    if weights.iter().any(|w| matches!(w.kernels, Kernels::Shorts(_))) {
+        let what = "experts of which numbers may be rounded".into();
+        return Err(KernelError::Unsupported { backend: NAME, what });
+    }
     let quantized = weights.iter().any(|w| is_quantized(w));
     // Results are reserved below, for the tokens of one expert.
-    super::prepare(s, 0, floats, quantized.then_some(cols))?;
+    super::prepare(s, 0, floats, weights.iter().copied())?;
     let slots = ids.len();
     s.linear.experts.buckets.sort(ids, weights.first().map_or(0, |w| w.experts()))?;
     s.linear.reserve(s.team.threads(), s.linear.experts.buckets.largest())?;
@@ -143,6 +148,8 @@ impl Workspace {
             tokens: bucket.range.len(),
             floats: part(&self.floats, &bucket.range, cols),
             blocks: part(&self.blocks, &bucket.range, cols / STEP),
+            // Stacks are not rounded.
+            shorts: &[],
         }
     }
 }

@@ -16,6 +16,7 @@ use super::formats::{
 use super::gemv::{self, Gemv};
 use super::packing;
 use super::panel::{self, Gemm, Panel};
+use super::shorts::ShortKernels;
 #[cfg(target_arch = "x86_64")]
 use super::wide;
 use crate::Format;
@@ -61,6 +62,8 @@ pub(super) enum Kernels {
     Blocks(&'static BlockKernels),
     /// Single numbers, times `f32` activations.
     Floats(ByTokens<FloatGemm>),
+    /// Single numbers that may be rounded, times rounded activations.
+    Shorts(&'static ShortKernels),
 }
 
 /// Compiles the kernels for one implementation of [`Dots`], in functions with the attribute given:

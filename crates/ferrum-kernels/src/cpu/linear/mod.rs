@@ -24,6 +24,7 @@ mod panel;
 mod peak;
 mod planes;
 mod products;
+mod shorts;
 mod weight;
 #[cfg(target_arch = "x86_64")]
 mod wide;
@@ -40,14 +41,14 @@ pub(super) use weight::{pack, packed_bytes, supported};
 use super::math;
 use super::shared::SharedSlice;
 use super::team::Team;
-use super::{Cpu, CpuStream, Isa};
+use super::{Cpu, CpuStream};
 use crate::checks::{self, GatedLinearView};
 use crate::host::{HostBuffer, grow};
 use crate::params::{GatedLinear, Linear, LinearOutput};
 use crate::{PackedWeight, Result};
 use activations::Block;
 use kernels::Kernels;
-use multiply::{Input, PanelMemory, multiply};
+use multiply::{Input, PanelMemory, add_rounded, multiply};
 use panel::PANEL_ROWS;
 use planes::STEP;
 
@@ -61,6 +62,7 @@ const CHUNKS_PER_THREAD: usize = 16;
 #[derive(Default)]
 pub(crate) struct Workspace {
     blocks: Vec<Block>,
+    shorts: Vec<shorts::Block>,
     /// One per thread.
     scratch: Vec<Scratch>,
     experts: experts::Workspace,
@@ -99,8 +101,7 @@ pub(super) fn linear(s: &mut CpuStream, p: Linear<'_, '_, Cpu>) -> Result<()> {
     checks::linear(&p)?;
     let Some(first) = p.outputs.first() else { return Ok(()) };
     let floats = p.input.f32("linear", p.rows * first.weight.cols())?;
-    let quantized = p.outputs.iter().any(|o| is_quantized(o.weight));
-    prepare(s, p.rows, floats, quantized.then_some(first.weight.cols()))?;
+    prepare(s, p.rows, floats, p.outputs.iter().map(|o| o.weight))?;
     for outputs in p.outputs.chunks_mut(REGION_OUTPUTS) {
         let mut jobs: [Option<Job<'_>>; REGION_OUTPUTS] = [const { None }; REGION_OUTPUTS];
         for (job, output) in jobs.iter_mut().zip(outputs) {
@@ -119,8 +120,7 @@ pub(super) fn gated_linear(
 ) -> Result<()> {
     let GatedLinearView { input: floats, dst } = checks::gated_linear(dst, p)?;
     let (gate, up) = (p.gate, p.up);
-    let quantized = is_quantized(gate) || is_quantized(up);
-    prepare(s, p.rows, floats, quantized.then_some(gate.cols()))?;
+    prepare(s, p.rows, floats, [gate, up].into_iter())?;
     let job = Job { weight: gate, dst: SharedSlice::new(dst), bias: None, accumulate: false };
     let isa = s.isa;
     region(s, p.rows, floats, gate.panels(), &|panel, input, scratch| {
@@ -144,6 +144,10 @@ fn run(s: &mut CpuStream, tokens: usize, floats: &[f32], jobs: &[Option<Job<'_>>
         for job in jobs() {
             let own = job.weight.panels();
             if panel < own {
+                // SAFETY: each panel is given to one thread.
+                if unsafe { store_rounded(job, panel, input) } {
+                    return;
+                }
                 let Scratch { panel: memory, results: [results, _] } = scratch;
                 multiply(job.weight, panel, input, memory, results);
                 // SAFETY: each panel is given to one thread.
@@ -163,7 +167,7 @@ fn region(
     panels: usize,
     f: &(dyn Fn(usize, &Input<'_>, &mut Scratch) + Sync),
 ) {
-    let input = Input { tokens, floats, blocks: &s.linear.blocks };
+    let input = Input { tokens, floats, blocks: &s.linear.blocks, shorts: &s.linear.shorts };
     let scratch = SharedSlice::new(&mut s.linear.scratch);
     let per_chunk = panels.div_ceil(CHUNKS_PER_THREAD * s.team.threads()).max(1);
     s.team.stream(panels.div_ceil(per_chunk), &|thread, chunk| {
@@ -183,43 +187,103 @@ unsafe fn store(job: &Job<'_>, panel: usize, tokens: usize, results: &[f32]) {
     let rows = job.weight.rows();
     let first = panel * PANEL_ROWS;
     let last = rows.min(first + PANEL_ROWS);
-    for (t, results) in results.chunks_exact(PANEL_ROWS).take(tokens).enumerate() {
+    let mut bias = [0.0; PANEL_ROWS];
+    if let Some(all) = job.bias {
+        bias[..last - first].copy_from_slice(&all[first..last]);
+    }
+    for (t, results) in results.as_chunks::<PANEL_ROWS>().0.iter().take(tokens).enumerate() {
         // SAFETY: the rows of a panel are those of no other, and of no other token.
         let dst = unsafe { job.dst.range_mut(t * rows + first..t * rows + last) };
-        let bias = job.bias.map_or(&[][..], |bias| &bias[first..last]);
-        for (i, (dst, result)) in dst.iter_mut().zip(results).enumerate() {
-            let result = result + bias.get(i).copied().unwrap_or(0.0);
-            *dst = if job.accumulate { *dst + result } else { result };
+        let add = |dst: &mut [f32]| {
+            for ((dst, result), bias) in dst.iter_mut().zip(results).zip(&bias) {
+                let result = result + bias;
+                *dst = if job.accumulate { *dst + result } else { result };
+            }
+        };
+        // Whole panels apart, because a number that is known is a few vector instructions.
+        match dst.as_chunks_mut::<PANEL_ROWS>().0.first_mut() {
+            Some(whole) => add(whole),
+            None => add(dst),
         }
     }
 }
 
-/// Quantises the input where a weight needs it, `quantized` columns a row, and makes room for the
-/// results.
-fn prepare(
+/// Multiplies a whole panel of a weight that may be rounded right where the results belong: bias, and
+/// what is accumulated on, come first in their sums. Whether it has done so.
+///
+/// # Safety
+/// As for [`store`].
+unsafe fn store_rounded(job: &Job<'_>, panel: usize, input: &Input<'_>) -> bool {
+    let (rows, first) = (job.weight.rows(), panel * PANEL_ROWS);
+    if !matches!(job.weight.kernels, Kernels::Shorts(_)) || first + PANEL_ROWS > rows {
+        return false;
+    }
+    let mut bias = [0.0; PANEL_ROWS];
+    if let Some(all) = job.bias {
+        bias.copy_from_slice(&all[first..first + PANEL_ROWS]);
+    }
+    let begin = |t: usize| {
+        // SAFETY: the rows of a panel are those of no other, and of no other token.
+        let dst = unsafe { job.dst.range_mut(t * rows + first..t * rows + first + PANEL_ROWS) };
+        for (dst, bias) in dst.iter_mut().zip(&bias) {
+            *dst = if job.accumulate { *dst + bias } else { *bias };
+        }
+    };
+    // SAFETY: likewise; `checks::linear` has held the output against the number of tokens.
+    unsafe { add_rounded(job.weight, panel, input, (job.dst.pointer(first), rows), &begin) }
+    true
+}
+
+/// Brings the input into the forms that the weights ask for, and makes room for the results.
+fn prepare<'a>(
     s: &mut CpuStream,
     tokens: usize,
     floats: &[f32],
-    quantized: Option<usize>,
+    weights: impl Iterator<Item = &'a CpuWeight>,
 ) -> Result<()> {
     s.linear.reserve(s.team.threads(), tokens)?;
-    let Some(cols) = quantized else { return Ok(()) };
+    let (mut quantized, mut rounding, mut cols) = (false, None, 0);
+    for weight in weights {
+        cols = weight.cols();
+        match weight.kernels {
+            Kernels::Blocks(_) => quantized = true,
+            Kernels::Shorts(kernels) => rounding = Some(kernels),
+            Kernels::Floats(_) => {}
+        }
+    }
     let (isa, count) = (s.isa, floats.len() / STEP);
-    grow(&mut s.linear.blocks, count)?;
-    let blocks = &mut s.linear.blocks[..count];
-    quantize(&mut s.team, isa, floats, blocks, cols / STEP);
+    if quantized {
+        grow(&mut s.linear.blocks, count)?;
+        let (blocks, row) = (&mut s.linear.blocks[..count], cols / STEP);
+        let quantize = |x: &[f32], blocks: &mut [Block]| kernels::quantize(isa, x, blocks, row);
+        convert(&mut s.team, floats, blocks, row, &quantize);
+    }
+    if let Some(rounding) = rounding {
+        grow(&mut s.linear.shorts, floats.len() / shorts::STEP)?;
+        let blocks = &mut s.linear.shorts[..floats.len() / shorts::STEP];
+        let round = |x: &[f32], blocks: &mut [shorts::Block]| rounding.round(x, blocks);
+        convert(&mut s.team, floats, blocks, cols / shorts::STEP, &round);
+    }
     Ok(())
 }
 
-/// Quantises rows of `row` blocks, on all threads where there is enough of it.
-fn quantize(team: &mut Team, isa: Isa, floats: &[f32], blocks: &mut [Block], row: usize) {
+/// Makes blocks of as many values each, `row` for each row, on all threads where there is enough of
+/// it. `f` is given whole rows, or parts of one that begin with a multiple of [`activations::SHARED`].
+fn convert<B: Send>(
+    team: &mut Team,
+    floats: &[f32],
+    blocks: &mut [B],
+    row: usize,
+    f: &(dyn Fn(&[f32], &mut [B]) + Sync),
+) {
     /// Blocks worth a chunk of its own.
     const CHUNK: usize = 128;
     const { assert!(CHUNK.is_multiple_of(activations::SHARED), "blocks of one scale stay together") };
     let count = blocks.len();
     if count <= CHUNK {
-        return kernels::quantize(isa, floats, blocks, row);
+        return f(floats, blocks);
     }
+    let width = floats.len() / count;
     // Some short rows, or a part of a long one.
     let (rows, parts) = ((CHUNK / row).max(1), row.div_ceil(CHUNK));
     let blocks = SharedSlice::new(blocks);
@@ -227,9 +291,9 @@ fn quantize(team: &mut Team, isa: Isa, floats: &[f32], blocks: &mut [Block], row
         let (first, part) = (chunk / parts * rows * row, chunk % parts * CHUNK);
         let end = if parts > 1 { row.min(part + CHUNK) } else { rows * row };
         let range = first + part..count.min(first + end);
-        let floats = &floats[range.start * STEP..range.end * STEP];
+        let floats = &floats[range.start * width..range.end * width];
         // SAFETY: chunks do not overlap.
-        kernels::quantize(isa, floats, unsafe { blocks.range_mut(range) }, row);
+        f(floats, unsafe { blocks.range_mut(range) });
     });
 }
 

@@ -8,6 +8,7 @@ use super::gemv::Gemv;
 use super::kernels::{BlockKernels, ByTokens, Kernels};
 use super::panel::{GROUPS, Gemm, PANEL_ROWS, PANEL_STEPS, Panel, STEP_BYTES, STEP_SCALES};
 use super::planes::STEP;
+use super::shorts::{self, PART, ShortGemm, ShortKernels};
 use super::weight::CpuWeight;
 use crate::{PackedWeight, Result};
 
@@ -28,6 +29,8 @@ pub(super) struct Input<'a> {
     pub(super) floats: &'a [f32],
     /// `[tokens][cols / 32]`; empty where no weight asks for it.
     pub(super) blocks: &'a [Block],
+    /// Likewise.
+    pub(super) shorts: &'a [shorts::Block],
 }
 
 /// Memory for a panel of unpacked weights.
@@ -87,6 +90,12 @@ pub(super) fn multiply(
                 gemm(kernels, groups, cols / STEP, input, memory, out);
             }
         }
+        Kernels::Shorts(kernels) => {
+            out[..input.tokens * PANEL_ROWS].fill(0.0);
+            let place = Place { first: out.as_mut_ptr(), stride: PANEL_ROWS };
+            // SAFETY: there is room for all tokens.
+            unsafe { rounded((kernels, groups, cols), input, &place, &|_| {}) }
+        }
     }
 }
 
@@ -119,6 +128,64 @@ fn floats(
         // SAFETY: a panel's first group exists; a group has `cols` columns; `multiply` has checked
         // the lengths of the input and of the results.
         unsafe { kernel(FloatGemm { groups, cols, tokens, out }) }
+    }
+}
+
+/// Where results of a panel go: 16 values of each token.
+struct Place {
+    first: *mut f32,
+    /// From a token's to the next.
+    stride: usize,
+}
+
+/// Adds the results of a weight that may be rounded to where they belong, `dst` from the panel's first
+/// row on with `stride` values for a token; `begin` makes what they are added to, of each token.
+///
+/// # Safety
+/// `dst` must have 16 values of each token of `input`, that nobody else uses; and `weight` be one of
+/// those weights, with 16 rows in this panel.
+pub(super) unsafe fn add_rounded(
+    weight: &CpuWeight,
+    panel: usize,
+    input: &Input<'_>,
+    (dst, stride): (*mut f32, usize),
+    begin: &dyn Fn(usize),
+) {
+    let Kernels::Shorts(kernels) = weight.kernels else { return };
+    let place = Place { first: dst, stride };
+    // SAFETY: the caller's promise.
+    unsafe { rounded((kernels, weight.panel(panel), weight.cols()), input, &place, begin) }
+}
+
+/// # Safety
+/// There must be room for the results of all tokens of `input`, and nobody else use it.
+unsafe fn rounded(
+    (kernels, groups, cols): (&ShortKernels, [Option<&[u8]>; GROUPS], usize),
+    input: &Input<'_>,
+    place: &Place,
+    begin: &dyn Fn(usize),
+) {
+    let stride = cols / shorts::STEP;
+    assert!(input.shorts.len() >= input.tokens * stride, "a rounded input");
+    let all = groups[0].unwrap_or_default();
+    let groups = groups.map(|group| group.unwrap_or(all));
+    for first in (0..stride).step_by(PART) {
+        let steps = PART.min(stride - first);
+        let groups = groups.map(|group| group[first * shorts::STEP_BYTES..].as_ptr());
+        let mut token = 0;
+        while token < input.tokens {
+            let tile = kernels.gemm.len().min(input.tokens - token);
+            if first == 0 {
+                (token..token + tile).for_each(begin);
+            }
+            let tokens = input.shorts[token * stride + first..].as_ptr();
+            let (out, out_stride) = (place.first.wrapping_add(token * place.stride), place.stride);
+            let p = ShortGemm { groups, steps, tokens, stride, out, out_stride };
+            // SAFETY: a group has `stride` steps; there is such an input of each token, and the
+            // caller promises the place of the results.
+            unsafe { (kernels.gemm[tile - 1])(p) }
+            token += tile;
+        }
     }
 }
 

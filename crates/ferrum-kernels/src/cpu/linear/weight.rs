@@ -7,6 +7,7 @@ use super::dots::ROWS;
 use super::kernels::{Kernels, kernels};
 use super::packing;
 use super::panel::GROUPS;
+use super::shorts;
 use crate::checks;
 use crate::{Format, KernelError, PackedWeight, Result, WeightSource};
 
@@ -70,9 +71,17 @@ pub(in super::super) fn pack(s: &mut CpuStream, source: &WeightSource<'_>) -> Re
     checks::pack(source)?;
     let &WeightSource { format, cols, experts, .. } = source;
     let rows = source.rows / experts;
-    let bytes = packed_bytes(format, rows, cols).saturating_mul(experts);
+    let kernels = match shorts::kernels(s.isa) {
+        Some(rounding) if may_round(source) => Kernels::Shorts(rounding),
+        _ => kernels(s.isa, format),
+    };
+    let bytes = match kernels {
+        Kernels::Shorts(_) => {
+            (cols / shorts::STEP * shorts::STEP_BYTES).saturating_mul(rows.div_ceil(ROWS))
+        }
+        _ => packed_bytes(format, rows, cols).saturating_mul(experts),
+    };
     let mut packed = AlignedVec::<u8>::zeroed(bytes, "a packed weight")?;
-    let kernels = kernels(s.isa, format);
     let groups = rows.div_ceil(ROWS);
     let group_bytes = bytes / (experts * groups);
     let out = SharedSlice::new(&mut packed);
@@ -96,11 +105,18 @@ pub(in super::super) fn pack(s: &mut CpuStream, source: &WeightSource<'_>) -> Re
                 Kernels::Floats(_) => {
                     packing::float_group(format.block_bytes(), &sources[..count], out);
                 }
+                Kernels::Shorts(_) => shorts::pack_group(format, &sources[..count], out),
             }
         });
         source.consume(first_row(first)..source.rows.min(first_row(last)));
     }
     Ok(CpuWeight { format, experts, rows, cols, data: packed, kernels })
+}
+
+/// Whether the numbers of a weight may be rounded, and can be.
+fn may_round(source: &WeightSource<'_>) -> bool {
+    let single = source.experts == 1 && source.format.block_len() == 1;
+    source.rounded && single && source.cols.is_multiple_of(shorts::STEP)
 }
 
 impl CpuWeight {

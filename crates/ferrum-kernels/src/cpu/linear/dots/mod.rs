@@ -148,3 +148,9 @@ pub(super) trait Dots: 'static {
     /// Asks for a cache line that is read once; never faults.
     fn prefetch_once(p: *const u8);
 }
+
+/// [`Dots`] that multiply 16-bit numbers as well.
+pub(super) trait PairDots: Dots {
+    /// Adds to each row its two 16-bit weights times the two activations in `a`.
+    fn dot_pair(sums: Self::Ints, w: Self::Bytes, a: i32) -> Self::Ints;
+}

@@ -5,7 +5,7 @@
 
 use super::super::super::simd::{Portable, Simd};
 use super::super::activations::pair_sum;
-use super::{Dots, ROWS, VECTOR};
+use super::{Dots, PairDots, ROWS, VECTOR};
 use crate::weight::mxfp4::half_scale;
 use half::{bf16, f16};
 
@@ -142,4 +142,17 @@ impl Dots for PortableDots {
     }
 
     fn prefetch_once(_p: *const u8) {}
+}
+
+impl PairDots for PortableDots {
+    fn dot_pair(mut sums: [i32; ROWS], w: [u8; VECTOR], a: i32) -> [i32; ROWS] {
+        let a = a.to_ne_bytes();
+        let first = i32::from(i16::from_ne_bytes([a[0], a[1]]));
+        let second = i32::from(i16::from_ne_bytes([a[2], a[3]]));
+        for (sum, w) in sums.iter_mut().zip(w.as_chunks::<4>().0) {
+            let w = i32::from_le_bytes(*w);
+            *sum += i32::from(w as i16) * first + (w >> 16) * second;
+        }
+        sums
+    }
 }

@@ -10,7 +10,7 @@
 //! adding 128, which is subtracted as a zero point.
 
 use super::super::super::simd::{Avx2, X86};
-use super::Dots;
+use super::{Dots, PairDots};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -261,5 +261,13 @@ impl<P: Products> Dots for X86Dots<P> {
     #[inline(always)]
     fn prefetch_once(p: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_NTA>(p.cast()) }
+    }
+}
+
+impl<P: Products> PairDots for X86Dots<P> {
+    #[inline(always)]
+    fn dot_pair(sums: __m256i, w: __m256i, a: i32) -> __m256i {
+        // SAFETY: the features are there (see [`Dots`]).
+        unsafe { pin(_mm256_add_epi32(sums, _mm256_madd_epi16(w, _mm256_set1_epi32(a)))) }
     }
 }

@@ -2,6 +2,7 @@
 
 mod contract;
 mod products;
+mod shorts;
 mod weights;
 
 use super::super::{Cpu, CpuConfig, CpuStream, CpuWeight, Isa};
