@@ -312,7 +312,9 @@ pub fn wrong_weights_and_caches_are_refused<B: Backend>(subjects: &mut [Subject<
                 (4, 0, 0),
             ] {
                 let data = &data[..bytes];
-                let source = WeightSource { format, rows, cols, experts: 1, data, consumed: None };
+                let (experts, consumed) = (1, None);
+                let source =
+                    WeightSource { format, rows, cols, experts, data, consumed, rounded: false };
                 let refused = s.backend.pack(&mut s.stream, &source).is_err();
                 assert!(refused, "{}: packed {format} {rows} x {cols} of {bytes}", s.label);
             }
