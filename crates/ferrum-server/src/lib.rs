@@ -103,7 +103,9 @@ impl App {
             );
             return Err(ApiError::field("model", message));
         }
-        self.models.lease(self.models.find(name)?).await
+        let index = self.models.find(name)?;
+        let adapter = self.models.offers()[index].adapter(name);
+        Ok(self.models.lease(index).await?.with_adapter(adapter))
     }
 
     /// Runs what takes processor time (templates, tokenizers) beside the threads that talk to

@@ -5,11 +5,13 @@
 //! its beginning to the last event of its answer: a model with leases stays, and a server that
 //! stops waits for them.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use ferrum_engine::Request;
 use tokio::sync::Notify;
 
 use crate::error::{ApiError, ApiResult};
@@ -26,6 +28,8 @@ pub struct Offer {
     pub id: String,
     /// Other names by which it may be asked for.
     pub aliases: Vec<String>,
+    /// Names of its adapters, by number from 1 on.
+    pub adapters: Vec<String>,
     /// Tokens that prompt and answer may have together.
     pub context: usize,
     /// Memory that it takes while it is loaded, in bytes.
@@ -37,9 +41,15 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Whether a request for `name` means this model.
+    /// Whether a request for `name` means this model, or an adapter of it.
     fn answers_to(&self, name: &str) -> bool {
-        name == self.id || self.aliases.iter().any(|alias| alias == name)
+        name == self.id || self.aliases.iter().chain(&self.adapters).any(|own| own == name)
+    }
+
+    /// The number of the adapter that a request for `name` means; 0 for the model without any.
+    pub fn adapter(&self, name: Option<&str>) -> usize {
+        let found = self.adapters.iter().position(|own| Some(own.as_str()) == name);
+        found.map_or(0, |index| index + 1)
     }
 }
 
@@ -118,11 +128,13 @@ impl Models {
         config: ModelsConfig,
         metrics: &Metrics,
     ) -> Result<Self, OfferError> {
-        let names = |offer: &Offer| [vec![offer.id.clone()], offer.aliases.clone()].concat();
-        for (i, offer) in offers.iter().enumerate() {
-            let taken = |name: &String| offers[..i].iter().any(|other| other.answers_to(name));
-            if let Some(name) = names(offer).into_iter().find(taken) {
-                return Err(OfferError::Name(name));
+        let mut taken = BTreeSet::new();
+        for offer in &offers {
+            // A model may be called the same twice.
+            let own: BTreeSet<&String> = offer.aliases.iter().chain([&offer.id]).collect();
+            let mut names = own.into_iter().chain(&offer.adapters);
+            if let Some(name) = names.find(|name| !taken.insert(*name)) {
+                return Err(OfferError::Name(name.clone()));
             }
         }
         let memory = config.memory.unwrap_or(u64::MAX);
@@ -409,7 +421,8 @@ impl Waiter {
                     return Err(ApiError::internal("a model that is loaded is not there"));
                 };
                 self.inner.advance(&mut state);
-                Ok(Some(Lease { model, index: self.index, inner: self.inner.clone() }))
+                let inner = self.inner.clone();
+                Ok(Some(Lease { model, index: self.index, adapter: 0, inner }))
             }
         }
     }
@@ -429,6 +442,8 @@ impl Drop for Waiter {
 pub struct Lease {
     model: Arc<Model>,
     index: usize,
+    /// See [`Offer::adapter`].
+    adapter: usize,
     inner: Arc<Inner>,
 }
 
@@ -436,6 +451,24 @@ impl Lease {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The same for requests that mean the adapter of this number.
+    pub fn with_adapter(mut self, adapter: usize) -> Self {
+        self.adapter = adapter;
+        self
+    }
+
+    /// Gives requests the adapter that they mean.
+    pub fn name_adapter(&self, requests: &mut [Request]) {
+        requests.iter_mut().for_each(|request| request.adapter = self.adapter as u32);
+    }
+
+    /// The name of the adapter that is meant, or of the model.
+    pub fn name(&self) -> &str {
+        let offer = &self.inner.offers[self.index];
+        let adapter = self.adapter.checked_sub(1).and_then(|index| offer.adapters.get(index));
+        adapter.unwrap_or(&offer.id)
     }
 }
 

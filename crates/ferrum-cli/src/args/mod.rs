@@ -3,6 +3,7 @@
 mod draft;
 mod embed;
 mod load;
+mod lora;
 mod measure;
 mod models;
 mod run;
@@ -17,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 pub use draft::DraftArgs;
 pub use embed::EmbedArgs;
 pub use load::LoadArgs;
+pub use lora::{LoraArgs, named_source};
 pub use measure::{
     BenchArgs, BenchCommand, BenchServeArgs, BenchTarget, DevicesArgs, PerplexityArgs,
 };

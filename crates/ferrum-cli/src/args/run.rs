@@ -3,7 +3,7 @@
 use clap::Args;
 use ferrum_hub::{HubError, ModelRef, catalogue};
 
-use super::{DraftArgs, LoadArgs, SamplingArgs};
+use super::{DraftArgs, LoadArgs, LoraArgs, SamplingArgs};
 use crate::exit::UsageError;
 
 /// Answer a prompt, or chat
@@ -49,6 +49,8 @@ pub struct RunArgs {
     pub verbose: bool,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub lora: LoraArgs,
     #[command(flatten)]
     pub draft: DraftArgs,
     #[command(flatten)]

@@ -33,6 +33,7 @@ pub fn run(args: &RunArgs, config: &Config) -> Result<Outcome> {
     let options = LoadOptions {
         context: args.context.map(|n| n as usize),
         max_samples: args.draft.samples(1),
+        lora: args.lora.sources(),
         ..args.load.options()
     };
     let name = file.name.clone();

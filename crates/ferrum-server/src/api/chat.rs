@@ -83,11 +83,11 @@ pub async fn handle(
     let (name, limit) = (params.model.clone(), app.limits.choices);
     let ask = Ask { app: &app, tenant, body, model: name.as_deref(), stream, limit };
     let exchange = exchange::start(ask, |model| conversation(own, params, model)).await?;
-    let Exchange { running, parsers, model, .. } = exchange;
+    let Exchange { running, parsers, model, name, .. } = exchange;
     let kind = if stream { "chat.completion.chunk" } else { "chat.completion" };
     let choice = |parser| Choice { parser, output: Output::default() };
     let mut writer = Writer {
-        head: Head::new("chatcmpl", kind, &model),
+        head: Head::new("chatcmpl", kind, &name),
         model,
         choices: parsers.into_iter().map(choice).collect(),
         include_usage,

@@ -111,15 +111,17 @@ pub async fn handle(
     drop(place);
     let model = lease.model().clone();
     let stream = params.is_stream();
-    let (mut writer, requests) = app
+    let name = lease.name().to_string();
+    let (mut writer, mut requests) = app
         .blocking({
             let (limit, model, tenant) = (app.limits.choices, model.clone(), tenant.clone());
             move || {
                 let _until_done = body;
-                plan(own, params, model, &tenant, limit)
+                plan(own, params, (model, &name), &tenant, limit)
             }
         })
         .await?;
+    lease.name_adapter(&mut requests);
     let answers = model.service.submit(requests, &tenant)?;
     let running = Running::accepted(answers, lease, writer.prompts.len(), writer.run).await?;
     if stream {
@@ -135,7 +137,7 @@ pub async fn handle(
 fn plan(
     own: CompletionRequest,
     mut params: GenerationParams,
-    model: Arc<Model>,
+    (model, name): (Arc<Model>, &str),
     tenant: &Tenant,
     limit: usize,
 ) -> ApiResult<(Writer, Vec<Request>)> {
@@ -179,7 +181,7 @@ fn plan(
     let prompted =
         |tokens| Prompted { tokens, scores: scored.is_none().then(Vec::new), held: Vec::new() };
     let writer = Writer {
-        head: Head::new("cmpl", "text_completion", &model),
+        head: Head::new("cmpl", "text_completion", name),
         offsets: vec![0; prompts.len() * n],
         model,
         prompts: prompts.into_iter().map(prompted).collect(),

@@ -42,6 +42,8 @@ pub struct Exchange {
     pub parsers: Vec<Parser>,
     /// Whose answers.
     pub model: Arc<Model>,
+    /// The name of the model or adapter that was asked.
+    pub name: String,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
 }
@@ -56,7 +58,7 @@ pub async fn start(
     let lease = app.lease(model).await?;
     drop(place);
     let model = lease.model().clone();
-    let prepared = app
+    let mut prepared = app
         .blocking({
             let (model, tenant) = (model.clone(), tenant.clone());
             move || {
@@ -65,12 +67,14 @@ pub async fn start(
             }
         })
         .await?;
+    lease.name_adapter(&mut prepared.requests);
+    let name = lease.name().to_string();
     let parsers = prepared.parsers(&model, stream);
     let Prepared { requests, prompt_tokens, .. } = prepared;
     let n = requests.len();
     let answers = model.service.submit(requests, &tenant)?;
     let running = Running::accepted(answers, lease, 1, n).await?;
-    Ok(Exchange { running, parsers, model, prompt_tokens })
+    Ok(Exchange { running, parsers, model, name, prompt_tokens })
 }
 
 /// One answer as blocks, while it grows.

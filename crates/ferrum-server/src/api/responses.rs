@@ -90,7 +90,7 @@ pub async fn handle(
     let mut head = head(&request);
     let ask = Ask { app: &app, tenant, body, model: name.as_deref(), stream, limit: 1 };
     let mut exchange = exchange::start(ask, |model| conversation(request, model)).await?;
-    head.insert("model".into(), exchange.model.id.clone().into());
+    head.insert("model".into(), exchange.name.into());
     let answer = BlockAnswer::new(&mut exchange.parsers)?;
     let writer = Writer { head, answer, ids: Vec::new(), sequence: 0 };
     exchange::respond(&app, exchange.running, writer, stream).await

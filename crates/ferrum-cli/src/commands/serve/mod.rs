@@ -1,5 +1,6 @@
 //! `ferrum serve`: the HTTP server.
 
+mod adapters;
 mod offers;
 
 use std::net::SocketAddr;

@@ -12,6 +12,7 @@ use ferrum_models::encoder::is_encoder;
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
 use ferrum_server::{Encoder, Limits, Model, ModelSpec, Offer};
 
+use super::adapters;
 use crate::args::ServeArgs;
 use crate::config::Config;
 use crate::exit::UsageError;
@@ -40,6 +41,8 @@ struct Candidate {
     needs: Needs,
     /// The model that proposes tokens for it.
     draft: Option<(ModelFile, Needs)>,
+    /// Names of the adapters among the options.
+    adapters: Vec<String>,
 }
 
 /// Opens the models, downloading those that are not here, and chooses their sizes.
@@ -47,6 +50,7 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
     let default = [catalogue::DEFAULT_ALIAS.to_string()];
     let words = if args.models.is_empty() { &default } else { args.models.as_slice() };
     let (mut candidates, mut encoders, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    let mut waiting = adapters::parse(&args.lora);
     for (i, word) in words.iter().enumerate() {
         let (name, model) = named(word);
         let reference = ModelRef::parse(model)?;
@@ -57,11 +61,15 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
             encoders.push(encoder);
             lines.push(line);
         } else {
-            let mut candidate = candidate(name, &reference, path, args)?;
+            let mut candidate = candidate((name, &reference), path, args, &mut waiting)?;
             candidate.aliases.extend(alias.iter().cloned());
             candidates.push(candidate);
         }
     }
+    if candidates.is_empty() && !waiting.is_empty() {
+        return Err(UsageError("--lora is for models that generate".into()).into());
+    }
+    adapters::none_left(waiting)?;
     let several = candidates.len() > 1;
     if let Some(draft) = &args.draft.draft_model {
         let [candidate] = candidates.as_mut_slice() else {
@@ -124,20 +132,23 @@ fn rooms(candidates: &[Candidate], args: &ServeArgs, memory: Option<u64>) -> Vec
     }
 }
 
-/// A model that generates, by its name if it has one, what names it and where it is.
+/// A model that generates, by its name if it has one, what names it and where it is, with the adapters
+/// that fit it.
 fn candidate(
-    name: Option<&str>,
-    reference: &ModelRef,
+    (name, reference): (Option<&str>, &ModelRef),
     path: PathBuf,
     args: &ServeArgs,
+    waiting: &mut Vec<adapters::Named>,
 ) -> Result<Candidate> {
     let file = open_at(reference, path)?;
+    let fitting = adapters::take_fitting(&*file.checkpoint, waiting);
     let size = &args.size;
     let options = LoadOptions {
         context: size.context.map(|n| n as usize),
         max_seqs: size.max_seqs as usize,
         step_tokens: (size.step_tokens as usize).max(size.max_seqs as usize),
         max_samples: args.draft.samples(size.max_seqs as usize),
+        adapters: fitting.iter().map(|adapter| adapter.source.clone()).collect(),
         ..args.load.options()
     };
     let stem = |path: &Path| {
@@ -153,7 +164,8 @@ fn candidate(
     aliases.dedup();
     aliases.retain(|alias| *alias != id);
     let needs = Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
-    Ok(Candidate { id, aliases, file, options, needs, draft: None })
+    let adapters = fitting.into_iter().map(|adapter| adapter.name).collect();
+    Ok(Candidate { id, aliases, file, options, needs, draft: None, adapters })
 }
 
 impl Candidate {
@@ -162,7 +174,8 @@ impl Candidate {
         let file = open_model(name, config)?;
         let cannot = || format!("{name} cannot propose tokens for {}", self.id);
         same_vocabulary(&self.file.tokenizer()?, &file.tokenizer()?).with_context(cannot)?;
-        let options = LoadOptions { max_samples: None, context: None, ..self.options.clone() };
+        let options =
+            LoadOptions { max_samples: None, context: None, ..self.options.without_adapters() };
         let needs =
             Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
         self.needs = self.needs.with_draft(&needs);
@@ -185,7 +198,8 @@ fn named(word: &str) -> (Option<&str>, &str) {
 
 /// Names that nobody gave (of files) are left out where they could mean two models.
 fn drop_doubtful_names(candidates: &mut [Candidate]) {
-    let mut taken: BTreeSet<String> = candidates.iter().map(|c| c.id.clone()).collect();
+    let given = candidates.iter().flat_map(|c| c.adapters.iter().chain([&c.id]));
+    let mut taken: BTreeSet<String> = given.cloned().collect();
     for candidate in candidates {
         candidate.aliases.retain(|alias| taken.insert(alias.clone()));
     }
@@ -219,7 +233,7 @@ fn offer(
     args: &ServeArgs,
     limits: &Limits,
 ) -> Result<(Offer, String)> {
-    let Candidate { id, aliases, file, options, needs, draft } = candidate;
+    let Candidate { id, aliases, file, options, needs, draft, adapters } = candidate;
     let load = needs.fit(&options, room).with_context(|| format!("the model {id}"))?;
     let spec = ModelSpec {
         id: id.clone(),
@@ -250,10 +264,14 @@ fn offer(
         bytes = bytes.saturating_add(*more);
         line += &format!(", draft model {name} ({})", text::bytes(*more as u64));
     }
+    if !adapters.is_empty() {
+        line += &format!(", adapters {}", adapters.join(", "));
+    }
     let path: PathBuf = file.path;
     let offer = Offer {
         id,
         aliases,
+        adapters,
         context: spec.load.context.unwrap_or(0),
         bytes: bytes as u64,
         waiting: spec.load.max_seqs + spec.queue,

@@ -1,0 +1,1 @@
+//! What is read of adapters, and what is refused.
