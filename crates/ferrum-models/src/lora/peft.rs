@@ -141,7 +141,7 @@ impl Config {
     }
 
     /// The factor of a module's product, whose matrices are of this rank.
-    fn factor(&self, module: &str, rank: usize) -> Result<f32, String> {
+    pub fn factor(&self, module: &str, rank: usize) -> Result<f32, String> {
         let excluded = self.excluded.as_ref().is_some_and(|modules| modules.has(module));
         if excluded || !self.targets.has(module) || !self.has_layer(module) {
             return Err(format!("{module:?} is changed, though {CONFIG} does not say so"));

@@ -101,6 +101,11 @@ pub(super) struct Order {
 }
 
 impl Order {
+    /// For heads of twice `half` rows; `interleave` is for a model of llama.cpp's order.
+    pub fn new(half: usize, interleave: bool) -> Self {
+        Order { half, interleave }
+    }
+
     /// The row of the adapter that is row `row` of the model.
     pub fn source(&self, row: usize) -> usize {
         let (head, at) = (row / (2 * self.half), row % (2 * self.half));
@@ -125,6 +130,7 @@ pub(super) fn order(
     if !rotated || layouts.0 == layouts.1 || !arch::reorders_rows(architecture) {
         return None;
     }
-    let half = spec.layers[site.layer].head_dim / 2;
-    (half > 0).then_some(Order { half, interleave: layouts.0 == Layout::Gguf })
+    let head_dim = spec.layers[site.layer].head_dim;
+    let interleave = layouts.0 == Layout::Gguf;
+    head_dim.is_multiple_of(2).then_some(Order::new(head_dim / 2, interleave))
 }

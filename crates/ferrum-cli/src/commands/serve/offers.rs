@@ -295,7 +295,10 @@ pub fn check_names(offers: &[Offer], encoders: &[Encoder]) -> Result<()> {
         let names = |other: &Encoder| other.answers_to(&encoder.id);
         let twice = encoders[..i].iter().any(names) || {
             let mut offers = offers.iter();
-            offers.any(|o| encoder.answers_to(&o.id) || o.aliases.contains(&encoder.id))
+            let clash = |name: &String| encoder.answers_to(name);
+            offers.any(|o| {
+                clash(&o.id) || o.aliases.contains(&encoder.id) || o.adapters.iter().any(clash)
+            })
         };
         if twice {
             let message = format!("two models are called {}; NAME=MODEL names one", encoder.id);
