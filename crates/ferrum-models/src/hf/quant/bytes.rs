@@ -2,7 +2,9 @@
 //! for a block of rows and columns, or for all.
 //!
 //! Whole numbers with a scale for each row are Q8_0 as they are. Floats of eight bits have a wider range
-//! within 32 columns than Q8_0: they are rounded to it.
+//! within 32 columns than Q8_0: they are rounded to it, which keeps them at its speed. Perplexity of
+//! SmolLM2 in fp8 (blocks of 128, 12 windows of 256): 28.05 with these weights in f32 or bf16, 28.19 in
+//! Q8_0 with activations of eight bits.
 
 use ferrum_kernels::Format;
 use half::f16;

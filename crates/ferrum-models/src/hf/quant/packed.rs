@@ -48,7 +48,7 @@ impl Packed {
             return Err("weights and scales are not all there".into());
         };
         if qzeros.is_none() && !(scheme.method == Method::Compressed && scheme.symmetric) {
-            return Err("the zero points are not there".into());
+            return Err("weights, zero points and scales are not all there".into());
         }
         let dtype = |index: usize| shards.tensors[index].raw.dtype;
         let whole = [Some(qweight), qzeros].into_iter().flatten().all(|i| dtype(i) == Dtype::I32);
