@@ -115,6 +115,18 @@ def old_rope(config):
     config["rope_scaling"] = rope
 
 
+def logits_of(model):
+    """Logits after the prompt, and after each of the steps."""
+    logits = []
+    with torch.no_grad():
+        past = None
+        for chunk in [PROMPT, *([token] for token in STEPS)]:
+            result = model(input_ids=torch.tensor([chunk]), past_key_values=past, use_cache=True)
+            past = result.past_key_values
+            logits.append([float(f"{x:.7g}") for x in result.logits[0, -1].tolist()])
+    return logits
+
+
 def make(name, out):
     settings = {**BASE, **MODELS[name]}
     dtype = settings.pop("dtype", "float32")
@@ -139,13 +151,7 @@ def make(name, out):
             (folder / "config.json").write_text(json.dumps(written))
         model = AutoModelForCausalLM.from_pretrained(
             folder, attn_implementation="eager", dtype=torch.float32).eval()
-    logits = []
-    with torch.no_grad():
-        past = None
-        for chunk in [PROMPT, *([token] for token in STEPS)]:
-            result = model(torch.tensor([chunk]), past_key_values=past, use_cache=True)
-            past = result.past_key_values
-            logits.append([float(f"{x:.7g}") for x in result.logits[0, -1].tolist()])
+    logits = logits_of(model)
     written.pop("transformers_version", None)
     lines = [
         f'"config": {json.dumps(written, sort_keys=True)}',
@@ -169,4 +175,5 @@ def main():
         make(name, out)
 
 
-main()
+if __name__ == "__main__":
+    main()

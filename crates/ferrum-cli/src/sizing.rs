@@ -156,7 +156,7 @@ impl Needs {
     /// and a context as long as it was trained for.
     pub fn as_draft(&self, options: &LoadOptions) -> LoadOptions {
         let context = options.context.map(|context| context.min(self.known.trained));
-        LoadOptions { context, max_samples: None, ..options.clone() }
+        LoadOptions { context, max_samples: None, ..options.without_adapters() }
     }
 
     /// Bytes with the KV cache of one sequence as long as it may be.

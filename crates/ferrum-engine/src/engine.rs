@@ -192,6 +192,10 @@ impl Engine {
         if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocab) {
             return Err(AdmissionError::Vocabulary { token, vocab });
         }
+        let adapters = self.runner.adapters();
+        if request.adapter as usize >= adapters {
+            return Err(AdmissionError::Adapter { number: request.adapter, adapters });
+        }
         if request.stop.strings.iter().any(String::is_empty) {
             return Err(AdmissionError::EmptyStopString);
         }
@@ -229,6 +233,7 @@ impl Engine {
             max_tokens,
             score_prompt,
             salt: request.cache_salt,
+            adapter: request.adapter,
         };
         self.scheduler.add(id, spec)?;
         self.generations.insert(id, generation);

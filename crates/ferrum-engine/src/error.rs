@@ -61,6 +61,14 @@ pub enum AdmissionError {
     /// The end of reasoning is to be forced by no token.
     #[error("reasoning is limited, but no token ends it")]
     Reasoning,
+    /// The model has no such adapter.
+    #[error("adapter {number} is asked for, of {adapters}")]
+    Adapter {
+        /// Asked for.
+        number: u32,
+        /// Those that there are.
+        adapters: usize,
+    },
     /// A stop string has no characters.
     #[error("a stop string is empty")]
     EmptyStopString,

@@ -35,6 +35,11 @@ pub struct Request {
     /// Requests share computed prefixes only with those of the same salt. One for each tenant
     /// keeps a tenant from learning by timing what another has asked.
     pub cache_salt: u64,
+    /// Number of the adapter that the model has for this request: [`Runner::adapters`]. Computed
+    /// prefixes are shared only with requests of the same one.
+    ///
+    /// [`Runner::adapters`]: ferrum_models::Runner::adapters
+    pub adapter: u32,
     /// Control tokens whose names are part of the answer's text, such as the marks of tool calls.
     pub shown_tokens: Vec<u32>,
     /// How much the answer may reason.

@@ -19,6 +19,8 @@ pub struct SequenceSpec {
     pub score_prompt: bool,
     /// Sequences share blocks with those of the same salt.
     pub salt: u64,
+    /// Number of its adapter; blocks are shared with those of the same one.
+    pub adapter: u32,
 }
 
 /// Tokens of a request, and how many of them the KV cache holds.
@@ -40,6 +42,7 @@ pub struct Sequence {
     /// The largest value that `computed` had.
     reached: usize,
     salt: u64,
+    pub(crate) adapter: u32,
     /// Tokens that it has at most.
     max_len: usize,
     /// Tokens proposed for after the last one, from the last plan.
@@ -53,7 +56,7 @@ pub struct Sequence {
 
 impl Sequence {
     pub(crate) fn new(id: RequestId, spec: SequenceSpec) -> Self {
-        let SequenceSpec { prompt: tokens, max_tokens, score_prompt, salt } = spec;
+        let SequenceSpec { prompt: tokens, max_tokens, score_prompt, salt, adapter } = spec;
         let rows_from = if score_prompt { 0 } else { tokens.len() - 1 };
         Sequence {
             id,
@@ -65,6 +68,7 @@ impl Sequence {
             cached: 0,
             reached: 0,
             salt,
+            adapter,
             proposed: Vec::new(),
             source: Source::Lookup,
             lookup: Acceptance::default(),
@@ -216,7 +220,7 @@ impl Sequence {
     fn parent(&self, index: usize) -> Parent {
         match index.checked_sub(1) {
             Some(before) => Parent::Block(self.blocks[before]),
-            None => Parent::Root(self.salt),
+            None => Parent::Root { salt: self.salt, adapter: self.adapter },
         }
     }
 

@@ -195,6 +195,7 @@ fn step(first: usize, end: usize) -> StepInput {
         block_tables: (0..blocks).rev().map(|b| b as i32).collect(),
         blocks_per_seq: blocks,
         sample_rows: vec![],
+        adapters: Vec::new(),
     }
 }
 

@@ -9,8 +9,8 @@
 //! - a backend returns an error for what it cannot honour; it never ignores a parameter.
 
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec,
-    KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
+    KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
 };
 use crate::{DType, Format, KvDType, Result, StepInput, WeightSource};
 
@@ -127,6 +127,9 @@ pub trait Backend: Send + Sized + 'static {
     /// `x[t, :] = act(x[t, :])`
     fn activate(&self, s: &mut Self::Stream, x: &mut Self::Buffer, p: &Activate) -> Result<()>;
 
+    /// `x[t, :] = act(x[t, :]) ⊙ up[t, :]`
+    fn gate(&self, s: &mut Self::Stream, x: &mut Self::Buffer, p: &Gate<'_, Self>) -> Result<()>;
+
     /// Rotary position embedding, in place (Su et al. 2021, arXiv:2104.09864).
     fn rope(&self, s: &mut Self::Stream, x: &mut Self::Buffer, p: &Rope<'_, Self>) -> Result<()>;
 
@@ -161,6 +164,14 @@ pub trait Backend: Send + Sized + 'static {
         s: &mut Self::Stream,
         dst: &mut Self::Buffer,
         p: &GatherRows<'_, Self>,
+    ) -> Result<()>;
+
+    /// `dst[rows[r], :] += src[r, :]`
+    fn scatter_add(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &ScatterAdd<'_, Self>,
     ) -> Result<()>;
 }
 

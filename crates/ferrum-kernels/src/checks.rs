@@ -5,12 +5,16 @@
 //! that the operation works on, so that a kernel can neither run over an end nor meet an index out
 //! of range.
 
+mod rows;
+
+pub(crate) use rows::{gate, gather_rows, scatter_add};
+
 use std::ops::Range;
 
 use crate::host::HostBuffer;
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec,
-    KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvSpec, KvWrite,
+    LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk,
 };
 use crate::weight::check_experts;
 use crate::{
@@ -462,28 +466,4 @@ pub(crate) fn packed_attention<'a, B: Backend<Buffer = HostBuffer>>(
         group: heads / kv_heads,
         query_starts: starts,
     })
-}
-
-/// Operands of [`Backend::gather_rows`].
-pub(crate) struct GatherRowsView<'a> {
-    /// `[rows of the buffer, width]`
-    pub src: &'a [f32],
-    /// `[R]`, each below the rows of `src`.
-    pub rows: &'a [i32],
-    /// `[R, width]`
-    pub dst: &'a mut [f32],
-}
-
-/// [`Backend::gather_rows`]
-pub(crate) fn gather_rows<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
-    p: &GatherRows<'a, B>,
-) -> Result<GatherRowsView<'a>> {
-    let op = "gather_rows";
-    ensure(op, p.width > 0, || "a width of zero".into())?;
-    let src = p.src.f32(op, p.src.len())?;
-    let rows = p.rows.i32(op, p.count)?;
-    indices(op, "row", rows, src.len() / p.width)?;
-    let dst = dst.f32_mut(op, product(op, &[p.count, p.width])?)?;
-    Ok(GatherRowsView { src, rows, dst })
 }

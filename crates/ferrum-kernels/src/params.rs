@@ -144,6 +144,18 @@ pub struct Activate {
     pub activation: Activation,
 }
 
+/// [`Backend::gate`]: the second half of a [`GatedLinear`] whose products are there already. In place.
+pub struct Gate<'a, B: Backend> {
+    /// `F32 [T, width]`
+    pub up: &'a B::Buffer,
+    /// `T`
+    pub rows: usize,
+    /// Values of a row.
+    pub width: usize,
+    /// Applied to the gate.
+    pub activation: Activation,
+}
+
 /// [`Backend::layer_norm`]: each group of `width` values `x` becomes
 /// `(x - mean(x)) / sqrt(var(x) + eps) ⊙ weight + bias`, the variance that of all the values.
 ///
@@ -283,6 +295,18 @@ pub struct GatherRows<'a, B: Backend> {
     /// `F32 [T, width]`
     pub src: &'a B::Buffer,
     /// Row numbers, `I32 [R]`.
+    pub rows: &'a B::Buffer,
+    /// `R`
+    pub count: usize,
+    /// Values in a row.
+    pub width: usize,
+}
+
+/// [`Backend::scatter_add`]: adds to some rows, such as those of one adapter.
+pub struct ScatterAdd<'a, B: Backend> {
+    /// `F32 [R, width]`
+    pub src: &'a B::Buffer,
+    /// Row numbers, `I32 [R]`, each larger than the one before.
     pub rows: &'a B::Buffer,
     /// `R`
     pub count: usize,

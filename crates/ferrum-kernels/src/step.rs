@@ -35,6 +35,9 @@ pub struct StepInput {
     pub blocks_per_seq: usize,
     /// Tokens whose logits are wanted `[R]`.
     pub sample_rows: Vec<i32>,
+    /// Number of each sequence's adapter `[S]`, 0 for what the model has by itself; empty where all
+    /// have that. It is for the model, and no array of the device.
+    pub adapters: Vec<i32>,
 }
 
 /// Sizes of a step.
@@ -104,6 +107,10 @@ impl StepInput {
             || Some(self.block_tables.len()) != s.seqs.checked_mul(s.blocks_per_seq)
         {
             return err("arrays of different lengths".into());
+        }
+        let all_named = self.adapters.is_empty() || self.adapters.len() == s.seqs;
+        if !all_named || self.adapters.iter().any(|&number| number < 0) {
+            return err("adapters that are not one for each sequence".into());
         }
         if self.tokens.iter().any(|&t| t < 0 || t as usize >= vocab) {
             return err(format!("a token outside the vocabulary of {vocab}"));

@@ -18,6 +18,7 @@ fn good() -> StepInput {
         block_tables: vec![7, 2, 0, 0, 0, 0],
         blocks_per_seq: 3,
         sample_rows: vec![3, 4],
+        adapters: Vec::new(),
     }
 }
 
@@ -36,6 +37,7 @@ fn good_steps_are_accepted() {
         block_tables: vec![7],
         blocks_per_seq: 1,
         sample_rows: vec![],
+        adapters: Vec::new(),
     };
     check(&one).unwrap();
     // As large as it may be: two sequences of 32 tokens, in the last block of three.
@@ -48,6 +50,7 @@ fn good_steps_are_accepted() {
         block_tables: vec![0, 1, 2, 0, 1, 3],
         blocks_per_seq: 3,
         sample_rows: vec![31, 63, 0, 0],
+        adapters: Vec::new(),
     };
     check(&full).unwrap();
 }
@@ -113,6 +116,7 @@ const FAULTS: &[Fault] = &[
             block_tables: vec![0, 1, 2, 3, 4],
             blocks_per_seq: 1,
             sample_rows: vec![],
+            adapters: Vec::new(),
         }
     }),
     ("too many blocks a sequence", |s| {
@@ -148,6 +152,7 @@ const FAULTS: &[Fault] = &[
             block_tables: vec![4, 4],
             blocks_per_seq: 2,
             sample_rows: vec![],
+            adapters: Vec::new(),
         }
     }),
 ];

@@ -14,7 +14,9 @@ pub mod encoder;
 pub mod gguf;
 pub mod hf;
 pub mod load;
+pub mod lora;
 mod mmap;
+mod pattern;
 pub mod runner;
 pub mod safetensors;
 pub mod synth;
@@ -35,4 +37,5 @@ pub use ferrum_kernels::{KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity, Step
 pub use load::{
     Device, LoadOptions, MemoryEstimate, ModelError, load, load_profiled, memory_estimate,
 };
+pub use lora::{LoraError, LoraSource};
 pub use runner::{Runner, RunnerLimits};

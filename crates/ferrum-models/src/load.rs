@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::decoder::{DecoderOptions, DecoderRunner, DecoderSpec};
 use crate::gguf::GgufError;
 use crate::hf::HfError;
+use crate::lora::{Adapter, LoraError, LoraSource};
 use crate::runner::{Runner, RunnerLimits};
 use crate::tokenizer::TokenizerError;
 
@@ -50,6 +51,10 @@ pub struct LoadOptions {
     /// Models that make embeddings compute with their numbers as they are, and do not round them, which
     /// is faster ([`ferrum_kernels::WeightSource::rounded`]).
     pub exact: bool,
+    /// LoRA adapters, all of them applied to every sequence that names none.
+    pub lora: Vec<LoraSource>,
+    /// Further ones, of which a sequence may name one by its number, from 1 on, in place of those.
+    pub adapters: Vec<LoraSource>,
 }
 
 /// Context length where neither the user nor the model asks for less.
@@ -69,7 +74,16 @@ impl Default for LoadOptions {
             step_tokens: 512,
             kv_blocks: None,
             exact: false,
+            lora: Vec::new(),
+            adapters: Vec::new(),
         }
+    }
+}
+
+impl LoadOptions {
+    /// The same for another model, whose adapters these are not.
+    pub fn without_adapters(&self) -> Self {
+        LoadOptions { lora: Vec::new(), adapters: Vec::new(), ..self.clone() }
     }
 }
 
@@ -120,6 +134,9 @@ pub enum ModelError {
     /// The tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// An adapter is not for this model, or has what is not honoured.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     /// The options ask for what the model or the machine does not have.
     #[error("{0}")]
     Options(String),
@@ -178,8 +195,20 @@ fn load_on<B: Backend>(
     spec: DecoderSpec,
     options: &LoadOptions,
 ) -> Result<Box<dyn Runner>, ModelError> {
+    let adapters = adapters(file, &spec, options)?;
     let options = decoder_options(&spec, options)?;
-    Ok(Box::new(DecoderRunner::load(backend, file, spec, &options)?))
+    Ok(Box::new(DecoderRunner::load(backend, file, spec, &options, &adapters)?))
+}
+
+/// What a sequence may name, by number.
+fn adapters(
+    file: &dyn Checkpoint,
+    spec: &DecoderSpec,
+    options: &LoadOptions,
+) -> Result<Vec<Adapter>, ModelError> {
+    let named = options.adapters.chunks(1);
+    let sets = std::iter::once(options.lora.as_slice()).chain(named);
+    sets.map(|sources| Adapter::open(sources, file, spec)).collect()
 }
 
 /// Fits the options to the model.
@@ -243,9 +272,10 @@ pub fn memory_estimate(
     options: &LoadOptions,
 ) -> Result<MemoryEstimate, ModelError> {
     let spec = arch::spec(file)?;
+    let adapters = adapters(file, &spec, options)?;
     let decoder = decoder_options(&spec, options)?;
     match options.device {
-        Device::Cpu => decoder.estimate(&cpu(options)?, file, &spec),
-        Device::Reference => decoder.estimate(&reference(options)?, file, &spec),
+        Device::Cpu => decoder.estimate(&cpu(options)?, file, &spec, &adapters),
+        Device::Reference => decoder.estimate(&reference(options)?, file, &spec, &adapters),
     }
 }

@@ -7,6 +7,11 @@ pub trait Runner: Send {
     /// Sizes that the engine plans with.
     fn limits(&self) -> &RunnerLimits;
 
+    /// Numbers of adapters that a sequence of a step may name, from 0 on: [`StepInput::adapters`].
+    fn adapters(&self) -> usize {
+        1
+    }
+
     /// Runs one packed step. The logits are those of `step.sample_rows`, `[R, vocab]`, valid until
     /// the next step.
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError>;

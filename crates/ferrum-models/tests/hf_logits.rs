@@ -6,7 +6,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -14,87 +13,9 @@ use anyhow::{Context, Result, ensure};
 use ferrum_models::convert::{Conversion, ConvertError, ConvertOptions, Quant};
 use ferrum_models::gguf::Gguf;
 use ferrum_models::{Checkpoint, Device, KvDType, LoadOptions, checkpoint};
-use serde::Deserialize;
 use serde_json::{Value, json};
+use support::hf::{Golden, distance};
 use support::{Sequence, step};
-
-#[derive(Deserialize)]
-struct Golden {
-    config: Value,
-    dtype: String,
-    /// Shape, offset and scale.
-    tensors: BTreeMap<String, (Vec<usize>, f64, f64)>,
-    prompt: Vec<u32>,
-    steps: Vec<u32>,
-    logits: Vec<Vec<f32>>,
-}
-
-/// Value `i` of the tensor `name`: see the script.
-fn value(seed: u64, i: u64, offset: f64, scale: f64) -> f32 {
-    let mut z = seed.wrapping_add(i).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    let unit = 2.0 * (z >> 40) as f64 / f64::from(1 << 24) - 1.0;
-    (offset + scale * unit) as f32
-}
-
-/// FNV-1a.
-fn seed(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-impl Golden {
-    fn bytes(&self, name: &str) -> Vec<u8> {
-        let (shape, offset, scale) = &self.tensors[name];
-        let count: usize = shape.iter().product();
-        let values = (0..count as u64).map(|i| value(seed(name), i, *offset, *scale));
-        match self.dtype.as_str() {
-            "BF16" => values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
-            _ => values.flat_map(f32::to_le_bytes).collect(),
-        }
-    }
-
-    /// One safetensors file with some of the tensors.
-    fn file(&self, names: &[&String]) -> Vec<u8> {
-        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-        for name in names {
-            let start = data.len();
-            data.extend(self.bytes(name));
-            let offsets = [start, data.len()];
-            let entry = json!({"dtype": self.dtype, "shape": self.tensors[*name].0, "data_offsets": offsets});
-            header.insert((*name).clone(), entry);
-        }
-        let header = Value::Object(header).to_string();
-        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
-    }
-
-    /// A folder with the model in one file, or in two with an index.
-    fn write(&self, folder: &Path, shards: usize) -> Result<()> {
-        fs::write(folder.join("config.json"), self.config.to_string())?;
-        let names: Vec<&String> = self.tensors.keys().collect();
-        if shards == 1 {
-            return Ok(fs::write(folder.join("model.safetensors"), self.file(&names))?);
-        }
-        let mut map = serde_json::Map::new();
-        for (i, names) in names.chunks(names.len().div_ceil(shards)).enumerate() {
-            let file = format!("model-{:05}-of-{shards:05}.safetensors", i + 1);
-            fs::write(folder.join(&file), self.file(names))?;
-            map.extend(names.iter().map(|name| ((*name).clone(), json!(file))));
-        }
-        let index = json!({"metadata": {"total_size": 1}, "weight_map": map});
-        Ok(fs::write(folder.join("model.safetensors.index.json"), index.to_string())?)
-    }
-}
-
-/// The largest difference over the largest logit.
-fn distance(got: &[f32], expected: &[f32]) -> f32 {
-    let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let worst = got.iter().zip(expected).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-    if got.len() == expected.len() && !worst.is_nan() { worst / largest } else { f32::INFINITY }
-}
 
 fn check(golden: &str, device: Device, shards: usize) -> Result<()> {
     let golden: Golden = serde_json::from_str(golden)?;

@@ -119,6 +119,7 @@ impl From<AdmissionError> for ApiError {
             AdmissionError::Sampling(error) => out.param = Some(error.field.into()),
             AdmissionError::Logprobs { .. } => out.param = Some("logprobs".into()),
             // The constraint was compiled for this model, so this is no mistake of the client.
+            AdmissionError::Adapter { .. } => out.status = StatusCode::INTERNAL_SERVER_ERROR,
             AdmissionError::Constraint { .. } => out.status = StatusCode::INTERNAL_SERVER_ERROR,
             AdmissionError::Reasoning => out.status = StatusCode::INTERNAL_SERVER_ERROR,
             AdmissionError::EmptyStopString => out.param = Some("stop".into()),

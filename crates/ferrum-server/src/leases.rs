@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use ferrum_engine::Request;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::{ApiError, ApiResult};
@@ -37,6 +38,8 @@ pub struct UnderWay(#[allow(dead_code, reason = "counted")] Arc<()>);
 pub struct Lease<T> {
     // Given back in this order: the memory is free once nothing holds the model.
     model: T,
+    /// See [`Offer::adapter`].
+    adapter: usize,
     hold: Arc<Hold>,
     places: Vec<OwnedSemaphorePermit>,
     under_way: UnderWay,
@@ -46,6 +49,24 @@ impl<T> Lease<T> {
     /// The model.
     pub fn model(&self) -> &T {
         &self.model
+    }
+
+    /// The same for requests that mean the adapter of this number.
+    pub fn with_adapter(mut self, adapter: usize) -> Self {
+        self.adapter = adapter;
+        self
+    }
+
+    /// Gives requests the adapter that they mean.
+    pub fn name_adapter(&self, requests: &mut [Request]) {
+        requests.iter_mut().for_each(|request| request.adapter = self.adapter as u32);
+    }
+
+    /// The name of the adapter that is meant, or of the model.
+    pub fn name(&self) -> &str {
+        let offer = &self.hold.inner.offers[self.hold.index];
+        let adapter = self.adapter.checked_sub(1).and_then(|index| offer.adapters.get(index));
+        adapter.unwrap_or(&offer.id)
     }
 
     /// What keeps it in memory.
@@ -75,9 +96,9 @@ impl<T> Lease<T> {
 
     /// The same of a model of which more is known.
     pub fn of<U>(self, kind: impl FnOnce(T) -> Option<U>) -> ApiResult<Lease<U>> {
-        let Lease { model, hold, places, under_way } = self;
+        let Lease { model, adapter, hold, places, under_way } = self;
         let model = kind(model).ok_or_else(|| ApiError::internal("a model of another kind"))?;
-        Ok(Lease { model, hold, places, under_way })
+        Ok(Lease { model, adapter, hold, places, under_way })
     }
 }
 
@@ -173,7 +194,7 @@ impl Waiter {
                 self.inner.advance(&mut state);
                 let hold = Arc::new(Hold { index: self.index, inner: self.inner.clone() });
                 let under_way = UnderWay(self.inner.under_way.clone());
-                Ok(Some(Lease { model, hold, places: Vec::new(), under_way }))
+                Ok(Some(Lease { model, adapter: 0, hold, places: Vec::new(), under_way }))
             }
         }
     }

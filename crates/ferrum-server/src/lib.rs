@@ -115,7 +115,8 @@ impl App {
             );
             return Err(ApiError::field("model", message));
         }
-        self.admit(index, tenant, body).await?.of(Resident::model)
+        let adapter = self.models.offers()[index].adapter(name);
+        Ok(self.admit(index, tenant, body).await?.of(Resident::model)?.with_adapter(adapter))
     }
 
     async fn admit(

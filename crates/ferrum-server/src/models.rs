@@ -4,6 +4,7 @@
 //! load holds up nobody but those who wait for it. How a request gets hold of a model is in
 //! [`crate::leases`].
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -46,6 +47,8 @@ pub struct Offer {
     pub id: String,
     /// Other names by which it may be asked for.
     pub aliases: Vec<String>,
+    /// Names of its adapters, by number from 1 on.
+    pub adapters: Vec<String>,
     /// Tokens that prompt and answer may have together.
     pub context: usize,
     /// Memory that it takes while it is loaded, in bytes.
@@ -62,9 +65,15 @@ pub struct Offer {
 type FileStamp = Option<(u64, Option<SystemTime>)>;
 
 impl Offer {
-    /// Whether a request for `name` means this model.
+    /// Whether a request for `name` means this model, or an adapter of it.
     fn answers_to(&self, name: &str) -> bool {
-        name == self.id || self.aliases.iter().any(|alias| alias == name)
+        name == self.id || self.aliases.iter().chain(&self.adapters).any(|own| own == name)
+    }
+
+    /// The number of the adapter that a request for `name` means; 0 for the model without any.
+    pub fn adapter(&self, name: Option<&str>) -> usize {
+        let found = self.adapters.iter().position(|own| Some(own.as_str()) == name);
+        found.map_or(0, |index| index + 1)
     }
 
     /// Values of a vector, where it makes embeddings.
@@ -186,11 +195,13 @@ impl Models {
         if offers.is_empty() {
             return Err(OfferError::None);
         }
-        let names = |offer: &Offer| [vec![offer.id.clone()], offer.aliases.clone()].concat();
-        for (i, offer) in offers.iter().enumerate() {
-            let taken = |name: &String| offers[..i].iter().any(|other| other.answers_to(name));
-            if let Some(name) = names(offer).into_iter().find(taken) {
-                return Err(OfferError::Name(name));
+        let mut taken = BTreeSet::new();
+        for offer in &offers {
+            // A model may be called the same twice.
+            let own: BTreeSet<&String> = offer.aliases.iter().chain([&offer.id]).collect();
+            let mut names = own.into_iter().chain(&offer.adapters);
+            if let Some(name) = names.find(|name| !taken.insert(*name)) {
+                return Err(OfferError::Name(name.clone()));
             }
         }
         let memory = config.memory.unwrap_or(u64::MAX);

@@ -179,6 +179,7 @@ fn a_draft_model_changes_no_answer() {
         let offer = Offer {
             id: MODEL.into(),
             aliases: own.aliases.clone(),
+            adapters: Vec::new(),
             context: CONTEXT,
             bytes: 1,
             waiting: 8,

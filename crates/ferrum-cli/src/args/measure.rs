@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use ferrum_models::cpu::Isa;
 
-use super::LoadArgs;
+use super::{LoadArgs, LoraArgs};
 
 /// Flags of `devices`.
 #[derive(Debug, Args)]
@@ -134,6 +134,8 @@ pub struct BenchArgs {
     pub json: bool,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }
 
 /// Measure how well a model predicts a text
@@ -158,4 +160,6 @@ pub struct PerplexityArgs {
     pub json: bool,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }

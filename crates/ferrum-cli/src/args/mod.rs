@@ -4,6 +4,7 @@ mod convert;
 mod draft;
 mod embed;
 mod load;
+mod lora;
 mod measure;
 mod models;
 mod run;
@@ -19,6 +20,7 @@ pub use convert::ConvertArgs;
 pub use draft::{DraftArgs, draft_samples};
 pub use embed::EmbedArgs;
 pub use load::LoadArgs;
+pub use lora::{LoraArgs, named_source};
 pub use measure::{
     BenchArgs, BenchCommand, BenchServeArgs, BenchTarget, DevicesArgs, PerplexityArgs,
 };

@@ -3,7 +3,7 @@
 use clap::Args;
 use ferrum_hub::{HubError, ModelRef, catalogue};
 
-use super::{DraftArgs, LoadArgs, SamplingArgs};
+use super::{DraftArgs, LoadArgs, LoraArgs, SamplingArgs};
 use crate::exit::UsageError;
 
 /// Answer a prompt, or chat
@@ -53,6 +53,8 @@ pub struct RunArgs {
     /// are the same; it is asked only where that makes them faster
     #[arg(long, value_name = "MODEL", help_heading = "Speculation")]
     pub draft_model: Option<String>,
+    #[command(flatten)]
+    pub lora: LoraArgs,
     #[command(flatten)]
     pub draft: DraftArgs,
     #[command(flatten)]

@@ -29,6 +29,16 @@ pub struct ServeArgs {
     /// Further name of the first model in requests; may be given more than once
     #[arg(long, value_name = "NAME")]
     pub alias: Vec<String>,
+    /// LoRA adapter: a folder from PEFT, or a GGUF file; =SCALE changes its strength. Requests whose
+    /// `model` is NAME (by default the folder's or file's) have it over its model, the first that
+    /// it fits. May be given more than once
+    #[arg(
+        long,
+        alias = "lora-modules",
+        value_name = "[NAME=]PATH[=SCALE]",
+        help_heading = "Model options"
+    )]
+    pub lora: Vec<String>,
     #[command(flatten)]
     pub size: SizeArgs,
     #[command(flatten)]
@@ -118,6 +128,7 @@ Examples:
   ferrum serve
   ferrum serve gemma3 --port 9000 --max-seqs 4
   ferrum serve ./large.gguf --draft-model ./small.gguf
+  ferrum serve smollm2 --lora pirate=./pirate-adapter --lora terse=./terse=0.5
   ferrum serve smollm2 gemma3 small=./model.gguf --memory 4GB
   ferrum serve a=./a.gguf b=./b.gguf --draft-model a=./tiny-a.gguf --draft-model b=./tiny-b.gguf
   FERRUM_API_KEY=secret ferrum serve ./model.gguf --host 0.0.0.0";

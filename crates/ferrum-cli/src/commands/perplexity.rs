@@ -57,6 +57,7 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> Result<()> {
         context: Some(context),
         max_samples: Some(rows),
         step_tokens: STEP_TOKENS,
+        lora: args.lora.sources(),
         ..args.load.options()
     };
     let mut runner = load(&*file.checkpoint, &options)?;

@@ -33,6 +33,7 @@ pub fn run(args: &RunArgs, config: &Config) -> Result<Outcome> {
     let options = LoadOptions {
         context: args.context.map(|n| n as usize),
         max_samples: args.draft_model.as_ref().map(|_| draft_samples(1, args.draft.draft_max)),
+        lora: args.lora.sources(),
         ..args.load.options()
     };
     let name = file.name.clone();

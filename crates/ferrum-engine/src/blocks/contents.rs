@@ -9,14 +9,19 @@ use super::BlockId;
 /// What a block builds on: the content of a block depends on all tokens before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Parent {
-    /// The block is the first of sequences with this salt.
-    Root(u64),
+    /// The block is the first of sequences with this salt and adapter.
+    Root {
+        /// Whose it is.
+        salt: u64,
+        /// What computed it.
+        adapter: u32,
+    },
     /// It follows this block.
     Block(BlockId),
 }
 
 /// Names a content exactly: a parent block has one content for as long as others build on it, so
-/// chains of keys are equal if and only if salt and all tokens are.
+/// chains of keys are equal if and only if salt, adapter and all tokens are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     parent: Parent,
@@ -68,7 +73,7 @@ impl Contents {
     /// Published blocks that follow a block, with that block.
     pub(super) fn parents(&self) -> impl Iterator<Item = (BlockId, BlockId)> {
         self.by_key.iter().filter_map(|(key, &block)| match key.parent {
-            Parent::Root(_) => None,
+            Parent::Root { .. } => None,
             Parent::Block(parent) => Some((block, parent)),
         })
     }

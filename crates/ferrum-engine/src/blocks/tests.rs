@@ -9,8 +9,12 @@ fn tokens(fill: u32) -> [u32; KV_BLOCK_SIZE] {
 }
 
 /// Takes and publishes a chain of blocks whose tokens are `fills`.
+fn root(salt: u64) -> Parent {
+    Parent::Root { salt, adapter: 0 }
+}
+
 fn chain(pool: &mut BlockPool, salt: u64, fills: &[u32]) -> Vec<BlockId> {
-    let mut parent = Parent::Root(salt);
+    let mut parent = root(salt);
     let mut blocks = Vec::new();
     for &fill in fills {
         let block = pool.allocate(1).expect("a block")[0];
@@ -56,12 +60,13 @@ fn a_content_is_found_by_all_that_came_before_it() {
     let blocks = chain(&mut pool, 1, &[5, 6]);
     pool.check_integrity(blocks.clone());
     let find = |parent, fill| pool.find(parent, &tokens(fill));
-    assert_eq!(find(Parent::Root(1), 5), Some(blocks[0]));
-    assert_eq!(find(Parent::Root(2), 5), None, "another salt");
-    assert_eq!(find(Parent::Root(1), 6), None, "6 came after 5");
+    assert_eq!(find(root(1), 5), Some(blocks[0]));
+    assert_eq!(find(root(2), 5), None, "another salt");
+    assert_eq!(find(Parent::Root { salt: 1, adapter: 1 }, 5), None, "another adapter");
+    assert_eq!(find(root(1), 6), None, "6 came after 5");
     assert_eq!(find(Parent::Block(blocks[0]), 6), Some(blocks[1]));
     assert_eq!(find(Parent::Block(blocks[1]), 6), None);
-    assert_eq!(pool.find(Parent::Root(1), &[5; 31]), None, "not a full block");
+    assert_eq!(pool.find(root(1), &[5; 31]), None, "not a full block");
 }
 
 #[test]
@@ -90,7 +95,7 @@ fn what_was_used_last_stays_longest() {
     first.iter().for_each(|&block| pool.hold(block));
     release(&mut pool, &first);
     assert_eq!(pool.allocate(3).unwrap(), [second[1], second[0], first[1]]);
-    assert_eq!(pool.find(Parent::Root(0), &tokens(10)), Some(first[0]));
+    assert_eq!(pool.find(root(0), &tokens(10)), Some(first[0]));
 }
 
 #[test]
@@ -109,7 +114,7 @@ fn of_two_blocks_with_one_content_one_is_let_go() {
 fn a_pool_that_keeps_nothing_finds_nothing() {
     let mut pool = BlockPool::new(4, false);
     let blocks = chain(&mut pool, 0, &[1, 2]);
-    assert_eq!(pool.find(Parent::Root(0), &tokens(1)), None);
+    assert_eq!(pool.find(root(0), &tokens(1)), None);
     release(&mut pool, &blocks);
     assert_eq!((pool.free(), pool.cached()), (4, 0));
     pool.check_integrity([]);

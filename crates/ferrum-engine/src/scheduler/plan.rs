@@ -82,6 +82,7 @@ impl Scheduler {
             step.positions.extend(start as i32..end as i32);
             step.query_starts.push(step.tokens.len() as i32);
             step.kv_lens.push(end as i32);
+            step.adapters.push(sequence.adapter as i32);
             step.block_tables.extend(&sequence.blocks);
             step.block_tables.resize(step.kv_lens.len() * blocks_per_seq, 0);
             let rows = len.saturating_sub(sequence.without_rows());

@@ -4,6 +4,7 @@
 mod activate;
 mod aligned;
 mod attention;
+mod gate;
 mod gather_rows;
 mod isa;
 mod kv_cache;
@@ -16,6 +17,7 @@ mod measure;
 mod rms_norm;
 mod rope;
 mod route_topk;
+mod scatter_add;
 mod shared;
 mod simd;
 mod stream;
@@ -35,8 +37,8 @@ use team::Team;
 
 use crate::host::HostBuffer;
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec,
-    KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
+    KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
 };
 use crate::{Backend, DType, Format, KernelError, Need, Result, StepInput, WeightSource};
 
@@ -237,6 +239,10 @@ impl Backend for Cpu {
         activate::activate(s, x, p)
     }
 
+    fn gate(&self, s: &mut CpuStream, x: &mut HostBuffer, p: &Gate<'_, Self>) -> Result<()> {
+        gate::gate(s, x, p)
+    }
+
     fn rope(&self, s: &mut CpuStream, x: &mut HostBuffer, p: &Rope<'_, Self>) -> Result<()> {
         rope::rope(s, x, p)
     }
@@ -275,5 +281,14 @@ impl Backend for Cpu {
         p: &GatherRows<'_, Self>,
     ) -> Result<()> {
         gather_rows::gather_rows(dst, p)
+    }
+
+    fn scatter_add(
+        &self,
+        s: &mut CpuStream,
+        dst: &mut HostBuffer,
+        p: &ScatterAdd<'_, Self>,
+    ) -> Result<()> {
+        scatter_add::scatter_add(s, dst, p)
     }
 }

@@ -3,8 +3,8 @@
 
 use super::record::Cost;
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvWrite, LayerNorm,
-    Linear, PackedAttention, RmsNorm, Rope,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, KvWrite,
+    LayerNorm, Linear, PackedAttention, RmsNorm, Rope, ScatterAdd,
 };
 use crate::{Backend, KV_BLOCK_SIZE, KvStorage, PackedWeight, StepInput};
 
@@ -123,6 +123,17 @@ pub(super) fn expert_combine<B: Backend>(p: &ExpertCombine<'_, B>) -> Cost {
     let activations = floats(p.rows * (p.used * cols + 2 * n));
     let bytes = expert_bytes(p.weight, p.rows, p.used) + activations;
     cost(bytes, 2 * p.rows * p.used * n * (cols + 1))
+}
+
+/// An activation, counted as one value, and a product.
+pub(super) fn gate<B: Backend>(p: &Gate<'_, B>) -> Cost {
+    let values = p.rows * p.width;
+    cost(floats(3 * values), 2 * values)
+}
+
+pub(super) fn scatter_add<B: Backend>(p: &ScatterAdd<'_, B>) -> Cost {
+    let values = p.count * p.width;
+    cost(floats(3 * values), values)
 }
 
 /// Copies: every value is read and written.

@@ -16,8 +16,9 @@ use std::time::Instant;
 pub use record::{Op, OpRecord, Profiler};
 
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec,
-    KvWrite, LayerNorm, Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RouteTopk,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
+    KvSpec, KvWrite, LayerNorm, Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RouteTopk,
+    ScatterAdd,
 };
 use crate::{Backend, DType, Format, Need, PackedWeight, Result, StepInput, WeightSource};
 use record::{Cost, Formats};
@@ -193,6 +194,13 @@ impl<B: Backend> Backend for Profiled<B> {
         self.record(s, what, |b, s| b.activate(s, x, p))
     }
 
+    fn gate(&self, s: &mut Stream<B>, x: &mut B::Buffer, p: &Gate<'_, Self>) -> Result<()> {
+        let what = (Op::Activate, Formats::default(), cost::gate(p));
+        let &Gate { up, rows, width, activation } = p;
+        let p = Gate { up, rows, width, activation };
+        self.record(s, what, |b, s| b.gate(s, x, &p))
+    }
+
     fn rope(&self, s: &mut Stream<B>, x: &mut B::Buffer, p: &Rope<'_, Self>) -> Result<()> {
         let what = (Op::Rope, Formats::default(), cost::rope(p));
         let &Rope { positions, table, rows, heads, head_dim, rotary_dim, style } = p;
@@ -257,6 +265,18 @@ impl<B: Backend> Backend for Profiled<B> {
         let &GatherRows { src, rows, count, width } = p;
         let p = GatherRows { src, rows, count, width };
         self.record(s, what, |b, s| b.gather_rows(s, dst, &p))
+    }
+
+    fn scatter_add(
+        &self,
+        s: &mut Stream<B>,
+        dst: &mut B::Buffer,
+        p: &ScatterAdd<'_, Self>,
+    ) -> Result<()> {
+        let what = (Op::ScatterAdd, Formats::default(), cost::scatter_add(p));
+        let &ScatterAdd { src, rows, count, width } = p;
+        let p = ScatterAdd { src, rows, count, width };
+        self.record(s, what, |b, s| b.scatter_add(s, dst, &p))
     }
 
     fn route_topk(&self, s: &mut Stream<B>, p: RouteTopk<'_, Self>) -> Result<()> {

@@ -16,6 +16,7 @@ fn step() -> StepInput {
         block_tables: vec![0, 0, 1, 2],
         blocks_per_seq: 2,
         sample_rows: vec![2, 3],
+        ..StepInput::default()
     }
 }
 

@@ -6,8 +6,8 @@
 use crate::backend::{Backend, KvStorage, Need, PackedWeight};
 use crate::host::{HostBuffer, zeroed};
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, GatherRows, KvSpec,
-    KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk,
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
+    KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
 };
 use crate::weight::dequantize_row;
 use crate::{DType, Format, KV_SCALE_GROUP, KernelError, KvDType, Result, WeightSource, checks};
@@ -17,6 +17,7 @@ mod attention;
 mod embed;
 mod expert_combine;
 mod expert_gated_linear;
+mod gate;
 mod gated_linear;
 mod gather_rows;
 mod kv_write;
@@ -26,6 +27,7 @@ mod packed_attention;
 mod rms_norm;
 mod rope;
 mod route_topk;
+mod scatter_add;
 
 /// The reference backend.
 #[derive(Debug, Clone, Copy, Default)]
@@ -238,6 +240,10 @@ impl Backend for Reference {
         activate::activate(x, p)
     }
 
+    fn gate(&self, _: &mut Stream, x: &mut HostBuffer, p: &Gate<'_, Self>) -> Result<()> {
+        gate::gate(x, p)
+    }
+
     fn rope(&self, _: &mut Stream, x: &mut HostBuffer, p: &Rope<'_, Self>) -> Result<()> {
         rope::rope(x, p)
     }
@@ -271,5 +277,14 @@ impl Backend for Reference {
         p: &GatherRows<'_, Self>,
     ) -> Result<()> {
         gather_rows::gather_rows(dst, p)
+    }
+
+    fn scatter_add(
+        &self,
+        _: &mut Stream,
+        dst: &mut HostBuffer,
+        p: &ScatterAdd<'_, Self>,
+    ) -> Result<()> {
+        scatter_add::scatter_add(dst, p)
     }
 }

@@ -364,7 +364,7 @@ fn step() -> StepInput {
         kv_lens: vec![33, 1],
         block_tables: vec![3, 1, 2, 0],
         blocks_per_seq: 2,
-        sample_rows: vec![],
+        ..StepInput::default()
     }
 }
 

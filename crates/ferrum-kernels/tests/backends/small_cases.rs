@@ -182,7 +182,7 @@ fn three_tokens<B: Backend>(
         kv_lens: vec![3],
         block_tables: vec![1],
         blocks_per_seq: 1,
-        sample_rows: vec![],
+        ..StepInput::default()
     };
     let cap = StepCapacity { tokens: 3, seqs: 1, blocks_per_seq: 1, samples: 1 };
     let batch = s.batch(&step, &cap, 2);

@@ -12,6 +12,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_types: &["gemma2"],
     modules: NORMS_AROUND,
     norms_less_one: true,
+    ..Architecture::DEFAULT
 };
 
 /// Of so many layers, the last is global.

@@ -6,8 +6,13 @@ use super::hparams::Hparams;
 use crate::decoder::DecoderSpec;
 use crate::load::ModelError;
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "granite", spec, model_types: &["granite"], ..Architecture::DEFAULT };
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    name: "granite",
+    spec,
+    model_types: &["granite"],
+    reordered: true,
+    ..Architecture::DEFAULT
+};
 
 fn spec(h: &Hparams<'_>) -> Result<DecoderSpec, ModelError> {
     let mut spec = h.base(h.reordered_rope())?;

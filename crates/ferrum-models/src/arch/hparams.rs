@@ -134,8 +134,8 @@ impl<'a> Hparams<'a> {
     /// them so that rotated pairs lie side by side.
     pub fn reordered_rope(&self) -> RopeStyle {
         match self.file.layout() {
-            Layout::Gguf => RopeStyle::Interleaved,
-            Layout::HuggingFace => RopeStyle::Split,
+            Layout::Gguf if super::reorders_rows(self.arch) => RopeStyle::Interleaved,
+            Layout::Gguf | Layout::HuggingFace => RopeStyle::Split,
         }
     }
 

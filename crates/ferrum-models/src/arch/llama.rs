@@ -11,6 +11,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     name: "llama",
     spec,
     model_types: &["llama", "mistral", "mixtral"],
+    reordered: true,
     ..Architecture::DEFAULT
 };
 

@@ -34,6 +34,8 @@ pub(crate) struct Architecture {
     pub model_types: &'static [&'static str],
     /// Modules of a layer that transformers calls otherwise than those of Llama: its name and ours.
     pub modules: &'static [(&'static str, &'static str)],
+    /// llama.cpp's converter puts the rows of q and k side by side that are rotated together.
+    pub reordered: bool,
     /// Transformers keeps the weights of norms less one.
     pub norms_less_one: bool,
 }
@@ -45,6 +47,7 @@ impl Architecture {
         spec: |h| Err(h.unsupported("architecture", "(none)".into())),
         model_types: &[],
         modules: &[],
+        reordered: false,
         norms_less_one: false,
     };
 }
@@ -87,6 +90,16 @@ pub fn spec(file: &dyn Checkpoint) -> Result<DecoderSpec, ModelError> {
 /// Names of the architectures that Ferrum runs, as GGUF files have them.
 pub fn names() -> impl Iterator<Item = &'static str> {
     REGISTRY.iter().map(|a| a.name)
+}
+
+/// The architecture of this name.
+pub(crate) fn by_name(name: &str) -> Option<&'static Architecture> {
+    REGISTRY.iter().find(|a| a.name == name)
+}
+
+/// Whether llama.cpp's converter reorders the rows of q and k of an architecture.
+pub(crate) fn reorders_rows(name: &str) -> bool {
+    by_name(name).is_some_and(|a| a.reordered)
 }
 
 /// The architecture of a `config.json`'s `model_type`.

@@ -6,8 +6,13 @@ use super::hparams::Hparams;
 use crate::decoder::DecoderSpec;
 use crate::load::ModelError;
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "smollm3", spec, model_types: &["smollm3"], ..Architecture::DEFAULT };
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    name: "smollm3",
+    spec,
+    model_types: &["smollm3"],
+    reordered: true,
+    ..Architecture::DEFAULT
+};
 
 /// Of so many layers, the last has no RoPE, unless the file lists the layers.
 const PERIOD: usize = 4;

@@ -9,11 +9,13 @@ use ferrum_kernels::{Backend, DType, KernelError, KvDType, StepBatch, StepInput}
 
 use mlp::Routing;
 
+use super::adapters::{Adapters, Linears};
 use super::memory::ActivationSizes;
 use super::weights::{DecoderWeights, LayerWeights, Loader, check_file, vector_values};
 use super::{DecoderSpec, QkNorm, rope_table};
 use crate::checkpoint::Checkpoint;
 use crate::load::ModelError;
+use crate::lora::{Adapter, Module};
 use crate::runner::{Runner, RunnerLimits};
 
 /// Sizes of a runner, fixed when it is made.
@@ -39,6 +41,10 @@ pub struct DecoderRunner<B: Backend> {
     kv: Vec<B::KvCache>,
     batch: StepBatch<B::Buffer>,
     act: Activations<B>,
+    /// Where there are any.
+    adapters: Option<Adapters<B>>,
+    /// Numbers that a sequence may name, from 0.
+    adapter_count: usize,
     limits: RunnerLimits,
     /// Results of the last step on the host: logits `[R, vocab]`, or states `[T, hidden]`.
     logits: Vec<f32>,
@@ -87,12 +93,14 @@ impl<B: Backend> Activations<B> {
 }
 
 impl<B: Backend> DecoderRunner<B> {
-    /// Checks the file against the spec and the backend, then loads it.
-    pub fn load(
+    /// Checks the file against the spec and the backend, then loads it. A sequence has the adapter
+    /// whose number it names; the first is for those that name none.
+    pub(crate) fn load(
         backend: B,
         file: &dyn Checkpoint,
         spec: DecoderSpec,
         options: &DecoderOptions,
+        adapters: &[Adapter],
     ) -> Result<Self, ModelError> {
         check_file(&backend, file, &spec, options.kv_dtype)?;
         let limits = options.limits;
@@ -117,8 +125,21 @@ impl<B: Backend> DecoderRunner<B> {
             .collect::<Result<_, _>>()?;
         let batch = StepBatch::new(&backend, &limits.capacity)?;
         let act = Activations::new(&backend, &spec, &limits)?;
-        let logits = Vec::new();
-        Ok(DecoderRunner { backend, stream, spec, weights, ropes, kv, batch, act, limits, logits })
+        let loaded = Adapters::load(&backend, &mut stream, adapters, (&spec, &limits))?;
+        Ok(DecoderRunner {
+            backend,
+            stream,
+            spec,
+            weights,
+            ropes,
+            kv,
+            batch,
+            act,
+            adapters: loaded,
+            adapter_count: adapters.len().max(1),
+            limits,
+            logits: Vec::new(),
+        })
     }
 
     /// Query, key and value projections with their norms and rotation; writes the KV cache.
@@ -131,8 +152,10 @@ impl<B: Backend> DecoderRunner<B> {
             None => [None, None, None],
         };
         let (q, k, v) = (&mut act.q, &mut act.k, &mut act.v);
-        b.linear(
-            s,
+        let mut linears = Linears { b, s: &mut *s, adapters: self.adapters.as_mut() };
+        linears.linear(
+            i,
+            &[Module::Q, Module::K, Module::V],
             Linear {
                 input: if weights.attn_norm.is_some() { &act.h } else { &act.x },
                 rows,
@@ -194,13 +217,16 @@ impl<B: Backend> DecoderRunner<B> {
         let weights = &self.weights.layers[i];
         let (act, rows) = (&mut self.act, self.batch.shape.tokens);
         let sublayer = Sublayer {
+            layer: i,
+            module: Module::AttnOutput,
             input: &act.attn,
             weight: &weights.attn_output,
             post_norm: weights.post_attn_norm.as_ref(),
             rows,
             eps: self.spec.norm_eps,
         };
-        sublayer.add_to(&self.backend, &mut self.stream, &mut act.x, &mut act.h)
+        let (b, s, adapters) = (&self.backend, &mut self.stream, self.adapters.as_mut());
+        sublayer.add_to(Linears { b, s, adapters }, &mut act.x, &mut act.h)
     }
 
     /// `h = norm(x)` with one of the layer's norms, where it has it.
@@ -269,6 +295,8 @@ impl<B: Backend> DecoderRunner<B> {
 
 /// The second half of a sublayer: `x += post_norm(weight · input)`.
 struct Sublayer<'a, B: Backend> {
+    layer: usize,
+    module: Module,
     input: &'a B::Buffer,
     weight: &'a B::Weight,
     post_norm: Option<&'a B::Buffer>,
@@ -280,8 +308,7 @@ impl<B: Backend> Sublayer<'_, B> {
     /// Adds to the residual stream `x`; `h` is scratch for the post-norm.
     fn add_to(
         &self,
-        b: &B,
-        s: &mut B::Stream,
+        mut linears: Linears<'_, B>,
         x: &mut B::Buffer,
         h: &mut B::Buffer,
     ) -> Result<(), KernelError> {
@@ -289,24 +316,24 @@ impl<B: Backend> Sublayer<'_, B> {
             Some(_) => (&mut *h, false),
             None => (&mut *x, true),
         };
-        b.linear(
-            s,
-            Linear {
-                input: self.input,
-                rows: self.rows,
-                outputs: &mut [LinearOutput { weight: self.weight, bias: None, dst, accumulate }],
-            },
-        )?;
+        let outputs = &mut [LinearOutput { weight: self.weight, bias: None, dst, accumulate }];
+        let p = Linear { input: self.input, rows: self.rows, outputs };
+        linears.linear(self.layer, &[self.module], p)?;
         let Some(weight) = self.post_norm else { return Ok(()) };
         let width = ferrum_kernels::PackedWeight::rows(self.weight);
         let (groups, eps) = (self.rows, self.eps);
-        b.rms_norm(s, x, &RmsNorm { src: Some(h), weight, groups, width, eps, accumulate: true })
+        let p = RmsNorm { src: Some(h), weight, groups, width, eps, accumulate: true };
+        linears.b.rms_norm(linears.s, x, &p)
     }
 }
 
 impl<B: Backend> Runner for DecoderRunner<B> {
     fn limits(&self) -> &RunnerLimits {
         &self.limits
+    }
+
+    fn adapters(&self) -> usize {
+        self.adapter_count
     }
 
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
@@ -341,7 +368,14 @@ impl<B: Backend> DecoderRunner<B> {
             let what = format!("a sequence of {len} positions, context {}", limits.context);
             return Err(KernelError::shape("step", what));
         }
+        let count = self.adapter_count;
+        if let Some(number) = step.adapters.iter().find(|&&number| number as usize >= count) {
+            return Err(KernelError::shape("step", format!("adapter {number} of {count}")));
+        }
         self.batch.upload(&self.backend, &mut self.stream, step)?;
+        if let Some(adapters) = &mut self.adapters {
+            adapters.begin(&self.backend, &mut self.stream, step)?;
+        }
         self.backend.embed(
             &mut self.stream,
             &mut self.act.x,

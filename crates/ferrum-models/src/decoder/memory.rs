@@ -2,10 +2,12 @@
 
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE};
 
+use super::adapters::{AdapterSizes, weight_bytes};
 use super::weights::{RoleKind, check_file, tensor_roles};
 use super::{DecoderOptions, DecoderSpec, LayerSpec};
 use crate::checkpoint::Checkpoint;
 use crate::load::{MemoryEstimate, ModelError};
+use crate::lora::Adapter;
 use crate::runner::RunnerLimits;
 
 /// Elements of each activation buffer, for the largest step (`T` tokens, `R` rows to sample).
@@ -60,9 +62,10 @@ impl DecoderOptions {
         backend: &B,
         file: &dyn Checkpoint,
         spec: &DecoderSpec,
+        adapters: &[Adapter],
     ) -> Result<MemoryEstimate, ModelError> {
         check_file(backend, file, spec, self.kv_dtype)?;
-        let mut weights = 0usize;
+        let mut weights = weight_bytes(backend, adapters, spec);
         for role in tensor_roles(spec, file.find("output.weight").is_none()) {
             let bytes = match role.kind {
                 RoleKind::Matrix { rows, cols } => {
@@ -80,10 +83,12 @@ impl DecoderOptions {
         let per_position: usize = spec.layers.iter().map(|l| 2 * l.kv_heads * l.head_dim).sum();
         let rope_pairs: usize = spec.ropes.iter().map(|r| r.rotary_dim).sum();
         let table_width = size_of::<f32>().saturating_mul(rope_pairs);
+        let sizes = AdapterSizes::new(adapters, spec, &self.limits);
+        let scratch = sizes.map_or(0, |sizes| sizes.buffer_bytes());
         Ok(MemoryEstimate {
             weights,
             kv_cache: self.kv_dtype.bytes(positions.saturating_mul(per_position)),
-            buffers: ActivationSizes::new(spec, &self.limits).bytes(),
+            buffers: ActivationSizes::new(spec, &self.limits).bytes().saturating_add(scratch),
             tables: self.limits.context.saturating_mul(table_width),
             vocabulary: file.vocabulary_bytes(),
         })

@@ -1,5 +1,6 @@
 //! The one decoder: a transformer described by a typed [`DecoderSpec`], run on any backend.
 
+mod adapters;
 mod forward;
 mod memory;
 mod rope_table;

@@ -19,7 +19,7 @@ pub enum HfError {
     Json { path: PathBuf, reason: String },
     #[error("{}: no config.json in this folder, so it is no model", path.display())]
     NoConfig { path: PathBuf },
-    #[error("{}: neither model.safetensors nor model.safetensors.index.json", path.display())]
+    #[error("{}: there is no safetensors file with the weights", path.display())]
     NoWeights { path: PathBuf },
     #[error(
         "{}: a pickle file, which can run any program when it is read; Ferrum reads safetensors only \

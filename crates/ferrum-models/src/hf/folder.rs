@@ -19,7 +19,7 @@ use super::template;
 use crate::checkpoint::{Checkpoint, Layout, Tensor};
 use crate::gguf::{GgufError, Metadata};
 use crate::load::ModelError;
-use crate::safetensors::RawTensor;
+use crate::safetensors::{Dtype, RawTensor};
 use crate::tokenizer::{Beside, GgufVocabulary, Tokenizer, TokenizerError};
 
 /// The longest `tokenizer.json` that is accepted; Gemma 3's has 33 MB.
@@ -90,7 +90,7 @@ impl Folder {
         let mut ends = end_tokens(Object(&json))?;
         ends.extend(end_tokens(Object(&generation))?);
         let shards = Shards::open(path)?;
-        let tensors = Collector::new(&shards, &config, quantization).collect(head)?;
+        let tensors = Collector::new(&shards, &config, quantization.as_ref()).collect(head)?;
         let mut metadata = config.metadata;
         if let Some(template) = template::read(path, &tokenizer_config)? {
             // There is no such key yet.
@@ -143,7 +143,7 @@ fn end_tokens(config: Object<'_>) -> Result<Vec<u32>, HfError> {
 struct Collector<'a> {
     shards: &'a Shards,
     config: &'a Config,
-    quantization: Option<Quantization>,
+    quantization: Option<&'a Quantization>,
     tensors: BTreeMap<String, Part>,
     /// By name, the matrices of the experts.
     stacks: BTreeMap<String, BTreeMap<usize, usize>>,
@@ -152,7 +152,7 @@ struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    fn new(shards: &'a Shards, config: &'a Config, quantization: Option<Quantization>) -> Self {
+    fn new(shards: &'a Shards, config: &'a Config, quantization: Option<&'a Quantization>) -> Self {
         let (tensors, stacks, layers) = Default::default();
         Collector { shards, config, quantization, tensors, stacks, layers }
     }
@@ -197,16 +197,14 @@ impl<'a> Collector<'a> {
             return Ok(());
         }
         if self.quantization.is_some() {
+            // Scales of activations, which are rounded in a way of our own.
+            if matches!(part.as_str(), "input_scale" | "activation_scale") {
+                return Ok(());
+            }
             let parts = self.layers.get(&module).and_then(|all| all.get(&expert.unwrap_or(0)));
             let mut parts = parts.copied().unwrap_or_default();
-            let place = match part.as_str() {
-                "qweight" => Some(&mut parts.qweight),
-                "qzeros" => Some(&mut parts.qzeros),
-                "scales" => Some(&mut parts.scales),
-                "g_idx" => Some(&mut parts.g_idx),
-                _ => None,
-            };
-            if let Some(place) = place {
+            let bytes = matches!(tensor.raw.dtype, Dtype::I8 | Dtype::F8_E4M3);
+            if let Some(place) = parts.place(&part, bytes) {
                 if let Some(first) = place.replace(index) {
                     return Err(same_part(self.shards, first, index));
                 }
@@ -242,9 +240,17 @@ impl<'a> Collector<'a> {
     /// A quantised layer, or a stack of them, which must be numbered from zero and alike.
     fn quantized(&self, module: &str, experts: &BTreeMap<usize, Parts>) -> Result<Part, HfError> {
         let name = names::theirs(&format!("{module}.weight")).unwrap_or_else(|| module.into());
-        let layer = |parts: &Parts| match self.quantization {
-            Some(quantization) => Layer::new(quantization, *parts, self.shards, &name),
-            None => Err(HfError::Quantized { name: name.clone(), reason: "unexpected".into() }),
+        let layer = |parts: &Parts| {
+            // The name of the module in the files, by one of its tensors.
+            let tensor = parts.qweight.or(parts.scales).map(|i| &self.shards.tensors[i].raw.name);
+            let module = tensor.and_then(|name| name.rsplit_once('.')).map_or("", |(m, _)| m);
+            match self.quantization.and_then(|quantization| quantization.of(module)) {
+                Some(scheme) => Layer::new(scheme, *parts, self.shards, &name),
+                None => {
+                    let reason = "quantization_config says nothing of it".into();
+                    Err(HfError::Quantized { name: name.clone(), reason })
+                }
+            }
         };
         let layers: Vec<Layer> = experts.values().map(layer).collect::<Result<_, _>>()?;
         let kind = |layer: &Layer| (layer.format, layer.rows, layer.cols);

@@ -24,4 +24,5 @@ mod tests;
 
 pub use error::HfError;
 pub use folder::Folder;
+pub(crate) use names::module_of;
 pub use shards::{Shards, StoredTensor};

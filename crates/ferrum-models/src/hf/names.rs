@@ -73,6 +73,13 @@ pub(super) fn place(name: &str, architecture: &Architecture) -> Option<Place> {
     place(lookup(MODEL, module)?.to_string(), None)
 }
 
+/// A module of a layer in GGUF's words, such as `blk.0.attn_q`; `None` where its name says nothing to
+/// a decoder, and for those of experts.
+pub(crate) fn module_of(name: &str, architecture: &Architecture) -> Option<String> {
+    let place = place(&format!("{name}.weight"), architecture)?;
+    place.expert.is_none().then_some(place.module)
+}
+
 /// The name without what models of text and images put in front: `model.` of the text model, and
 /// its head.
 fn text_name(name: &str) -> String {

@@ -69,6 +69,14 @@ impl Shards {
         Ok(shards)
     }
 
+    /// Maps the one file of this name in `folder`.
+    pub(crate) fn open_single(folder: &Path, name: &str) -> Result<Self, HfError> {
+        match folder.join(name).exists() {
+            true => Shards::map(folder, vec![name.to_string()]),
+            false => Err(no_weights(folder)),
+        }
+    }
+
     fn map(folder: &Path, names: Vec<String>) -> Result<Self, HfError> {
         let mut shards = Shards { names, maps: Vec::new(), tensors: Vec::new() };
         let mut seen: HashMap<String, usize> = HashMap::new();

@@ -1,6 +1,8 @@
 //! Drives a [`Runner`] without an engine: one place that lays out steps for the tests.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod hf;
+
 use std::io::Write;
 
 use anyhow::{Context, Result};
@@ -31,6 +33,8 @@ pub struct Sequence {
     pub computed: usize,
     /// Blocks of the pool, in an order that is not the pool's.
     pub blocks: Vec<usize>,
+    /// Number of its adapter.
+    pub adapter: i32,
 }
 
 impl Sequence {
@@ -38,7 +42,7 @@ impl Sequence {
     /// block, the last first, so that a block table read in the wrong order shows.
     pub fn new(tokens: &[u32], index: usize, count: usize, kv_blocks: usize) -> Self {
         let blocks = (0..kv_blocks).rev().filter(|b| b % count == index).collect();
-        Sequence { tokens: tokens.to_vec(), computed: 0, blocks }
+        Sequence { tokens: tokens.to_vec(), computed: 0, blocks, adapter: 0 }
     }
 }
 
@@ -60,6 +64,7 @@ pub fn step(
         input.positions.extend(range.clone().map(|p| p as i32));
         input.query_starts.push(input.tokens.len() as i32);
         input.kv_lens.push(range.end as i32);
+        input.adapters.push(sequence.adapter);
         let used = range.end.div_ceil(KV_BLOCK_SIZE);
         let table =
             (0..input.blocks_per_seq).map(|i| if i < used { sequence.blocks[i] as i32 } else { 0 });

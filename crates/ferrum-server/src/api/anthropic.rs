@@ -110,7 +110,7 @@ pub async fn handle(
         let mut exchange = exchange::start(ask, |model| conversation(request, model)).await?;
         let writer = Writer {
             id: format!("msg_{}", random_id()),
-            model: exchange.model.id.clone(),
+            model: exchange.name,
             prompt_tokens: exchange.prompt_tokens,
             answer: BlockAnswer::new(&mut exchange.parsers)?,
         };

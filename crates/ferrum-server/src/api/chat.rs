@@ -84,11 +84,11 @@ pub async fn handle(
     let ask = Ask { app: app.clone(), tenant, body, model, stream, limit };
     let begin = async move {
         let exchange = exchange::start(ask, |model| conversation(own, params, model)).await?;
-        let Exchange { running, parsers, model, .. } = exchange;
+        let Exchange { running, parsers, model, name, .. } = exchange;
         let kind = if stream { "chat.completion.chunk" } else { "chat.completion" };
         let choice = |parser| Choice { parser, output: Output::default() };
         let writer = Writer {
-            head: Head::new("chatcmpl", kind, &model),
+            head: Head::new("chatcmpl", kind, &name),
             model,
             choices: parsers.into_iter().map(choice).collect(),
             include_usage,

@@ -137,15 +137,17 @@ async fn begin(
 ) -> ApiResult<(Running, Writer)> {
     let lease = app.lease(params.model.as_deref(), &tenant, &mut body).await?;
     let model = lease.model().clone();
-    let (writer, requests) = app
+    let name = lease.name().to_string();
+    let (writer, mut requests) = app
         .blocking({
             let (limit, model, tenant) = (app.limits.choices, model.clone(), tenant.clone());
             move || {
                 let _until_done = body;
-                plan(own, params, model, &tenant, limit)
+                plan(own, params, (model, &name), &tenant, limit)
             }
         })
         .await?;
+    lease.name_adapter(&mut requests);
     let answers = model.service.submit(requests, lease, &tenant)?;
     let running = Running::accepted(answers, writer.prompts.len(), writer.run).await?;
     Ok((running, writer))
@@ -155,7 +157,7 @@ async fn begin(
 fn plan(
     own: CompletionRequest,
     mut params: GenerationParams,
-    model: Arc<Model>,
+    (model, name): (Arc<Model>, &str),
     tenant: &Tenant,
     limit: usize,
 ) -> ApiResult<(Writer, Vec<Request>)> {
@@ -199,7 +201,7 @@ fn plan(
     let prompted =
         |tokens| Prompted { tokens, scores: scored.is_none().then(Vec::new), held: Vec::new() };
     let writer = Writer {
-        head: Head::new("cmpl", "text_completion", &model),
+        head: Head::new("cmpl", "text_completion", name),
         offsets: vec![0; prompts.len() * n],
         model,
         prompts: prompts.into_iter().map(prompted).collect(),

@@ -42,6 +42,8 @@ pub struct Exchange {
     pub parsers: Vec<Parser>,
     /// Whose answers.
     pub model: Arc<Model>,
+    /// The name of the model or adapter that was asked.
+    pub name: String,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
 }
@@ -54,7 +56,7 @@ pub async fn start(
     let Ask { app, tenant, mut body, model, stream, limit } = ask;
     let lease = app.lease(model.as_deref(), &tenant, &mut body).await?;
     let model = lease.model().clone();
-    let prepared = app
+    let mut prepared = app
         .blocking({
             let (model, tenant) = (model.clone(), tenant.clone());
             move || {
@@ -63,12 +65,14 @@ pub async fn start(
             }
         })
         .await?;
+    lease.name_adapter(&mut prepared.requests);
+    let name = lease.name().to_string();
     let parsers = prepared.parsers(&model, stream);
     let Prepared { requests, prompt_tokens, .. } = prepared;
     let n = requests.len();
     let answers = model.service.submit(requests, lease, &tenant)?;
     let running = Running::accepted(answers, 1, n).await?;
-    Ok(Exchange { running, parsers, model, prompt_tokens })
+    Ok(Exchange { running, parsers, model, name, prompt_tokens })
 }
 
 /// One answer as blocks, while it grows.

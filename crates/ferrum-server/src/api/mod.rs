@@ -34,7 +34,6 @@ use serde_json::{Value, json};
 
 use crate::App;
 use crate::error::ApiError;
-use crate::model::Model;
 
 /// All routes.
 pub fn routes() -> Router<std::sync::Arc<App>> {
@@ -75,10 +74,10 @@ pub struct Head {
 }
 
 impl Head {
-    /// A new answer of `model`, with a name that begins with `prefix`.
-    pub fn new(prefix: &str, kind: &'static str, model: &Model) -> Self {
+    /// A new answer of the model called `model`, with a name that begins with `prefix`.
+    pub fn new(prefix: &str, kind: &'static str, model: &str) -> Self {
         let id = format!("{prefix}-{}", random_id());
-        Head { id, kind, created: seconds(), model: model.id.clone() }
+        Head { id, kind, created: seconds(), model: model.to_string() }
     }
 
     /// An object of the answer.

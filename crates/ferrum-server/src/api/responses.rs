@@ -91,7 +91,7 @@ pub async fn handle(
     let ask = Ask { app: app.clone(), tenant, body, model, stream, limit: 1 };
     let begin = async move {
         let mut exchange = exchange::start(ask, |model| conversation(request, model)).await?;
-        head.insert("model".into(), exchange.model.id.clone().into());
+        head.insert("model".into(), exchange.name.into());
         let answer = BlockAnswer::new(&mut exchange.parsers)?;
         Ok((exchange.running, Writer { head, answer, ids: Vec::new(), sequence: 0 }))
     };

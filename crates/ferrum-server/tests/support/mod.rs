@@ -86,6 +86,7 @@ pub fn offer(dir: &Path, name: &str, setup: &Setup) -> Offer {
     Offer {
         id: name.into(),
         aliases: if name == MODEL { vec!["little".into()] } else { Vec::new() },
+        adapters: Vec::new(),
         context: CONTEXT,
         bytes: 1,
         waiting: setup.max_seqs + setup.config.limits.queue,

@@ -81,6 +81,7 @@ pub fn run(name: &str, args: &BenchArgs, config: &Config) -> Result<()> {
         context: Some(depth + prefill.max(decode)),
         max_seqs: batch,
         step_tokens: (args.step_tokens as usize).max(batch),
+        lora: args.lora.sources(),
         ..args.load.options()
     };
     let limits = || args.profile.then(|| machine(&options)).transpose();

@@ -1,5 +1,6 @@
 //! `ferrum serve`: the HTTP server.
 
+mod adapters;
 mod encoders;
 mod offers;
 

@@ -12,6 +12,7 @@ use ferrum_models::encoder::{EncoderSizes, makes_embeddings};
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
 use ferrum_server::{Limits, Model, ModelSpec, Offer, Start};
 
+use super::adapters;
 use super::encoders::EncoderCandidate;
 use crate::args::{ServeArgs, draft_samples};
 use crate::config::Config;
@@ -39,6 +40,8 @@ struct Candidate {
     needs: Needs,
     /// The model that proposes tokens for it.
     draft: Option<(ModelFile, Needs)>,
+    /// Names of the adapters among the options.
+    adapters: Vec<String>,
 }
 
 /// Opens the models, downloading those that are not here, and chooses their sizes.
@@ -46,6 +49,7 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
     let default = [catalogue::DEFAULT_ALIAS.to_string()];
     let words = if args.models.is_empty() { &default } else { args.models.as_slice() };
     let (mut candidates, mut encoders) = (Vec::new(), Vec::new());
+    let mut waiting = adapters::parse(&args.lora);
     for (i, word) in words.iter().enumerate() {
         let (name, model) = named(word);
         let reference = ModelRef::parse(model)?;
@@ -54,11 +58,15 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
         if makes_embeddings(&path)? {
             encoders.push(encoder((name, &reference, path), alias, args)?);
         } else {
-            let mut candidate = candidate(name, &reference, path, args)?;
+            let mut candidate = candidate((name, &reference), path, args, &mut waiting)?;
             candidate.aliases.extend(alias.iter().cloned());
             candidates.push(candidate);
         }
     }
+    if candidates.is_empty() && !waiting.is_empty() {
+        return Err(UsageError("--lora is for models that generate".into()).into());
+    }
+    adapters::none_left(waiting)?;
     check_names(&candidates, &encoders)?;
     add_drafts(&mut candidates, args, config)?;
     drop_doubtful_names(&mut candidates, &mut encoders);
@@ -121,19 +129,22 @@ fn rooms(
     }
 }
 
-/// A model that generates, by its name if it has one, what names it and where it is.
+/// A model that generates, by its name if it has one, what names it and where it is, with the adapters
+/// that fit it.
 fn candidate(
-    name: Option<&str>,
-    reference: &ModelRef,
+    (name, reference): (Option<&str>, &ModelRef),
     path: PathBuf,
     args: &ServeArgs,
+    waiting: &mut Vec<adapters::Named>,
 ) -> Result<Candidate> {
     let file = open_at(reference, path)?;
+    let fitting = adapters::take_fitting(&*file.checkpoint, waiting);
     let size = &args.size;
     let options = LoadOptions {
         context: size.context.map(|n| n as usize),
         max_seqs: size.max_seqs as usize,
         step_tokens: (size.step_tokens as usize).max(size.max_seqs as usize),
+        adapters: fitting.iter().map(|adapter| adapter.source.clone()).collect(),
         ..args.load.options()
     };
     let stem = |path: &Path| {
@@ -149,7 +160,8 @@ fn candidate(
     aliases.dedup();
     aliases.retain(|alias| *alias != id);
     let needs = Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
-    Ok(Candidate { id, aliases, file, options, needs, draft: None })
+    let adapters = fitting.into_iter().map(|adapter| adapter.name).collect();
+    Ok(Candidate { id, aliases, file, options, needs, draft: None, adapters })
 }
 
 impl Candidate {
@@ -167,7 +179,8 @@ impl Candidate {
         let file = open_model(name, config)?;
         let cannot = || format!("{name} cannot propose tokens for {}", self.id);
         same_vocabulary(&self.file.tokenizer()?, &file.tokenizer()?).with_context(cannot)?;
-        let options = LoadOptions { max_samples: None, context: None, ..self.options.clone() };
+        let options =
+            LoadOptions { max_samples: None, context: None, ..self.options.without_adapters() };
         let needs =
             Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
         let seqs = args.size.max_seqs as usize;
@@ -220,8 +233,7 @@ fn named(word: &str) -> (Option<&str>, &str) {
 
 /// Names that nobody gave (of files) are left out where they could mean two models.
 fn drop_doubtful_names(candidates: &mut [Candidate], encoders: &mut [EncoderCandidate]) {
-    let ids = candidates.iter().map(|c| &c.id).chain(encoders.iter().map(|e| &e.id));
-    let mut taken: BTreeSet<String> = ids.cloned().collect();
+    let mut taken: BTreeSet<String> = names(candidates, encoders).cloned().collect();
     let aliases = candidates.iter_mut().map(|c| &mut c.aliases);
     for aliases in aliases.chain(encoders.iter_mut().map(|e| &mut e.aliases)) {
         aliases.retain(|alias| taken.insert(alias.clone()));
@@ -257,7 +269,7 @@ fn offer(
     args: &ServeArgs,
     limits: &Limits,
 ) -> Result<(Offer, String)> {
-    let Candidate { id, aliases, file, options, needs, draft } = candidate;
+    let Candidate { id, aliases, file, options, needs, draft, adapters } = candidate;
     let load = needs.fit(&options, room).with_context(|| format!("the model {id}"))?;
     let spec = ModelSpec {
         id: id.clone(),
@@ -288,11 +300,15 @@ fn offer(
         bytes = bytes.saturating_add(*more);
         line += &format!(", draft model {name} ({})", text::bytes(*more as u64));
     }
+    if !adapters.is_empty() {
+        line += &format!(", adapters {}", adapters.join(", "));
+    }
     let path: PathBuf = file.path;
     let files = [Some(path.clone()), draft.as_ref().map(|draft| draft.path.clone())];
     let offer = Offer {
         id,
         aliases,
+        adapters,
         context: spec.load.context.unwrap_or(0),
         bytes: bytes as u64,
         waiting: spec.load.max_seqs + spec.queue,
@@ -311,13 +327,21 @@ fn offer(
     Ok((offer, line))
 }
 
-/// Refuses two models of one name.
+/// The names of models and adapters.
+fn names<'a>(
+    candidates: &'a [Candidate],
+    encoders: &'a [EncoderCandidate],
+) -> impl Iterator<Item = &'a String> {
+    let generating = candidates.iter().flat_map(|c| c.adapters.iter().chain([&c.id]));
+    generating.chain(encoders.iter().map(|e| &e.id))
+}
+
+/// Refuses two models or adapters of one name.
 fn check_names(candidates: &[Candidate], encoders: &[EncoderCandidate]) -> Result<()> {
     let mut taken = BTreeSet::new();
-    let ids = candidates.iter().map(|c| &c.id).chain(encoders.iter().map(|e| &e.id));
-    match ids.into_iter().find(|id| !taken.insert(*id)) {
-        Some(id) => {
-            let message = format!("two models are called {id}; NAME=MODEL names one");
+    match names(candidates, encoders).find(|name| !taken.insert(*name)) {
+        Some(name) => {
+            let message = format!("two models are called {name}; NAME=MODEL names one");
             Err(UsageError(message).into())
         }
         None => Ok(()),

@@ -5,10 +5,11 @@ use ferrum_kernels::params::{
 };
 use ferrum_kernels::{Backend, DType, KernelError};
 
-use super::{DecoderRunner, Sublayer};
+use super::{DecoderRunner, Linears, Sublayer};
 use crate::decoder::ExpertsSpec;
 use crate::decoder::memory::ActivationSizes;
 use crate::decoder::weights::{ExpertWeights, MlpWeights};
+use crate::lora::Module;
 
 /// Device buffers of the routing of a step of `T` tokens; empty where no layer has experts.
 pub(super) struct Routing<B: Backend> {
@@ -60,15 +61,19 @@ impl<B: Backend> DecoderRunner<B> {
                 let activation = mlp.activation;
                 let input = if weights.ffn_norm.is_some() { &act.h } else { &act.x };
                 let p = GatedLinear { input, rows, gate, up, activation };
-                self.backend.gated_linear(&mut self.stream, &mut act.mlp, &p)?;
+                let (b, adapters) = (&self.backend, self.adapters.as_mut());
+                let mut linears = Linears { b, s: &mut self.stream, adapters };
+                linears.gated_linear(i, &mut act.mlp, &p)?;
                 let sublayer = Sublayer {
+                    layer: i,
+                    module: Module::Down,
                     input: &act.mlp,
                     weight: down,
                     post_norm: weights.post_ffn_norm.as_ref(),
                     rows,
                     eps: self.spec.norm_eps,
                 };
-                sublayer.add_to(&self.backend, &mut self.stream, &mut act.x, &mut act.h)
+                sublayer.add_to(linears, &mut act.x, &mut act.h)
             }
             MlpWeights::Experts(_) => self.experts(i),
         }

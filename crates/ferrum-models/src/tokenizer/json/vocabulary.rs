@@ -21,15 +21,19 @@ pub(super) struct Entry<'a> {
     pub kind: TokenKind,
 }
 
+/// The added tokens that the model knows.
+fn added<'a>(file: &'a File<'_>, beside: &Beside<'_>) -> Vec<&'a AddedToken> {
+    let known = |token: &&AddedToken| beside.tokens.is_none_or(|n| (token.id as usize) < n);
+    file.added_tokens.iter().filter(known).collect()
+}
+
 /// All tokens by id, as the file writes them.
 pub(super) fn entries<'a>(
     file: &'a File<'_>,
     family: Family,
-    normalizer: &Normalizer,
     beside: &Beside<'_>,
 ) -> Result<Vec<Entry<'a>>, TokenizerError> {
-    let known = |token: &&AddedToken| beside.tokens.is_none_or(|n| (token.id as usize) < n);
-    let added: Vec<&AddedToken> = file.added_tokens.iter().filter(known).collect();
+    let added = added(file, beside);
     let ids = file.model.vocab.0.iter().map(|(_, id)| *id).chain(added.iter().map(|t| t.id));
     let count = file.model.vocab.0.len() + added.len();
     let len = ids.max().map_or(0, |id| id as usize + 1);
@@ -50,7 +54,6 @@ pub(super) fn entries<'a>(
         }
         *entry = Entry { text: &text.0, kind };
     }
-    let mut normalized = HashMap::new();
     for token in added {
         let entry = &mut entries[token.id as usize];
         if !entry.text.is_empty() && entry.text != token.content {
@@ -59,9 +62,6 @@ pub(super) fn entries<'a>(
         let control = token.special || special::is_control_text(&token.content);
         let kind = if control { TokenKind::Control } else { TokenKind::UserDefined };
         *entry = Entry { text: &token.content, kind };
-        if token.normalized() {
-            normalized.extend(normal_form(token, kind, family, normalizer, beside)?);
-        }
     }
     Ok(entries)
 }
@@ -70,9 +70,15 @@ pub(super) fn entries<'a>(
 pub(super) fn build(
     file: &File<'_>,
     family: Family,
+    normalizer: &Normalizer,
     beside: &Beside<'_>,
 ) -> Result<Vocabulary, TokenizerError> {
     let entries = entries(file, family, beside)?;
+    let mut normalized = HashMap::new();
+    for token in added(file, beside).into_iter().filter(|token| token.normalized()) {
+        let kind = entries[token.id as usize].kind;
+        normalized.extend(normal_form(token, kind, family, normalizer, beside)?);
+    }
     let texts: Vec<String> = match family {
         Family::WordPiece => entries.iter().map(marked).collect(),
         _ => Vec::new(),

@@ -1,0 +1,169 @@
+//! Folders with quantised layers as a whole: the same logits as with the weights that the layers mean.
+//! What a layer means is held against independent programs in `src/hf/quant/tests.rs`.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use ferrum_models::{Device, KvDType, LoadOptions, checkpoint, load};
+use half::f16;
+use serde_json::{Map, Value, json};
+use support::hf::{Golden, distance};
+use support::prefill;
+
+/// Name, type, shape and bytes.
+type Tensor = (String, &'static str, Vec<usize>, Vec<u8>);
+
+/// A layer in some scheme: its tensors, and the weights that they mean.
+type Quantize = fn(&str, &[f32], [usize; 2]) -> (Vec<Tensor>, Vec<f32>);
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// The scale by which the largest of these is `most`, in half precision.
+fn scale(values: &[f32], most: f32) -> f16 {
+    f16::from_f32(values.iter().fold(0.0f32, |m, v| m.max(v.abs())) / most)
+}
+
+/// compressed-tensors: four bits, groups of 32 columns.
+fn w4(module: &str, values: &[f32], [rows, cols]: [usize; 2]) -> (Vec<Tensor>, Vec<f32>) {
+    let (mut words, mut scales, mut meant) = (Vec::new(), Vec::new(), Vec::new());
+    for group in values.chunks_exact(32) {
+        let d = scale(group, 7.0);
+        scales.extend(d.to_le_bytes());
+        for eight in group.chunks_exact(8) {
+            let mut word = 0u32;
+            for (i, v) in eight.iter().enumerate() {
+                let q = (v / d.to_f32()).round().clamp(-8.0, 7.0);
+                word |= ((q as i32 + 8) as u32) << (4 * i);
+                meant.push(q * d.to_f32());
+            }
+            words.extend(word.to_le_bytes());
+        }
+    }
+    let shape: Vec<u8> = [rows, cols].iter().flat_map(|n| (*n as i64).to_le_bytes()).collect();
+    let tensors = vec![
+        (format!("{module}.weight_packed"), "I32", vec![rows, cols / 8], words),
+        (format!("{module}.weight_scale"), "F16", vec![rows, cols / 32], scales),
+        (format!("{module}.weight_shape"), "I64", vec![2], shape),
+    ];
+    (tensors, meant)
+}
+
+/// compressed-tensors: bytes with a scale for each row.
+fn int8(module: &str, values: &[f32], [rows, cols]: [usize; 2]) -> (Vec<Tensor>, Vec<f32>) {
+    let (mut bytes, mut scales, mut meant) = (Vec::new(), Vec::new(), Vec::new());
+    for row in values.chunks_exact(cols) {
+        let d = scale(row, 127.0);
+        scales.extend(d.to_le_bytes());
+        for v in row {
+            let q = (v / d.to_f32()).round().clamp(-127.0, 127.0);
+            bytes.push(q as i8 as u8);
+            meant.push(q * d.to_f32());
+        }
+    }
+    let tensors = vec![
+        (format!("{module}.weight"), "I8", vec![rows, cols], bytes),
+        (format!("{module}.weight_scale"), "F16", vec![rows, 1], scales),
+    ];
+    (tensors, meant)
+}
+
+/// Floats of eight bits, all of them powers of two and zero, with a scale for 16 rows and 32 columns.
+fn fp8(module: &str, values: &[f32], [rows, cols]: [usize; 2]) -> (Vec<Tensor>, Vec<f32>) {
+    let grid = [rows.div_ceil(16), cols.div_ceil(32)];
+    let scales: Vec<f32> = (0..grid[0] * grid[1]).map(|i| 0.01 * (1.0 + i as f32 / 7.0)).collect();
+    let (mut bytes, mut meant) = (Vec::new(), Vec::new());
+    for (at, v) in values.iter().enumerate() {
+        let d = scales[at / cols / 16 * grid[1] + at % cols / 32];
+        let exponent = (v.abs() / d).log2().round().clamp(-6.0, 8.0);
+        let sign = if *v < 0.0 { 0x80 } else { 0 };
+        bytes.push(sign | ((exponent as i32 + 7) as u8) << 3);
+        meant.push(exponent.exp2() * d * v.signum());
+    }
+    let tensors = vec![
+        (format!("{module}.weight"), "F8_E4M3", vec![rows, cols], bytes),
+        (format!("{module}.weight_scale_inv"), "F32", grid.to_vec(), floats(&scales)),
+    ];
+    (tensors, meant)
+}
+
+fn write(folder: &Path, config: &Value, tensors: &[Tensor]) -> Result<()> {
+    let (mut header, mut data) = (Map::new(), Vec::new());
+    for (name, dtype, shape, bytes) in tensors {
+        let start = data.len();
+        data.extend(bytes);
+        let offsets = [start, data.len()];
+        header
+            .insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+    }
+    let header = Value::Object(header).to_string();
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("config.json"), config.to_string())?;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+    Ok(fs::write(folder.join("model.safetensors"), file)?)
+}
+
+fn logits(folder: &Path, tokens: &[u32]) -> Result<Vec<f32>> {
+    let options = LoadOptions {
+        device: Device::Reference,
+        context: Some(64),
+        kv_dtype: KvDType::F32,
+        ..LoadOptions::default()
+    };
+    let mut runner = load(checkpoint::open(folder)?.as_ref(), &options)?;
+    prefill(runner.as_mut(), tokens, 64)
+}
+
+#[test]
+fn quantised_folders_mean_what_their_layers_mean() -> Result<()> {
+    let golden: Golden = serde_json::from_str(include_str!("data/hf/llama.json"))?;
+    let group = |bits: u32, kind: &str, strategy: Value| {
+        let mut weights = json!({"num_bits": bits, "type": kind, "symmetric": true});
+        weights.as_object_mut().unwrap().extend(strategy.as_object().unwrap().clone());
+        json!({"group_0": {"targets": ["Linear"], "weights": weights}})
+    };
+    let compressed = |format: &str, groups: Value| {
+        json!({"quant_method": "compressed-tensors", "format": format, "config_groups": groups,
+               "ignore": ["lm_head"]})
+    };
+    let four = group(4, "int", json!({"strategy": "group", "group_size": 32}));
+    let eight = group(8, "int", json!({"strategy": "channel"}));
+    let cases: [(&str, Value, Quantize, f32); 3] = [
+        ("w4", compressed("pack-quantized", four), w4, 1e-5),
+        ("int8", compressed("int-quantized", eight), int8, 1e-5),
+        // Rounded to Q8_0.
+        ("fp8", json!({"quant_method": "fp8", "weight_block_size": [16, 32]}), fp8, 3e-2),
+    ];
+    for (name, settings, quantize, bound) in cases {
+        let (mut quantized, mut plain) = (Vec::new(), Vec::new());
+        for (tensor, (shape, ..)) in &golden.tensors.0 {
+            let bytes = golden.tensors.bytes(tensor, "F32");
+            let Some(module) = tensor.strip_suffix("_proj.weight") else {
+                quantized.push((tensor.clone(), "F32", shape.clone(), bytes.clone()));
+                plain.push((tensor.clone(), "F32", shape.clone(), bytes));
+                continue;
+            };
+            let values: Vec<f32> =
+                bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            let module = format!("{module}_proj");
+            let (tensors, meant) = quantize(&module, &values, [shape[0], shape[1]]);
+            quantized.extend(tensors);
+            plain.push((tensor.clone(), "F32", shape.clone(), floats(&meant)));
+        }
+        let folder = tempfile::tempdir()?;
+        let mut config = golden.config.clone();
+        write(&folder.path().join("plain"), &config, &plain)?;
+        config["quantization_config"] = settings;
+        write(&folder.path().join("quantized"), &config, &quantized)?;
+        let expected = logits(&folder.path().join("plain"), &golden.prompt)?;
+        let got = logits(&folder.path().join("quantized"), &golden.prompt).context(name)?;
+        let distance = distance(&got, &expected);
+        println!("{name}: {distance:.2e}");
+        assert!(distance < bound, "{name}: {distance:.2e}");
+    }
+    Ok(())
+}
