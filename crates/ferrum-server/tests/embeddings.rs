@@ -8,11 +8,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ferrum_models::LoadOptions;
-use ferrum_server::{
-    App, Encoder, Limits, Metrics, Models, ModelsConfig, Offer, ServerConfig, Start,
-};
+use ferrum_server::{App, Limits, Metrics, Models, ModelsConfig, Offer, ServerConfig};
 use serde_json::{Value, json};
-use support::{MODEL, Running, Setup, chat, offer, start_app, wait_for};
+use support::{MODEL, Running, Setup, chat, encoder_offer, offer, start_app, wait_for};
 
 const PATH: &str = "/v1/embeddings";
 
@@ -29,19 +27,8 @@ fn start(generating: bool, config: ServerConfig) -> Running {
 
 fn minilm() -> Offer {
     let folder = ferrum_hub::testing::fetch_alias("minilm").expect("fetched");
-    let options = LoadOptions { threads: Some(1), ..LoadOptions::default() };
-    Offer {
-        id: "minilm".into(),
-        aliases: vec!["small".into()],
-        context: 256,
-        bytes: 1,
-        waiting: 4,
-        files: vec![folder.clone()],
-        start: Start::Encoder {
-            dimensions: 384,
-            load: Box::new(move || Encoder::load("minilm".into(), &folder, &options, 4)),
-        },
-    }
+    let offer = encoder_offer("minilm", folder, 384, LoadOptions::default());
+    Offer { aliases: vec!["small".into()], context: 256, ..offer }
 }
 
 fn floats(answer: &Value, index: usize) -> Vec<f32> {

@@ -5,9 +5,9 @@ mod filled;
 mod support;
 
 use ferrum_models::LoadOptions;
-use ferrum_server::{App, Encoder, Metrics, Models, ModelsConfig, ServerConfig};
+use ferrum_server::{App, Metrics, Models, ModelsConfig, ServerConfig};
 use serde_json::{Value, json};
-use support::{Running, start_app};
+use support::{Running, encoder_offer, start_app};
 
 const GOLDEN: &str = include_str!("../../ferrum-models/tests/data/pooled.json");
 
@@ -15,20 +15,19 @@ const GOLDEN: &str = include_str!("../../ferrum-models/tests/data/pooled.json");
 fn start() -> (Running, Value) {
     let golden: Value = serde_json::from_str(GOLDEN).expect("JSON");
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let options = LoadOptions { threads: Some(1), exact: true, ..LoadOptions::default() };
-    let mut encoders = Vec::new();
-    for name in ["cross", "causal"] {
+    let options = LoadOptions { exact: true, ..LoadOptions::default() };
+    let mut offers = Vec::new();
+    for (name, dimensions) in [("cross", 1), ("causal", 64)] {
         let folder = dir.path().join(name);
         std::fs::create_dir(&folder).expect("made");
         let model: filled::Model = serde_json::from_value(golden[name].clone()).expect("a model");
         model.write(&folder);
-        let encoder = Encoder::load(name.into(), Vec::new(), &folder, &options, 4);
-        encoders.push(encoder.expect("loaded"));
+        offers.push(encoder_offer(name, folder, dimensions, options.clone()));
     }
     let metrics = Metrics::new().expect("metrics");
-    let models = Models::perhaps_none(Vec::new(), ModelsConfig::default(), &metrics);
-    let app = App::new(models.expect("models"), metrics, ServerConfig::default());
-    (start_app(dir, app.with_encoders(encoders)), golden["cross"].clone())
+    let models = Models::new(offers, ModelsConfig::default(), &metrics).expect("models");
+    let app = App::new(models, metrics, ServerConfig::default());
+    (start_app(dir, app), golden["cross"].clone())
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl<B: Backend> Causal<B> {
         };
         // Memory of the cache is taken as it is used, so that short texts take little.
         let options = DecoderOptions { limits, kv_dtype: KvDType::F32, rounded };
-        Ok(Causal { runner: DecoderRunner::load(backend, file, spec, &options)? })
+        Ok(Causal { runner: DecoderRunner::load(backend, file, spec, &options, &[])? })
     }
 }
 

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -16,8 +16,8 @@ use ferrum_models::gguf::Gguf;
 use ferrum_models::synth::SynthSpec;
 use ferrum_models::{KV_BLOCK_SIZE, LoadOptions};
 use ferrum_server::{
-    App, Limits, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, Server, ServerConfig,
-    Start, Stop,
+    App, Encoder, Limits, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, Server,
+    ServerConfig, Start, Stop,
 };
 use serde_json::{Value, json};
 
@@ -60,6 +60,30 @@ pub fn start_with(setup: Setup) -> Running {
     let models = Models::new(vec![offer], ModelsConfig::default(), &metrics).expect("one model");
     models.load(0).expect("a model");
     start_app(dir, App::new(models, metrics, setup.config))
+}
+
+/// The offer of a model that makes embeddings, on one thread.
+pub fn encoder_offer(
+    name: &'static str,
+    folder: PathBuf,
+    dimensions: usize,
+    options: LoadOptions,
+) -> Offer {
+    let options = LoadOptions { threads: Some(1), ..options };
+    let load = {
+        let folder = folder.clone();
+        Box::new(move || Encoder::load(name.into(), &folder, &options, 4))
+    };
+    Offer {
+        id: name.into(),
+        aliases: Vec::new(),
+        adapters: Vec::new(),
+        context: 64,
+        bytes: 1,
+        waiting: 4,
+        files: vec![folder],
+        start: Start::Encoder { dimensions, load },
+    }
 }
 
 /// The file of a tiny model, and its offer. Models of other names have other weights.

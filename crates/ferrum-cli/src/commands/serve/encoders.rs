@@ -34,6 +34,7 @@ impl EncoderCandidate {
         let offer = Offer {
             id,
             aliases,
+            adapters: Vec::new(),
             context: max_tokens,
             bytes,
             waiting: queue.saturating_add(1),
