@@ -398,7 +398,8 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::create_dir_all(folder).map_err(HubError::file("create", folder))?;
     }
     let mut part = path.as_os_str().to_os_string();
-    part.push(format!(".{}.tmp", std::process::id()));
+    // Others may be writing the same.
+    part.push(format!(".{}.{:?}.tmp", std::process::id(), std::thread::current().id()));
     let part = PathBuf::from(part);
     let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
     written.map_err(HubError::file("write", path))

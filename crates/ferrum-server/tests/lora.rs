@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use ferrum_engine::EngineConfig;
 use ferrum_models::gguf::Gguf;
 use ferrum_models::{LoadOptions, LoraSource};
-use ferrum_server::{App, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, OfferError};
+use ferrum_server::{
+    App, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, OfferError, Start,
+};
 use serde_json::{Map, Value, json};
 use support::{CONTEXT, MODEL, Running, Setup, chat, offer, start_app};
 
@@ -70,7 +72,7 @@ fn offered(dir: &Path, draft: bool) -> Offer {
         let proposer = draft.then_some((&proposer as &dyn ferrum_models::Checkpoint, &options));
         Model::start_with(&file, proposer, spec.clone(), metrics)
     };
-    Offer { adapters: vec!["a".into(), "b".into()], start: Box::new(start), ..plain }
+    Offer { adapters: vec!["a".into(), "b".into()], start: Start::Model(Box::new(start)), ..plain }
 }
 
 fn server(draft: bool) -> Running {

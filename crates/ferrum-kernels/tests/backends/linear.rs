@@ -1,7 +1,7 @@
 //! `linear`: every format over many shapes, extreme values, several outputs.
 //!
 //! The bound. A backend may round the activations of a quantised weight to 8 bits, with one scale
-//! per 128 values: `d = max|x| / 127`. Each rounding error is then at most `d/2`, with a variance of
+//! per 32 values: `d = max|x| / 127`. Each rounding error is then at most `d/2`, with a variance of
 //! `d²/12`, so that an output has an error of variance `σ² = Σ w² d²/12`, for normally distributed
 //! activations 0.6 % of the output. Allowed are `6σ` for each value, never more than the roundings
 //! can add up to, and `1.1 σ` for the root mean square over all. To this comes the rounding of
@@ -15,9 +15,6 @@ use crate::harness::{Report, Subject, oracle};
 
 /// Of the sum of magnitudes: what summing in single precision may lose.
 pub const F32_ERROR: f64 = 2e-6;
-
-/// Activations that may share a scale.
-const SHARED: usize = 128;
 
 /// Numbers of tokens: those around the tiles of kernels, and a whole prefill chunk.
 pub const ROWS: [usize; 10] = [1, 2, 3, 4, 5, 7, 8, 16, 23, 33];
@@ -82,12 +79,7 @@ pub fn noise(w: &WeightBytes, x: &[f32]) -> Vec<Noise> {
     let quantised = w.format.block_len() > 1;
     let weights: Vec<_> = w.values().chunks(w.cols).map(blocks).collect();
     let mut all = Vec::with_capacity(x.len() / w.cols * w.rows);
-    for x in x.chunks(w.cols) {
-        let mut x = blocks(x);
-        for shared in x.chunks_mut(SHARED / 32) {
-            let largest = shared.iter().fold(0.0, |m, block| f64::max(m, block.2));
-            shared.iter_mut().for_each(|block| block.2 = largest);
-        }
+    for x in x.chunks(w.cols).map(blocks) {
         for w in &weights {
             let (mut variance, mut most, mut magnitude) = (0.0, 0.0, 0.0);
             for (&(w2, w1, _), &(x2, _, largest)) in w.iter().zip(&x) {

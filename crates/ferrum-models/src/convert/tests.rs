@@ -21,7 +21,6 @@ struct Model {
 
 #[derive(Deserialize)]
 struct Shape {
-    arch: String,
     layers: usize,
     hidden: usize,
     heads: usize,

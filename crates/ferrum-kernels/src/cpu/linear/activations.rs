@@ -1,17 +1,13 @@
-//! Activations as `i8` with one scale per 128 values, made once per input and shared by all of its
+//! Activations as `i8` with one scale per 32 values, made once per input and shared by all of its
 //! outputs, of whatever format.
 
 use super::planes::STEP;
 use crate::host::Plain;
 
-/// Blocks that share a scale, the last of a row perhaps fewer. Each sum of 32 products is scaled by
-/// its weights' scale; that of the activations is paid once for all of them.
-pub(super) const SHARED: usize = 4;
-
 /// Largest magnitude of a quantised value.
 const MAX: f32 = 127.0;
 
-/// Below this largest magnitude (where its inverse would overflow) values count as zero.
+/// Below this largest magnitude (where its inverse would overflow) a block counts as zero.
 const NEGLIGIBLE: f32 = 1e-30;
 
 /// 32 activations: `scale · q`.
@@ -45,10 +41,15 @@ impl Block {
         self.scale * pair_sum(&self.pairs[half..=half]) as f32
     }
 
-    /// Quantises 32 values to `scale`, whose inverse is `inverse`.
+    /// Quantises 32 values. A value that is not a number makes the scale one, so that it is seen in
+    /// every product.
     #[inline(always)]
-    fn quantize(&mut self, x: &[f32; STEP], scale: f32, inverse: f32) {
-        self.scale = scale;
+    pub(super) fn quantize(&mut self, x: &[f32; STEP]) {
+        // As integers, because there a NaN is the largest.
+        let largest = x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff));
+        let largest = f32::from_bits(largest);
+        let inverse = if largest > NEGLIGIBLE { MAX / largest } else { 0.0 };
+        self.scale = if largest <= NEGLIGIBLE { 0.0 } else { largest / MAX };
         for (q, v) in self.q.iter_mut().zip(x) {
             *q = (v * inverse).round_ties_even() as i8;
         }
@@ -64,27 +65,11 @@ impl Block {
     }
 }
 
-/// Quantises rows of `row` blocks; `x` has 32 values for each of `blocks`.
+/// Quantises values; `x.len()` is a multiple of 32 and `blocks` has one for each 32.
 #[inline(always)]
-pub(super) fn quantize(x: &[f32], blocks: &mut [Block], row: usize) {
-    for (blocks, x) in blocks.chunks_mut(row).zip(x.chunks(row * STEP)) {
-        for (blocks, x) in blocks.chunks_mut(SHARED).zip(x.chunks(SHARED * STEP)) {
-            shared(x, blocks);
-        }
-    }
-}
-
-/// Quantises values to one scale. A value that is not a number makes the scale one, so that it is
-/// seen in every product.
-#[inline(always)]
-fn shared(x: &[f32], blocks: &mut [Block]) {
-    // As integers, because there a NaN is the largest.
-    let largest = x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff));
-    let largest = f32::from_bits(largest);
-    let inverse = if largest > NEGLIGIBLE { MAX / largest } else { 0.0 };
-    let scale = if largest <= NEGLIGIBLE { 0.0 } else { largest / MAX };
+pub(super) fn quantize(x: &[f32], blocks: &mut [Block]) {
     for (block, x) in blocks.iter_mut().zip(x.as_chunks::<STEP>().0) {
-        block.quantize(x, scale, inverse);
+        block.quantize(x);
     }
 }
 
@@ -93,18 +78,9 @@ mod tests {
     use super::*;
 
     fn quantized(x: &[f32; STEP]) -> Block {
-        let mut block = [Block::default()];
-        quantize(x, &mut block, 1);
-        block[0]
-    }
-
-    #[test]
-    fn rows_share_no_scale() {
-        let x: Vec<f32> = (0..12 * STEP).map(|i| (1 + i / STEP) as f32).collect();
-        let mut blocks = [Block::default(); 12];
-        quantize(&x, &mut blocks, 6);
-        let scales = blocks.map(|block| (block.scale * MAX).round());
-        assert_eq!(scales, [4.0, 4.0, 4.0, 4.0, 6.0, 6.0, 10.0, 10.0, 10.0, 10.0, 12.0, 12.0]);
+        let mut block = Block::default();
+        block.quantize(x);
+        block
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //! unpacked in registers.
 
 use super::super::simd::Simd;
-use super::activations::{Block, SHARED};
+use super::activations::Block;
 use super::dots::{Dots, ROWS};
 use super::formats::{BlockFormat, vectors};
 use super::panel::PANEL_ROWS;
 use super::planes::STEP;
-use super::products::{Sum, Tokens, Unpacked};
+use super::products::{Tokens, Unpacked, accumulate};
 
 /// How far ahead of the weights in use memory is asked for. Measured; from 1 to 2 KB all the same.
 const AHEAD: usize = 2048;
@@ -37,7 +37,7 @@ pub(super) struct Gemv {
 /// blocks, `stride` being `blocks · F::STEPS`; `out` must have room for the results.
 #[inline(always)]
 pub(super) unsafe fn gemv<D: Dots, F: BlockFormat, const T: usize>(p: Gemv) {
-    let mut sum = Sum::<D, 1, T>::new([[D::Floats::splat(0.0)]; T]);
+    let mut tile = [[D::Floats::splat(0.0)]; T];
     for b in 0..p.blocks {
         // SAFETY: block b is one of `blocks`; so are its header and steps; the activation blocks
         // of each token are `stride` in number, one for each step.
@@ -54,14 +54,11 @@ pub(super) unsafe fn gemv<D: Dots, F: BlockFormat, const T: usize>(p: Gemv) {
                 };
                 let at = b * F::STEPS + step;
                 let tokens = Tokens { first: p.tokens.add(at), stride: p.stride };
-                sum.add::<F::Quants>(&unpacked, tokens);
-                if at % SHARED == SHARED - 1 || at + 1 == p.stride {
-                    sum.scale(tokens);
-                }
+                accumulate::<D, F::Quants, 1, T>(&mut tile, &unpacked, tokens);
             }
         }
     }
-    for (t, [row]) in sum.tile.into_iter().enumerate() {
+    for (t, [row]) in tile.into_iter().enumerate() {
         // SAFETY: the caller's promise.
         let out = unsafe { std::slice::from_raw_parts_mut(p.out.add(t * PANEL_ROWS), ROWS) };
         row.store(out);

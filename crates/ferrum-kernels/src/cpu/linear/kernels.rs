@@ -99,17 +99,17 @@ macro_rules! compile {
             }
 
             $(#[$attribute])?
-            unsafe fn quantize_with_features(x: &[f32], blocks: &mut [Block], row: usize) {
-                activations::quantize(x, blocks, row);
+            unsafe fn quantize_with_features(x: &[f32], blocks: &mut [Block]) {
+                activations::quantize(x, blocks);
             }
 
             /// [`activations::quantize`].
             ///
             /// # Safety
             /// The processor must have the instruction set.
-            pub(in super::super) unsafe fn quantize(x: &[f32], blocks: &mut [Block], row: usize) {
+            pub(in super::super) unsafe fn quantize(x: &[f32], blocks: &mut [Block]) {
                 // SAFETY: the caller's promise.
-                unsafe { quantize_with_features(x, blocks, row) }
+                unsafe { quantize_with_features(x, blocks) }
             }
 
             pub(in super::super) fn blocks<F: BlockFormat>() -> Kernels {
@@ -235,18 +235,18 @@ pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
     }
 }
 
-/// Quantises activations: one [`Block`] for each 32 values, in rows of `row` blocks.
-pub(super) fn quantize(isa: Isa, x: &[f32], blocks: &mut [Block], row: usize) {
+/// Quantises activations: one [`Block`] for each 32 values.
+pub(super) fn quantize(isa: Isa, x: &[f32], blocks: &mut [Block]) {
     // SAFETY: a stream holds only instruction sets that the processor has.
     unsafe {
         match isa {
-            Isa::Portable => portable::quantize(x, blocks, row),
-            Isa::Avx2 => avx2::quantize(x, blocks, row),
-            Isa::AvxVnni if Isa::vex_vnni() => avx_vnni::quantize(x, blocks, row),
-            Isa::AvxVnni => avx_vnni_evex::quantize(x, blocks, row),
-            Isa::Avx512Vnni => vnni::quantize(x, blocks, row),
-            Isa::NeonDot => dotprod::quantize(x, blocks, row),
-            Isa::NeonI8mm => i8mm::quantize(x, blocks, row),
+            Isa::Portable => portable::quantize(x, blocks),
+            Isa::Avx2 => avx2::quantize(x, blocks),
+            Isa::AvxVnni if Isa::vex_vnni() => avx_vnni::quantize(x, blocks),
+            Isa::AvxVnni => avx_vnni_evex::quantize(x, blocks),
+            Isa::Avx512Vnni => vnni::quantize(x, blocks),
+            Isa::NeonDot => dotprod::quantize(x, blocks),
+            Isa::NeonI8mm => i8mm::quantize(x, blocks),
         }
     }
 }

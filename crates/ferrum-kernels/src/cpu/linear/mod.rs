@@ -3,7 +3,7 @@
 //! A weight is packed once, at load: eight rows are interleaved so that the lanes of a vector are
 //! rows, in exactly the bytes of the file. One layout serves a single token ([`gemv`]: unpacked in
 //! registers) and many ([`panel`]: unpacked once for all tokens). Activations are quantised once
-//! per input to `i8` with a scale per 128 ([`activations`]) and shared by all outputs. Work is
+//! per input to `i8` with a scale per 32 ([`activations`]) and shared by all outputs. Work is
 //! divided into panels of 16 rows of all outputs ([`multiply`]), in one parallel region.
 //!
 //! [`formats`] says how each format is packed and unpacked, [`dots`] what the instruction sets
@@ -40,7 +40,6 @@ pub(super) use weight::{pack, packed_bytes, supported};
 
 use super::math;
 use super::shared::SharedSlice;
-use super::team::Team;
 use super::{Cpu, CpuStream};
 use crate::checks::{self, GatedLinearView};
 use crate::host::{HostBuffer, grow};
@@ -242,9 +241,8 @@ fn prepare<'a>(
     weights: impl Iterator<Item = &'a CpuWeight>,
 ) -> Result<()> {
     s.linear.reserve(s.team.threads(), tokens)?;
-    let (mut quantized, mut rounding, mut cols) = (false, None, 0);
+    let (mut quantized, mut rounding) = (false, None);
     for weight in weights {
-        cols = weight.cols();
         match weight.kernels {
             Kernels::Blocks(_) => quantized = true,
             Kernels::Shorts(kernels) => rounding = Some(kernels),
@@ -254,43 +252,35 @@ fn prepare<'a>(
     let (isa, count) = (s.isa, floats.len() / STEP);
     if quantized {
         grow(&mut s.linear.blocks, count)?;
-        let (blocks, row) = (&mut s.linear.blocks[..count], cols / STEP);
-        let quantize = |x: &[f32], blocks: &mut [Block]| kernels::quantize(isa, x, blocks, row);
-        convert(&mut s.team, floats, blocks, row, &quantize);
+        let blocks = &mut s.linear.blocks[..count];
+        convert(&mut s.team, floats, blocks, &|x, blocks| kernels::quantize(isa, x, blocks));
     }
     if let Some(rounding) = rounding {
         grow(&mut s.linear.shorts, floats.len() / shorts::STEP)?;
         let blocks = &mut s.linear.shorts[..floats.len() / shorts::STEP];
         let round = |x: &[f32], blocks: &mut [shorts::Block]| rounding.round(x, blocks);
-        convert(&mut s.team, floats, blocks, cols / shorts::STEP, &round);
+        convert(&mut s.team, floats, blocks, &round);
     }
     Ok(())
 }
 
-/// Makes blocks of as many values each, `row` for each row, on all threads where there is enough of
-/// it. `f` is given whole rows, or parts of one that begin with a multiple of [`activations::SHARED`].
+/// Makes blocks of as many values each, on all threads where there is enough of it.
 fn convert<B: Send>(
-    team: &mut Team,
+    team: &mut super::team::Team,
     floats: &[f32],
     blocks: &mut [B],
-    row: usize,
     f: &(dyn Fn(&[f32], &mut [B]) + Sync),
 ) {
     /// Blocks worth a chunk of its own.
     const CHUNK: usize = 128;
-    const { assert!(CHUNK.is_multiple_of(activations::SHARED), "blocks of one scale stay together") };
-    let count = blocks.len();
-    if count <= CHUNK {
+    let chunks = blocks.len().div_ceil(CHUNK);
+    if chunks <= 1 {
         return f(floats, blocks);
     }
-    let width = floats.len() / count;
-    // Some short rows, or a part of a long one.
-    let (rows, parts) = ((CHUNK / row).max(1), row.div_ceil(CHUNK));
+    let (count, width) = (blocks.len(), floats.len() / blocks.len());
     let blocks = SharedSlice::new(blocks);
-    team.chunks((count / row).div_ceil(rows) * parts, &|_, chunk| {
-        let (first, part) = (chunk / parts * rows * row, chunk % parts * CHUNK);
-        let end = if parts > 1 { row.min(part + CHUNK) } else { rows * row };
-        let range = first + part..count.min(first + end);
+    team.chunks(chunks, &|_, chunk| {
+        let range = chunk * CHUNK..count.min((chunk + 1) * CHUNK);
         let floats = &floats[range.start * width..range.end * width];
         // SAFETY: chunks do not overlap.
         f(floats, unsafe { blocks.range_mut(range) });

@@ -2,11 +2,11 @@
 //! nearest caches, then all tokens are swept over it.
 
 use super::super::simd::Simd;
-use super::activations::{Block, SHARED};
+use super::activations::Block;
 use super::dots::{Dots, ROWS, VECTOR};
 use super::formats::{BlockFormat, Quants, vectors};
 use super::planes::{STEP, VECTORS};
-use super::products::{Step, Sum, Sums, Tile, Tokens};
+use super::products::{Step, Sums, Tile, Tokens, accumulate};
 use std::ops::Range;
 
 /// Groups of eight rows in a panel.
@@ -15,8 +15,7 @@ pub(super) const GROUPS: usize = 2;
 /// Rows in a panel.
 pub(super) const PANEL_ROWS: usize = GROUPS * ROWS;
 
-/// Steps of 32 columns that a panel holds at most; a multiple of the steps in any block, and of those
-/// whose activations share a scale.
+/// Steps of 32 columns that a panel holds at most; a multiple of the steps in any block.
 pub(super) const PANEL_STEPS: usize = 64;
 
 /// Bytes of a step's quants in a panel.
@@ -140,23 +139,19 @@ pub(super) unsafe fn gemm<D: Dots, Q: Quants, const T: usize>(p: Gemm) {
         // SAFETY: there are 16 values of each token.
         *sums = unsafe { D::load_f32(p.out.add(i * ROWS).cast()) };
     }
-    let mut sum = Sum::<D, GROUPS, T>::new(tile);
-    for first in (0..p.steps).step_by(SHARED) {
+    for s in 0..p.steps {
         // SAFETY: step s is in the panel, and each of the T tokens has a block for it.
         unsafe {
-            for s in first..p.steps.min(first + SHARED) {
-                let step = PanelStep {
-                    quants: p.panel.quants.add(s * STEP_BYTES),
-                    scales: p.panel.scales.add(s * STEP_SCALES),
-                    mins: p.panel.mins.add(s * STEP_SCALES),
-                };
-                let tokens = Tokens { first: p.tokens.add(s), stride: p.stride };
-                sum.add::<Q>(&step, tokens);
-            }
-            sum.scale(Tokens { first: p.tokens.add(first), stride: p.stride });
+            let step = PanelStep {
+                quants: p.panel.quants.add(s * STEP_BYTES),
+                scales: p.panel.scales.add(s * STEP_SCALES),
+                mins: p.panel.mins.add(s * STEP_SCALES),
+            };
+            let tokens = Tokens { first: p.tokens.add(s), stride: p.stride };
+            accumulate::<D, Q, GROUPS, T>(&mut tile, &step, tokens);
         }
     }
-    for (i, sums) in sum.tile.as_flattened().iter().enumerate() {
+    for (i, sums) in tile.as_flattened().iter().enumerate() {
         // SAFETY: as for loading.
         sums.store(unsafe { eight(p.out.add(i * ROWS)) });
     }

@@ -85,56 +85,42 @@ impl Tokens {
     }
 }
 
-/// Sums of products: those that are scaled, and those of the steps of late whose activations share
-/// a scale, which is still to be applied to them.
-pub(super) struct Sum<D: Dots, const R: usize, const T: usize> {
-    pub(super) tile: Tile<D, R, T>,
-    shared: Tile<D, R, T>,
-}
-
-impl<D: Dots, const R: usize, const T: usize> Sum<D, R, T> {
-    /// Goes on from `tile`.
-    #[inline(always)]
-    pub(super) fn new(tile: Tile<D, R, T>) -> Self {
-        Sum { tile, shared: [[D::Floats::splat(0.0); R]; T] }
-    }
-
-    /// Adds the products of 32 columns.
-    ///
-    /// # Safety
-    /// There must be `R` groups in the step, and `T` tokens.
-    #[inline(always)]
-    pub(super) unsafe fn add<Q: Quants>(&mut self, step: &impl Step<D>, tokens: Tokens) {
-        let halves = 2 / Q::SUBS;
-        for sub in 0..Q::SUBS {
-            // SAFETY: the caller's promise.
-            let sums = unsafe { step.sums::<Q, R, T>(tokens, sub * halves..(sub + 1) * halves) };
+/// Adds the products of 32 columns to a tile.
+///
+/// # Safety
+/// There must be `R` groups in the step, and `T` tokens.
+#[inline(always)]
+pub(super) unsafe fn accumulate<D: Dots, Q: Quants, const R: usize, const T: usize>(
+    tile: &mut Tile<D, R, T>,
+    step: &impl Step<D>,
+    tokens: Tokens,
+) {
+    let splat = D::Floats::splat;
+    // SAFETY: the caller's promise; token t is below T, here and in the functions called.
+    unsafe {
+        if Q::SUBS == 1 {
+            let sums = step.sums::<Q, R, T>(tokens, 0..2);
             for t in 0..T {
+                let unit = splat(tokens.get(t).scale);
                 for r in 0..R {
-                    let sum = D::floats(sums[t][r]);
-                    self.shared[t][r] = sum.mul_add(step.scale(sub, r), self.shared[t][r]);
+                    let scale = step.scale(0, r).mul(unit);
+                    tile[t][r] = D::floats(sums[t][r]).mul_add(scale, tile[t][r]);
+                }
+            }
+        } else {
+            let first = step.sums::<Q, R, T>(tokens, 0..1);
+            let second = step.sums::<Q, R, T>(tokens, 1..2);
+            for t in 0..T {
+                let unit = splat(tokens.get(t).scale);
+                for r in 0..R {
+                    let sum = D::floats(first[t][r]).mul(step.scale(0, r));
+                    let sum = D::floats(second[t][r]).mul_add(step.scale(1, r), sum);
+                    tile[t][r] = sum.mul_add(unit, tile[t][r]);
                 }
             }
         }
         if Q::MINS {
-            // SAFETY: the caller's promise.
-            unsafe { add_mins::<D, Q, R, T>(&mut self.tile, step, tokens) };
-        }
-    }
-
-    /// Applies the scale of the steps since the last time, of which `tokens` are one.
-    ///
-    /// # Safety
-    /// There must be `T` tokens.
-    #[inline(always)]
-    pub(super) unsafe fn scale(&mut self, tokens: Tokens) {
-        for t in 0..T {
-            // SAFETY: the caller's promise.
-            let scale = D::Floats::splat(unsafe { tokens.get(t) }.scale);
-            for r in 0..R {
-                self.tile[t][r] = self.shared[t][r].mul_add(scale, self.tile[t][r]);
-                self.shared[t][r] = D::Floats::splat(0.0);
-            }
+            add_mins::<D, Q, R, T>(tile, step, tokens);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! in memory that its instruction broadcasts, so eight tokens' sums fit. The `f32` operations and
 //! their order are those of [`super::products`], lane by lane: results are the same to the bit.
 
-use super::activations::{Block, SHARED};
+use super::activations::Block;
 use super::dots::SIGN;
 use super::formats::Quants;
 use super::panel::{Gemm, PANEL_ROWS, STEP_BYTES, STEP_SCALES};
@@ -32,29 +32,23 @@ pub(super) unsafe fn gemm<Q: Quants, const T: usize>(p: Gemm) {
         for (t, tile) in tile.iter_mut().enumerate() {
             *tile = _mm512_loadu_ps(p.out.add(t * PANEL_ROWS));
         }
-        for first in (0..p.steps).step_by(SHARED) {
-            let mut shared = [_mm512_setzero_ps(); T];
-            for s in first..p.steps.min(first + SHARED) {
-                let tokens = Tokens::<T> { first: p.tokens.add(s), stride: p.stride };
-                let (halves, vectors) = (2 / Q::SUBS, VECTORS / Q::SUBS);
-                for sub in 0..Q::SUBS {
-                    let mut sums = tokens.start(zero, sub * halves..(sub + 1) * halves);
-                    let quants = p.panel.quants.add(s * STEP_BYTES);
-                    tokens.add_products(&mut sums, quants, sub * vectors..(sub + 1) * vectors);
-                    let scales = p.panel.scales.add(s * STEP_SCALES + sub * PANEL_ROWS);
-                    let scale = _mm512_loadu_ps(scales);
-                    for (shared, sums) in shared.iter_mut().zip(sums) {
-                        *shared = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, *shared);
-                    }
-                }
-                if Q::MINS {
-                    tokens.add_mins::<Q>(&mut tile, p.panel.mins.add(s * STEP_SCALES));
-                }
+        for s in 0..p.steps {
+            let quants = p.panel.quants.add(s * STEP_BYTES);
+            let scales = p.panel.scales.add(s * STEP_SCALES);
+            let tokens = Tokens::<T> { first: p.tokens.add(s), stride: p.stride };
+            if Q::SUBS == 1 {
+                let mut sums = tokens.start(zero, 0..2);
+                tokens.add_products(&mut sums, quants, 0..VECTORS);
+                tokens.add_scaled(&mut tile, &sums, scales);
+            } else {
+                let mut first = tokens.start(zero, 0..1);
+                tokens.add_products(&mut first, quants, 0..VECTORS / 2);
+                let mut second = tokens.start(zero, 1..2);
+                tokens.add_products(&mut second, quants, VECTORS / 2..VECTORS);
+                tokens.add_twice_scaled(&mut tile, &first, &second, scales);
             }
-            let tokens = Tokens::<T> { first: p.tokens.add(first), stride: p.stride };
-            for (t, tile) in tile.iter_mut().enumerate() {
-                let scale = _mm512_set1_ps(tokens.get(t).scale);
-                *tile = _mm512_fmadd_ps(shared[t], scale, *tile);
+            if Q::MINS {
+                tokens.add_mins::<Q>(&mut tile, p.panel.mins.add(s * STEP_SCALES));
             }
         }
         for (t, tile) in tile.iter().enumerate() {
@@ -114,6 +108,39 @@ impl<const T: usize> Tokens<T> {
                     let four = self.get(t).q.as_ptr().add(4 * v).cast::<i32>().read_unaligned();
                     *sums = _mm512_dpbusd_epi32(*sums, weights, _mm512_set1_epi32(four));
                 }
+            }
+        }
+    }
+
+    /// Adds the sums of 32 columns that have one scale.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn add_scaled(&self, tile: &mut [__m512; T], sums: &Sums<T>, scales: *const f32) {
+        unsafe {
+            let scale = _mm512_loadu_ps(scales);
+            for t in 0..T {
+                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(self.get(t).scale));
+                tile[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[t]), scale, tile[t]);
+            }
+        }
+    }
+
+    /// Adds the sums of 16 and 16 columns, each with a scale.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn add_twice_scaled(
+        &self,
+        tile: &mut [__m512; T],
+        first: &Sums<T>,
+        second: &Sums<T>,
+        scales: *const f32,
+    ) {
+        unsafe {
+            let scales = [_mm512_loadu_ps(scales), _mm512_loadu_ps(scales.add(PANEL_ROWS))];
+            for t in 0..T {
+                let sum = _mm512_mul_ps(_mm512_cvtepi32_ps(first[t]), scales[0]);
+                let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second[t]), scales[1], sum);
+                tile[t] = _mm512_fmadd_ps(sum, _mm512_set1_ps(self.get(t).scale), tile[t]);
             }
         }
     }

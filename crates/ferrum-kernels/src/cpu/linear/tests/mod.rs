@@ -6,7 +6,7 @@ mod shorts;
 mod weights;
 
 use super::super::{Cpu, CpuConfig, CpuStream, CpuWeight, Isa};
-use super::activations::{Block, quantize};
+use super::activations::Block;
 use super::planes::STEP;
 use crate::host::HostBuffer;
 use crate::params::{Linear, LinearOutput};
@@ -156,10 +156,13 @@ fn values(buffer: HostBuffer) -> Vec<f32> {
 
 /// What the kernels make of a token's activations: quantised and back.
 fn rounded(x: &[f32]) -> Vec<f64> {
-    let mut blocks = vec![Block::default(); x.len() / STEP];
-    quantize(x, &mut blocks, x.len() / STEP);
-    let values = |block: Block| block.q.map(|q| f64::from(q) * f64::from(block.scale));
-    blocks.into_iter().flat_map(values).collect()
+    let mut out = Vec::new();
+    for x in x.as_chunks::<STEP>().0 {
+        let mut block = Block::default();
+        block.quantize(x);
+        out.extend(block.q.map(|q| f64::from(q) * f64::from(block.scale)));
+    }
+    out
 }
 
 /// The product of a row with activations, and the sum of magnitudes that its rounding errors are

@@ -165,8 +165,7 @@ fn what_is_not_a_number_stays_visible() {
     }
 }
 
-/// Exponents of MXFP4 from the smallest, whose scales are subnormal, to the largest with which a
-/// product fits where the activation is still in units of its scale.
+/// Exponents of MXFP4 from the smallest, whose scales are subnormal, to the largest.
 #[test]
 fn every_exponent_of_mxfp4() {
     for isa in Isa::available() {
@@ -181,7 +180,8 @@ fn every_exponent_of_mxfp4() {
         let mut x = vec![0.0; 32];
         x[0] = 1.0;
         let got = bench.linear(&weight, 256, 1, &x);
-        for (e, got) in got.iter().enumerate().take(248) {
+        // Twice the largest scale is too much for a single.
+        for (e, got) in got.iter().enumerate().take(255) {
             let want = plain.row(e)[0];
             assert!((got - want).abs() <= 1e-6 * want, "{isa} {e}: {got:e}, not {want:e}");
         }
