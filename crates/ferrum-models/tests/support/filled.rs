@@ -17,7 +17,7 @@ pub struct Model {
 }
 
 /// Value `i` of the tensor whose name has this hash: see `tools/golden/hf_reference.py`.
-fn value(seed: u64, i: u64, offset: f64, scale: f64) -> f32 {
+pub fn value(seed: u64, i: u64, offset: f64, scale: f64) -> f32 {
     let mut z = seed.wrapping_add(i).wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -27,7 +27,7 @@ fn value(seed: u64, i: u64, offset: f64, scale: f64) -> f32 {
 }
 
 /// FNV-1a.
-fn seed(name: &str) -> u64 {
+pub fn seed(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

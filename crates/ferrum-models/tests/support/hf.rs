@@ -11,6 +11,8 @@ use ferrum_models::gguf::GgufWriter;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::filled::{seed, value};
+
 /// A golden file.
 #[derive(Deserialize)]
 pub struct Golden {
@@ -20,23 +22,6 @@ pub struct Golden {
     pub prompt: Vec<u32>,
     pub steps: Vec<u32>,
     pub logits: Vec<Vec<f32>>,
-}
-
-/// Value `i` of the tensor `name`: see the script.
-fn value(seed: u64, i: u64, offset: f64, scale: f64) -> f32 {
-    let mut z = seed.wrapping_add(i).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    let unit = 2.0 * (z >> 40) as f64 / f64::from(1 << 24) - 1.0;
-    (offset + scale * unit) as f32
-}
-
-/// FNV-1a.
-fn seed(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 /// Tensors: shape, offset and scale.

@@ -1,6 +1,7 @@
 //! Drives a [`Runner`] without an engine: one place that lays out steps for the tests.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod filled;
 pub mod hf;
 
 use std::io::Write;

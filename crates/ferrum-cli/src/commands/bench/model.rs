@@ -77,13 +77,7 @@ pub fn run(name: &str, args: &BenchArgs, config: &Config) -> Result<()> {
         return Err(UsageError("--prefill 0 --decode 0 leaves nothing to measure".into()).into());
     }
     let file = open_model(name, config)?;
-    let options = LoadOptions {
-        context: Some(depth + prefill.max(decode)),
-        max_seqs: batch,
-        step_tokens: (args.step_tokens as usize).max(batch),
-        lora: args.lora.sources(),
-        ..args.load.options()
-    };
+    let options = load_options(args);
     let limits = || args.profile.then(|| machine(&options)).transpose();
     let before = limits()?;
     let start = Instant::now();
@@ -130,6 +124,17 @@ pub fn run(name: &str, args: &BenchArgs, config: &Config) -> Result<()> {
     }
     print_table(&mut out, &report, phases.map(|p| p.map(|p| &p.speed)))?;
     print_profile(&mut out, &report)
+}
+
+fn load_options(args: &BenchArgs) -> LoadOptions {
+    let batch = args.batch as usize;
+    LoadOptions {
+        context: Some(args.depth as usize + args.prefill.max(args.decode) as usize),
+        max_seqs: batch,
+        step_tokens: (args.step_tokens as usize).max(batch),
+        lora: args.lora.sources(),
+        ..args.load.options()
+    }
 }
 
 /// What the machine can do with the threads that decode.
