@@ -42,14 +42,22 @@ fn tools() -> Vec<Tool> {
 /// The tokens of a text, marks as their tokens.
 fn spell(table: &TokenTable, text: &str) -> Vec<u32> {
     let (mut tokens, mut rest) = (Vec::new(), text);
-    while let Some(byte) = rest.bytes().next() {
+    while let Some(letter) = rest.chars().next() {
         let mark = table.tokens.iter().zip(0..).find_map(|(token, id)| match token {
             Spelling::Control(name) => rest.strip_prefix(name.as_str()).map(|after| (id, after)),
             _ => None,
         });
-        let (token, after) = mark.unwrap_or_else(|| (byte.into(), rest.split_at(1).1));
-        tokens.push(token);
-        rest = after;
+        let (letter, after) = rest.split_at(letter.len_utf8());
+        rest = match mark {
+            Some((token, after)) => {
+                tokens.push(token);
+                after
+            }
+            None => {
+                tokens.extend(letter.bytes().map(u32::from));
+                after
+            }
+        };
     }
     tokens
 }
@@ -66,12 +74,16 @@ fn random_answer(constraint: &Constraint, table: &TokenTable, start: &str, seed:
     for step in 0..3000 {
         let mask = state.mask().expect("a mask");
         let all: Vec<u32> = (0..table.tokens.len() as u32).filter(|&t| mask.allows(t)).collect();
-        let ends =
-            |token: &&u32| **token == END || b"\"}<".iter().any(|b| u32::from(*b) == **token);
+        // The ends of all, of reasoning, and of strings, objects and tags.
+        let thought =
+            |token: &u32| table.tokens[*token as usize] == Spelling::Control("</think>".into());
+        let closing = |token: &u32| b"\"}<".iter().any(|b| u32::from(*b) == *token);
+        let end = all.iter().find(|token| **token == END || thought(token));
+        let end = end.or_else(|| all.iter().find(|token| closing(token)));
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
         let at = (random >> 33) as usize;
         // What ends something is likely after a while.
-        let ending = all.iter().find(ends).filter(|_| step > 40 && !at.is_multiple_of(4));
+        let ending = end.filter(|_| step > 40 && !at.is_multiple_of(4));
         let token = *ending.unwrap_or(&all[at % all.len()]);
         if token == END {
             break;
@@ -107,7 +119,8 @@ fn compiled(
     controls: bool,
     options: AnswerOptions,
 ) -> (TokenTable, Constraint) {
-    let marks = if controls { format.marks() } else { &[] };
+    let all = [format.marks(), &["<think>", "</think>"]].concat();
+    let marks = if controls { all.as_slice() } else { &[] };
     let table = table(marks);
     let compiler = ConstraintCompiler::new(&table, CompileLimits::default()).unwrap();
     let control = |text: &str| {
@@ -170,7 +183,7 @@ fn free_words_and_strict_calls() {
             };
             let (table, constraint) = compiled(format, controls, options(Reasoning::Possible));
             let opening = format.marks()[0];
-            let think = "<think>{ <b> or even <tool_call></think>\n";
+            let think = if controls { "<think>{ <b> or so</think>\n" } else { "" };
             let starts = [
                 String::new(),
                 opening.into(),

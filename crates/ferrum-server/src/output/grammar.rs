@@ -43,7 +43,7 @@ pub enum Text {
 pub enum Reasoning {
     /// It does not.
     Never,
-    /// If the model likes.
+    /// If the model likes, and has a token that begins it.
     Possible,
     /// The prompt ends within reasoning, which the answer ends first.
     Opened,
@@ -54,7 +54,11 @@ pub type Control<'a> = dyn Fn(&str) -> Option<u32> + 'a;
 
 /// The grammar of an answer of a model that calls tools in this format.
 pub fn answer(format: ToolFormat, options: AnswerOptions, control: &Control<'_>) -> Grammar {
-    let AnswerOptions { tools, most_calls, text, reasoning } = options;
+    let AnswerOptions { tools, most_calls, text, mut reasoning } = options;
+    if reasoning == Reasoning::Possible && control(REASONING_MARKS[0]).is_none() {
+        // In letters the mark is words like any others, which the lexer would not tell from it.
+        reasoning = Reasoning::Never;
+    }
     let (mut rules, mut parts) = (Vec::new(), Vec::new());
     let mut bodies = Vec::new();
     if !tools.is_empty() {
