@@ -5,11 +5,8 @@
 
 Writes one file per model: its config.json, the tensors of its safetensors file (name, shape, and how
 they are filled), a prompt, the tokens that follow it, and the logits after the prompt and after each
-of these tokens. The weights themselves are not kept: value i of a tensor is
-
-    offset + scale * (2 * (splitmix64(fnv1a(name) + i) >> 40) / 2**24 - 1)
-
-rounded to f32 (and then to bf16 where the file says so), which the test computes again.
+of these tokens. The weights themselves are not kept: they follow from the names of the tensors, as
+filled.py says (and are rounded to bf16 where the file says so), which the test computes again.
 Made with transformers 5.24.0, torch 2.15.0, in f32 with eager attention.
 """
 
@@ -18,12 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from filled import values
 
 BASE = dict(
     vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
@@ -73,25 +71,6 @@ OLD_ROPE = ["llama-llama3", "qwen2-yarn", "gemma3", "phi3-longrope", "llama-line
 
 PROMPT = [(7 * i * i + 3 * i + 1) % 128 for i in range(40)]
 STEPS = [(11 * i + 5) % 128 for i in range(8)]
-
-
-def fnv1a(name):
-    value = 0xCBF29CE484222325
-    for byte in name.encode():
-        value = ((value ^ byte) * 0x100000001B3) % 2**64
-    return value
-
-
-def values(name, shape, offset, scale):
-    count = int(np.prod(shape))
-    with np.errstate(over="ignore"):
-        z = np.uint64(fnv1a(name)) + np.arange(count, dtype=np.uint64)
-        z = z + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    unit = 2.0 * (z >> np.uint64(40)).astype(np.float64) / 2.0**24 - 1.0
-    return (offset + scale * unit).astype(np.float32).reshape(shape)
 
 
 def filling(name, shape, model_type):

@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from hf_reference import logits_of, values
+from filled import values
+from hf_reference import logits_of
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file

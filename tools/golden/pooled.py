@@ -4,8 +4,7 @@
     python tools/golden/pooled.py crates/ferrum-models/tests/data/pooled.json
 
 A causal model whose last token is pooled (as Qwen3-Embedding is), and a cross-encoder of bert. Weights
-are not kept but follow from the tensors' names, as tools/golden/hf_reference.py says, whose functions
-are used. The files beside the weights are those that the packages wrote.
+are not kept but follow from the tensors' names, as filled.py says. The files beside the weights are those that the packages wrote.
 Made with sentence-transformers 6.2.0, transformers 5.24.0, torch 2.15.0, in f32.
 """
 import json
@@ -22,6 +21,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, Qwen3Config,
                           Qwen3Model)
 
+from filled import values
+
 
 WORDS = ("a the man is eating food bread girl baby horse river stone what who rides eats and of in on it was "
          "capital city france paris king queen").split()
@@ -29,17 +30,6 @@ TEXTS = ["the man is eating bread", "what is the capital of france", "a", "", "g
          "the king and the queen of the city on the river in france was eating food and bread of stone"]
 PAIRS = [("what is the capital of france", "paris is the capital of france"), ("who rides", "the girl rides a horse"),
          ("a", ""), ("", "the king"), ("what is it", "stone " * 60), ("river " * 60, "stone " * 60)]
-
-
-def functions():
-    """What hf_reference.py fills tensors with, without running it."""
-    source = (Path(__file__).parent / "hf_reference.py").read_text().rsplit("\nmain()", 1)[0]
-    scope = {}
-    exec(compile(source, "hf_reference.py", "exec"), scope)
-    return scope["values"]
-
-
-VALUES = functions()
 
 
 def filling(name, shape):
@@ -56,7 +46,7 @@ def fill(folder):
         for key in f.keys():
             shape = list(f.get_slice(key).get_shape())
             tensors[key] = [shape, *filling(key, shape)]
-    state = {key: torch.from_numpy(VALUES(key, *spec)) for key, spec in tensors.items()}
+    state = {key: torch.from_numpy(values(key, *spec)) for key, spec in tensors.items()}
     save_file(state, file, metadata={"format": "pt"})
     return tensors
 

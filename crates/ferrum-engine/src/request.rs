@@ -42,7 +42,7 @@ pub struct Request {
     pub adapter: u32,
     /// Control tokens whose names are part of the answer's text, such as the marks of tool calls.
     pub shown_tokens: Vec<u32>,
-    /// How much the answer may reason.
+    /// How the answer may reason.
     pub reasoning: Option<ReasoningSpec>,
     /// The grammar of the answer, compiled for this model's vocabulary.
     pub constraint: Option<Constraint>,

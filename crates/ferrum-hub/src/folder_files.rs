@@ -20,7 +20,7 @@ const OPTIONAL: &[&str] = &[
     "config_sentence_transformers.json",
 ];
 
-const SINGLE: &str = "model.safetensors";
+pub(crate) const SINGLE: &str = "model.safetensors";
 /// Says which file holds which tensor.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// The longest index that is read.

@@ -2,31 +2,19 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 /// A SHA-256 value.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sha256([u8; 32]);
 
 impl Sha256 {
     /// From 64 hexadecimal digits; `None` for anything else. Usable in constants.
     pub const fn from_hex(text: &str) -> Option<Self> {
-        let text = text.as_bytes();
-        if text.len() != 64 {
-            return None;
+        match bytes_of(text) {
+            Some(bytes) => Some(Sha256(bytes)),
+            None => None,
         }
-        let mut bytes = [0; 32];
-        let mut i = 0;
-        while i < 32 {
-            let (Some(high), Some(low)) = (nibble(text[2 * i]), nibble(text[2 * i + 1])) else {
-                return None;
-            };
-            bytes[i] = high << 4 | low;
-            i += 1;
-        }
-        Some(Sha256(bytes))
     }
 
     /// The value of all bytes given to `hasher`.
@@ -40,6 +28,29 @@ impl Sha256 {
     }
 }
 
+/// The bytes that twice as many hexadecimal digits stand for.
+const fn bytes_of<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let text = text.as_bytes();
+    if text.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    let mut i = 0;
+    while i < N {
+        let (Some(high), Some(low)) = (nibble(text[2 * i]), nibble(text[2 * i + 1])) else {
+            return None;
+        };
+        bytes[i] = high << 4 | low;
+        i += 1;
+    }
+    Some(bytes)
+}
+
+/// Lower-case hexadecimal digits.
+fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|b| write!(f, "{b:02x}"))
+}
+
 const fn nibble(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
@@ -51,27 +62,13 @@ const fn nibble(digit: u8) -> Option<u8> {
 
 impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        write_hex(f, &self.0)
     }
 }
 
 impl fmt::Debug for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-impl TryFrom<String> for Sha256 {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Sha256::from_hex(&text).ok_or("a SHA-256 value is 64 hexadecimal digits")
-    }
-}
-
-impl From<Sha256> for String {
-    fn from(value: Sha256) -> String {
-        value.to_string()
     }
 }
 
@@ -87,18 +84,8 @@ pub enum Digest {
 impl Digest {
     /// From 64 hexadecimal digits (SHA-256) or 40 (git).
     pub fn from_hex(text: &str) -> Option<Self> {
-        if let Some(value) = Sha256::from_hex(text) {
-            return Some(Digest::Sha256(value));
-        }
-        let digits = text.as_bytes();
-        let mut bytes = [0; 20];
-        if digits.len() != 40 {
-            return None;
-        }
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
-        }
-        Some(Digest::GitBlob(bytes))
+        let large = Sha256::from_hex(text).map(Digest::Sha256);
+        large.or_else(|| bytes_of(text).map(Digest::GitBlob))
     }
 
     /// Git's name of a blob of these bytes.
@@ -124,7 +111,7 @@ impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Digest::Sha256(value) => value.fmt(f),
-            Digest::GitBlob(bytes) => bytes.iter().try_for_each(|b| write!(f, "{b:02x}")),
+            Digest::GitBlob(bytes) => write_hex(f, bytes),
         }
     }
 }

@@ -118,6 +118,11 @@ pub(crate) fn retry_after(response: &Response) -> Duration {
     Duration::from_secs(asked.unwrap_or(0)).min(LONGEST_WAIT)
 }
 
+/// Whether a status says that the same request may succeed later.
+pub(crate) fn is_busy(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..=599)
+}
+
 /// The host and port of an address, without a user or a password.
 pub(crate) fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);

@@ -160,8 +160,7 @@ fn ask(client: &Client, config: &HubConfig, url: &str, head: bool) -> Result<Res
         let response =
             if head { client.head(url, &headers)? } else { client.get(url, &headers)? };
         failures += 1;
-        let busy = matches!(response.status().as_u16(), 408 | 429 | 500..=599);
-        if !busy || failures >= config.network.attempts {
+        if !http::is_busy(response.status().as_u16()) || failures >= config.network.attempts {
             return Ok(response);
         }
         sleep(config.network.pause(failures).max(http::retry_after(&response)));

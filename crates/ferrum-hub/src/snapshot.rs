@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use crate::cache::{Cache, RepoCache};
 use crate::config::HubConfig;
 use crate::error::{HubError, Result};
-use crate::folder_files::{self, INDEX, Weights};
+use crate::folder_files::{self, INDEX, SINGLE, Weights};
 use crate::gguf_files;
 use crate::http::Client;
 use crate::hub_api::{self, MAIN, RemoteFile, Repository};
 use crate::progress::{Progress, Together};
-use crate::reference::{Selector, is_gguf_name};
+use crate::reference::{ModelRef, Selector, is_gguf_name};
 use crate::store::{self, Installed};
 use crate::transfer::{self, Want};
 
@@ -26,7 +26,13 @@ pub(crate) struct Wanted<'a> {
     pub selector: &'a Selector,
 }
 
-impl Wanted<'_> {
+impl<'a> Wanted<'a> {
+    /// What a reference means, if it is to a repository.
+    pub fn of(reference: &'a ModelRef) -> Option<Self> {
+        let ModelRef::Hub { repo, revision, selector } = reference else { return None };
+        Some(Wanted { repo, revision: revision.as_deref(), selector })
+    }
+
     fn revision(&self) -> &str {
         self.revision.unwrap_or(MAIN)
     }
@@ -105,7 +111,7 @@ fn find_folder(
             needed.extend(folder_files::shards(&index).unwrap_or_default());
         }
         (Some(Weights::Sharded), None) => needed.push(INDEX.to_string()),
-        (Some(Weights::Single), _) => needed.push("model.safetensors".to_string()),
+        (Some(Weights::Single), _) => needed.push(SINGLE.to_string()),
         // Then they are noted.
         (None, _) => {}
     }
@@ -206,7 +212,7 @@ impl Download<'_> {
         if let (Selector::Default, Some(weights)) = (wanted.selector, weights) {
             let mut chosen = folder_files::beside(wanted.repo, &names)?;
             match weights {
-                Weights::Single => chosen.push("model.safetensors".into()),
+                Weights::Single => chosen.push(SINGLE.into()),
                 Weights::Sharded => {
                     repo.prepare(wanted.revision(), &remote.commit)?;
                     chosen.push(INDEX.into());
@@ -290,12 +296,12 @@ impl Download<'_> {
         progress: &mut dyn Progress,
     ) -> Result<PathBuf> {
         let there = repo.file(commit, &file.path);
-        if let Some(path) = there.filter(|path| has_size(path, file.size)) {
+        if let Some(path) = there.filter(|path| store::is_whole(path, file.size)) {
             return Ok(path);
         }
         let _lock = repo.lock(&file.digest, progress)?;
         let blob = repo.blob(&file.digest);
-        if !has_size(&blob, file.size) {
+        if !store::is_whole(&blob, file.size) {
             let want = Want {
                 label: &file.path,
                 url: &hub_api::file_url(self.config, &repo.repo, commit, &file.path),
@@ -314,14 +320,10 @@ impl Download<'_> {
 
 /// Bytes of a file that need not be downloaded.
 fn bytes_here(repo: &RepoCache, file: &RemoteFile) -> u64 {
-    if has_size(&repo.blob(&file.digest), file.size) {
+    if store::is_whole(&repo.blob(&file.digest), file.size) {
         return file.size;
     }
     fs::metadata(repo.part(&file.digest)).map_or(0, |m| m.len().min(file.size))
-}
-
-fn has_size(path: &Path, size: u64) -> bool {
-    fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() == size)
 }
 
 /// Whether `needed` bytes fit on the disk of `folder`. What cannot be found out is no error.

@@ -189,3 +189,16 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>> {
         Err(e) => Err(HubError::file("read", folder)(e)),
     }
 }
+
+/// Whether the file is there with its full size. It was verified before it got its name.
+pub(crate) fn is_whole(path: &Path, size: u64) -> bool {
+    fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() == size)
+}
+
+/// Removes a file, if there is one.
+pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(HubError::file("remove", path)(e)),
+        _ => Ok(()),
+    }
+}

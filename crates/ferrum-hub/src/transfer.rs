@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::NetworkLimits;
 use crate::error::{HubError, Result};
 use crate::hash::{Digest, Hasher};
-use crate::http::{Client, Header, Response, check_status, header, host, retry_after};
+use crate::http::{self, Client, Header, Response, check_status, header, host, retry_after};
 use crate::progress::Progress;
+use crate::store;
 
 /// Bytes read at a time.
 const CHUNK: usize = 128 * 1024;
@@ -109,12 +110,7 @@ pub(crate) fn download(
 /// Removes a part file and what was noted about it.
 pub(crate) fn discard(part: &Path) -> Result<()> {
     for path in [part.to_path_buf(), sidecar_path(part)] {
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(HubError::file("remove", path)(e));
-            }
-            _ => {}
-        }
+        store::remove_if_there(&path)?;
     }
     Ok(())
 }
@@ -196,7 +192,7 @@ fn request(
             file.restart()?;
             return Err(Broken::Retry(transfer_error("it does not have the range".into())));
         }
-        408 | 429 | 500..=599 => {
+        busy if http::is_busy(busy) => {
             let error = check_status(&response, want.url).err();
             let error = error.unwrap_or_else(|| transfer_error("busy".into()));
             return Err(Broken::Wait(error, retry_after(&response)));

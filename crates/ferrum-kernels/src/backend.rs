@@ -60,8 +60,8 @@ pub trait Backend: Send + Sized + 'static {
     /// given back afterwards.
     fn pack(&self, s: &mut Self::Stream, source: &WeightSource<'_>) -> Result<Self::Weight>;
 
-    /// Bytes that [`Backend::pack`] keeps resident for a weight, without making it; for a stack, so
-    /// many for each of its matrices.
+    /// Bytes that [`Backend::pack`] keeps resident for a weight that may not be rounded, without making
+    /// it; for a stack, so many for each of its matrices.
     fn packed_bytes(&self, format: Format, rows: usize, cols: usize) -> usize;
 
     /// Allocates the KV cache of one layer.

@@ -29,6 +29,7 @@ fn check(step: &StepInput) -> Result<(), String> {
 #[test]
 fn good_steps_are_accepted() {
     check(&good()).unwrap();
+    check(&StepInput { adapters: vec![0, 1], ..good() }).unwrap();
     let one = StepInput {
         tokens: vec![0],
         positions: vec![0],
@@ -119,6 +120,9 @@ const FAULTS: &[Fault] = &[
             adapters: Vec::new(),
         }
     }),
+    ("adapters of too few sequences", |s| s.adapters = vec![0]),
+    ("adapters of too many", |s| s.adapters = vec![0; 3]),
+    ("an adapter below zero", |s| s.adapters = vec![0, -1]),
     ("too many blocks a sequence", |s| {
         s.blocks_per_seq = 4;
         s.block_tables.resize(8, 0);

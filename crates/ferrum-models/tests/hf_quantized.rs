@@ -9,7 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use ferrum_models::{Device, KvDType, LoadOptions, checkpoint, load};
 use half::f16;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use support::filled::safetensors;
 use support::hf::{Golden, distance};
 use support::prefill;
 
@@ -92,18 +93,11 @@ fn fp8(module: &str, values: &[f32], [rows, cols]: [usize; 2]) -> (Vec<Tensor>, 
 }
 
 fn write(folder: &Path, config: &Value, tensors: &[Tensor]) -> Result<()> {
-    let (mut header, mut data) = (Map::new(), Vec::new());
-    for (name, dtype, shape, bytes) in tensors {
-        let start = data.len();
-        data.extend(bytes);
-        let offsets = [start, data.len()];
-        header
-            .insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
-    }
-    let header = Value::Object(header).to_string();
+    let file = safetensors(tensors.iter().map(|(name, dtype, shape, bytes)| {
+        (name.as_str(), *dtype, shape.as_slice(), bytes.clone())
+    }));
     fs::create_dir_all(folder)?;
     fs::write(folder.join("config.json"), config.to_string())?;
-    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
     Ok(fs::write(folder.join("model.safetensors"), file)?)
 }
 

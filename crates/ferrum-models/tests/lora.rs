@@ -14,7 +14,7 @@ use ferrum_models::{
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
-use support::hf::{Fillings, Golden, distance, reordered, safetensors, write_gguf};
+use support::hf::{Fillings, Golden, distance, reordered, write_gguf};
 use support::{Sequence, step};
 
 /// A case of the file.
@@ -41,7 +41,7 @@ impl Case {
     fn write(&self, folder: &Path) -> Result<LoraSource> {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("adapter_config.json"), self.config.to_string())?;
-        fs::write(folder.join("adapter_model.safetensors"), safetensors(&self.tensors, "F32"))?;
+        fs::write(folder.join("adapter_model.safetensors"), self.tensors.all("F32"))?;
         Ok(source(folder))
     }
 }

@@ -5,7 +5,6 @@
 //! elsewhere the requests that wait are bounded, and one whose client is gone is given up.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use ferrum_models::encoder::{EmbedError, Embedder, Input, TextEncoder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::App;
+use crate::clock::Clock;
 use crate::error::{ApiError, ApiResult};
 use crate::leases::{Hold, Lease};
 use crate::metrics::ModelMetrics;
@@ -35,10 +35,8 @@ pub struct Encoder {
     turn: Arc<Semaphore>,
     places: Arc<Semaphore>,
     all_places: usize,
-    /// Origin of `turn_began`.
-    start: Instant,
-    /// Milliseconds from `start` to the beginning of the turn that runs, plus one; 0: none does.
-    turn_began: AtomicU64,
+    /// Of the turns.
+    clock: Clock,
 }
 
 impl Encoder {
@@ -60,8 +58,7 @@ impl Encoder {
             turn: Arc::new(Semaphore::new(1)),
             places: Arc::new(Semaphore::new(all_places)),
             all_places,
-            start: Instant::now(),
-            turn_began: AtomicU64::new(0),
+            clock: Clock::default(),
         })
     }
 
@@ -78,29 +75,15 @@ impl Encoder {
 
     /// How long the turn that runs has been running.
     pub fn turn_time(&self) -> Duration {
-        match self.turn_began.load(Ordering::Acquire) {
-            0 => Duration::ZERO,
-            began => self.start.elapsed().saturating_sub(Duration::from_millis(began - 1)),
-        }
+        self.clock.time()
     }
 
     /// The vectors of as many texts as make a turn.
     fn turn<T: Input>(&self, texts: &[T], dimensions: Option<usize>) -> ApiResult<Vec<Vec<f32>>> {
         // A panic leaves nothing in the model that the next step would read.
         let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
-        let began = self.start.elapsed().as_millis() as u64 + 1;
-        self.turn_began.store(began, Ordering::Release);
-        // Also where it ends in a panic: it does not hang then.
-        let _over = Over(&self.turn_began);
+        let _turn = self.clock.begin();
         Ok(model.embed(texts, dimensions)?)
-    }
-}
-
-struct Over<'a>(&'a AtomicU64);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(0, Ordering::Release);
     }
 }
 
@@ -123,26 +106,25 @@ impl Drop for Counted<'_> {
 }
 
 impl Lease<Arc<Encoder>> {
-    /// The vectors of texts, or the scores of pairs. Dropping the future gives up those whose turn
-    /// has not come.
+    /// The vectors of texts, or the scores of pairs, and how many tokens they took. Dropping the
+    /// future gives up those whose turn has not come.
     pub async fn embed<T: Input>(
         &self,
         app: &App,
         texts: Vec<T>,
         dimensions: Option<usize>,
-    ) -> ApiResult<Vec<Vec<f32>>> {
+    ) -> ApiResult<(Vec<Vec<f32>>, usize)> {
         let (since, metrics) = (Instant::now(), self.metrics());
         let mut counted = Counted(Some(metrics));
-        let vectors = self.all_turns(app, texts, dimensions).await;
+        let done = self.all_turns(app, texts, dimensions).await;
         counted.0 = None;
-        match &vectors {
+        match &done {
             Ok((_, tokens)) => metrics.embedding_finished(*tokens, since),
             Err(_) => metrics.finished("error"),
         }
-        vectors.map(|(vectors, _)| vectors)
+        done
     }
 
-    /// The vectors, and how many tokens they took.
     async fn all_turns<T: Input>(
         &self,
         app: &App,

@@ -118,10 +118,10 @@ impl From<AdmissionError> for ApiError {
             AdmissionError::NoTokens => out.param = Some("max_tokens".into()),
             AdmissionError::Sampling(error) => out.param = Some(error.field.into()),
             AdmissionError::Logprobs { .. } => out.param = Some("logprobs".into()),
-            // The constraint was compiled for this model, so this is no mistake of the client.
-            AdmissionError::Adapter { .. } => out.status = StatusCode::INTERNAL_SERVER_ERROR,
-            AdmissionError::Constraint { .. } => out.status = StatusCode::INTERNAL_SERVER_ERROR,
-            AdmissionError::Reasoning => out.status = StatusCode::INTERNAL_SERVER_ERROR,
+            // They are set here for this model, so this is no mistake of the client.
+            AdmissionError::Adapter { .. }
+            | AdmissionError::Constraint { .. }
+            | AdmissionError::Reasoning => out.status = StatusCode::INTERNAL_SERVER_ERROR,
             AdmissionError::EmptyStopString => out.param = Some("stop".into()),
         }
         out

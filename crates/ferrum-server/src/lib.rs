@@ -13,6 +13,7 @@ pub mod api;
 pub mod auth;
 pub mod body;
 pub mod budget;
+pub mod clock;
 pub mod config;
 pub mod encoders;
 pub mod error;
@@ -115,7 +116,7 @@ impl App {
             );
             return Err(ApiError::field("model", message));
         }
-        let adapter = self.models.offers()[index].adapter(name);
+        let adapter = offer.adapter(name);
         Ok(self.admit(index, tenant, body).await?.of(Resident::model)?.with_adapter(adapter))
     }
 

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +17,7 @@ use ferrum_engine::{AdmissionError, Engine, EngineError, EngineStats, Event, Req
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::auth::Tenant;
+use crate::clock::Clock;
 use crate::error::{ApiError, ApiResult};
 use crate::leases::{Hold, Lease, UnderWay};
 use crate::metrics::ModelMetrics;
@@ -63,10 +64,8 @@ struct Shared {
     /// One permit for each request that waits or runs, or whose answer is being read.
     places: Arc<Semaphore>,
     stats: Mutex<EngineStats>,
-    /// Origin of `step_began`.
-    start: Instant,
-    /// Milliseconds from `start` to the beginning of the step that runs, plus one; 0: none does.
-    step_began: AtomicU64,
+    /// Of the steps.
+    clock: Clock,
     alive: AtomicBool,
     /// Milliseconds that requests took, on average over the last ones.
     request_ms: AtomicUsize,
@@ -107,8 +106,7 @@ impl Service {
             config,
             places: Arc::new(Semaphore::new(places)),
             stats: Mutex::new(engine.stats()),
-            start: Instant::now(),
-            step_began: AtomicU64::new(0),
+            clock: Clock::default(),
             alive: AtomicBool::new(true),
             request_ms: AtomicUsize::new(1000),
         });
@@ -140,13 +138,15 @@ impl Service {
     }
 
     /// Queues requests that belong together: all or none. `tenant` is who asks; the lease is on the
-    /// model of this service, which is held until the last of the requests has ended here.
+    /// model of this service, with the adapter that is meant, and is held until the last of the
+    /// requests has ended here.
     pub fn submit(
         &self,
-        requests: Vec<Request>,
+        mut requests: Vec<Request>,
         lease: Lease<Arc<Model>>,
         tenant: &Tenant,
     ) -> ApiResult<Answers> {
+        lease.name_adapter(&mut requests);
         let (hold, mut held, under_way) = lease.into_parts();
         let gone = || ApiError::unavailable("the engine has stopped");
         if !self.shared.alive.load(Ordering::Acquire) {
@@ -201,10 +201,7 @@ impl Service {
 
     /// How long the step that runs has been running.
     pub fn step_time(&self) -> Duration {
-        match self.shared.step_began.load(Ordering::Acquire) {
-            0 => Duration::ZERO,
-            began => self.shared.start.elapsed().saturating_sub(Duration::from_millis(began - 1)),
-        }
+        self.shared.clock.time()
     }
 
     /// Requests that wait or run, or whose answers are being read.
@@ -243,10 +240,9 @@ impl Worker {
     fn run(mut self) {
         while self.take() {
             self.give_up_abandoned();
-            let began = self.shared.start.elapsed().as_millis() as u64 + 1;
-            self.shared.step_began.store(began, Ordering::Release);
+            let step = self.shared.clock.begin();
             let outcome = self.engine.step();
-            self.shared.step_began.store(0, Ordering::Release);
+            drop(step);
             match outcome {
                 Ok(events) => self.report(events),
                 Err(error) => self.fail(&error),

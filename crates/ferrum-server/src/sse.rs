@@ -38,7 +38,7 @@ impl From<Value> for SseEvent {
 }
 
 /// The events of an API for an answer.
-pub trait Format: Send + 'static {
+pub trait Format: Sized + Send + 'static {
     /// The events before the first piece.
     fn start(&mut self) -> Vec<SseEvent>;
 
@@ -50,22 +50,16 @@ pub trait Format: Send + 'static {
 
     /// The event of an error in the middle of an answer.
     fn error(&mut self, error: &ApiError) -> SseEvent {
-        error.to_json().into()
+        Self::refusal(error)
     }
 
     /// The event of an error of a request that could not begin.
-    fn refusal(error: &ApiError) -> SseEvent
-    where
-        Self: Sized,
-    {
+    fn refusal(error: &ApiError) -> SseEvent {
         error.to_json().into()
     }
 
     /// Whether a last event says `[DONE]`.
-    fn says_done() -> bool
-    where
-        Self: Sized,
-    {
+    fn says_done() -> bool {
         true
     }
 }

@@ -5,12 +5,13 @@ mod support;
 
 use std::sync::Arc;
 
-use ferrum_models::LoadOptions;
 use ferrum_models::chat::ChatTemplate;
-use ferrum_models::gguf::Gguf;
-use ferrum_server::{App, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, Start};
+use ferrum_server::{App, Metrics, Model, Models, ModelsConfig, Offer, Start};
 use serde_json::{Value, json};
-use support::{CONTEXT, MODEL, Running, Setup, chat, completion, offer, start, start_app};
+use support::{
+    CONTEXT, MODEL, Running, Setup, chat, completion, drafting_load, offer, start, start_app,
+    with_draft,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
@@ -156,39 +157,12 @@ fn prompts_are_cut_to_their_last_tokens_where_it_is_asked_for() {
 fn a_draft_model_changes_no_answer() {
     let plain = start();
     let (dir, setup) = (tempfile::tempdir().unwrap(), Setup::default());
-    let own = offer(dir.path(), MODEL, &setup);
     let _other = offer(dir.path(), "other", &setup);
     let files = [MODEL, MODEL, "other"].map(|name| dir.path().join(format!("{name}.gguf")));
-    let load = LoadOptions {
-        threads: Some(1),
-        context: Some(CONTEXT),
-        max_seqs: 4,
-        step_tokens: 64,
-        max_samples: Some(24),
-        ..LoadOptions::default()
-    };
     for draft in 1..3 {
-        let (path, draft, load) = (files[0].clone(), files[draft].clone(), load.clone());
-        let spec = ModelSpec {
-            id: MODEL.into(),
-            load: load.clone(),
-            engine: ferrum_engine::EngineConfig::default(),
-            queue: 8,
-            backlog: 1000,
-        };
-        let offer = Offer {
-            id: MODEL.into(),
-            aliases: own.aliases.clone(),
-            adapters: Vec::new(),
-            context: CONTEXT,
-            bytes: 1,
-            waiting: 8,
-            files: Vec::new(),
-            start: Start::Model(Box::new(move |metrics| {
-                let (file, draft) = (Gguf::open(&path)?, Gguf::open(&draft)?);
-                Model::start_with(&file, Some((&draft, &load)), spec.clone(), metrics)
-            })),
-        };
+        let own = offer(dir.path(), MODEL, &setup);
+        let draft = Some(files[draft].clone());
+        let offer = with_draft(own, files[0].clone(), draft, drafting_load());
         let server = serve(tempfile::tempdir().unwrap(), offer, Setup::default());
         let server = Arc::new(server);
         for more in [

@@ -144,12 +144,7 @@ fn every_request_of_a_crowd_ends_and_nothing_stays_held() {
     wait_for(|| server.app.models.under_way() == 0, "all answers are read or given up");
     server.wait_until_free();
     assert_eq!(server.app.in_flight(), 0);
-    let metrics = server.get("/metrics").body;
-    let value = |name: &str, model: &str| {
-        let line = format!("{name}{{model=\"{model}\"}} ");
-        let value = metrics.lines().find_map(|l| l.strip_prefix(line.as_str()));
-        value.unwrap().parse::<f64>().unwrap()
-    };
+    let value = |name: &str, model: &str| server.metric(name, model).unwrap();
     for name in NAMES.iter().chain([&BROKEN]) {
         assert_eq!(value("ferrum_model_waiting_requests", name), 0.0, "{name}");
     }

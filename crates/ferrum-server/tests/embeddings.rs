@@ -135,9 +135,7 @@ fn without_a_generating_model() {
 }
 
 fn metric(server: &Running, name: &str) -> Option<f64> {
-    let text = server.get("/metrics").body;
-    let line = format!("{name}{{model=\"minilm\"}} ");
-    Some(text.lines().find_map(|l| l.strip_prefix(line.as_str()))?.parse().expect("a number"))
+    server.metric(name, "minilm")
 }
 
 #[test]

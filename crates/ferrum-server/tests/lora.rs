@@ -5,14 +5,10 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ferrum_engine::EngineConfig;
-use ferrum_models::gguf::Gguf;
 use ferrum_models::{LoadOptions, LoraSource};
-use ferrum_server::{
-    App, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, OfferError, Start,
-};
+use ferrum_server::{App, Metrics, Models, ModelsConfig, Offer, OfferError};
 use serde_json::{Map, Value, json};
-use support::{CONTEXT, MODEL, Running, Setup, chat, offer, start_app};
+use support::{MODEL, Running, Setup, chat, drafting_load, offer, start_app, with_draft};
 
 const TEXT: &str = "/v1/completions";
 /// The tiny model's width, in which q and v of its layers are square.
@@ -50,29 +46,10 @@ fn offered(dir: &Path, draft: bool) -> Offer {
     let plain = offer(dir, MODEL, &setup);
     let path = dir.join(format!("{MODEL}.gguf"));
     let source = |name: &str, seed| LoraSource { path: adapter(dir.join(name), seed), scale: 1.0 };
-    let load = LoadOptions {
-        threads: Some(1),
-        context: Some(CONTEXT),
-        max_seqs: 4,
-        step_tokens: 64,
-        max_samples: Some(24),
-        adapters: vec![source("a", 1), source("b", 2)],
-        ..LoadOptions::default()
-    };
-    let spec = ModelSpec {
-        id: MODEL.into(),
-        load: load.clone(),
-        engine: EngineConfig::default(),
-        queue: 8,
-        backlog: 1000,
-    };
-    let start = move |metrics| {
-        let (file, proposer) = (Gguf::open(&path)?, Gguf::open(&path)?);
-        let options = load.without_adapters();
-        let proposer = draft.then_some((&proposer as &dyn ferrum_models::Checkpoint, &options));
-        Model::start_with(&file, proposer, spec.clone(), metrics)
-    };
-    Offer { adapters: vec!["a".into(), "b".into()], start: Start::Model(Box::new(start)), ..plain }
+    let adapters = vec![source("a", 1), source("b", 2)];
+    let load = LoadOptions { adapters, ..drafting_load() };
+    let offer = with_draft(plain, path.clone(), draft.then_some(path), load);
+    Offer { adapters: vec!["a".into(), "b".into()], ..offer }
 }
 
 fn server(draft: bool) -> Running {

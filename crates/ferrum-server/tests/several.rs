@@ -46,10 +46,7 @@ fn loaded(server: &Running) -> Vec<String> {
 }
 
 fn metric(server: &Running, name: &str, model: &str) -> f64 {
-    let text = server.get("/metrics").body;
-    let line = format!("{name}{{model=\"{model}\"}} ");
-    let value = text.lines().find_map(|l| l.strip_prefix(line.as_str()));
-    value.unwrap_or_else(|| panic!("{line}\n{text}")).parse().unwrap()
+    server.metric(name, model).unwrap_or_else(|| panic!("{name} of {model}"))
 }
 
 #[test]

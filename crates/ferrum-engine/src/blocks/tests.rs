@@ -8,11 +8,11 @@ fn tokens(fill: u32) -> [u32; KV_BLOCK_SIZE] {
     [fill; KV_BLOCK_SIZE]
 }
 
-/// Takes and publishes a chain of blocks whose tokens are `fills`.
 fn root(salt: u64) -> Parent {
     Parent::Root { salt, adapter: 0 }
 }
 
+/// Takes and publishes a chain of blocks whose tokens are `fills`.
 fn chain(pool: &mut BlockPool, salt: u64, fills: &[u32]) -> Vec<BlockId> {
     let mut parent = root(salt);
     let mut blocks = Vec::new();

@@ -233,22 +233,9 @@ impl<B: Backend> Linears<'_, B> {
         let Linear { input, rows, outputs } = p;
         self.b.linear(self.s, Linear { input, rows, outputs: &mut *outputs })?;
         let Some(adapters) = self.adapters.as_deref_mut() else { return Ok(()) };
-        if !adapters.change(layer, modules) {
-            return Ok(());
-        }
         let Adapters { sets, groups, active, scratch, .. } = adapters;
-        for group in &groups[..*active] {
-            let deltas = &sets[group.set][layer];
-            let changed: Vec<_> = modules
-                .iter()
-                .zip(outputs.iter_mut())
-                .filter_map(|(&module, output)| {
-                    Some((deltas[module as usize].as_ref()?, &mut *output.dst))
-                })
-                .collect();
-            scratch.add(self.b, self.s, group, (input, rows), changed)?;
-        }
-        Ok(())
+        let mut changes = Changes { sets, groups: &groups[..*active], scratch };
+        changes.add((self.b, self.s), (layer, modules), (input, rows), outputs)
     }
 
     /// [`Backend::gated_linear`] for gate and up of a layer.
@@ -266,17 +253,39 @@ impl<B: Backend> Linears<'_, B> {
         let &GatedLinear { input, rows, gate, up, activation } = p;
         let Adapters { sets, groups, active, scratch, up: second, .. } = adapters;
         let output = |weight, dst| LinearOutput { weight, bias: None, dst, accumulate: false };
-        let outputs = &mut [output(gate, &mut *dst), output(up, &mut *second)];
-        self.b.linear(self.s, Linear { input, rows, outputs })?;
-        for group in &groups[..*active] {
-            let deltas = &sets[group.set][layer];
-            let both = MODULES.iter().zip([&mut *dst, &mut *second]);
-            let changed: Vec<_> = both
-                .filter_map(|(&module, dst)| Some((deltas[module as usize].as_ref()?, dst)))
-                .collect();
-            scratch.add(self.b, self.s, group, (input, rows), changed)?;
-        }
+        let mut outputs = [output(gate, &mut *dst), output(up, &mut *second)];
+        self.b.linear(self.s, Linear { input, rows, outputs: &mut outputs })?;
+        let mut changes = Changes { sets, groups: &groups[..*active], scratch };
+        changes.add((self.b, self.s), (layer, &MODULES), (input, rows), &mut outputs)?;
         self.b.gate(self.s, dst, &Gate { up: second, rows, width: gate.rows(), activation })
+    }
+}
+
+/// What the adapters of a step change, and what it takes to compute it.
+struct Changes<'a, B: Backend> {
+    sets: &'a [Vec<LayerAdapter<B>>],
+    groups: &'a [Group<B>],
+    scratch: &'a mut Scratch<B>,
+}
+
+impl<B: Backend> Changes<'_, B> {
+    /// Adds what the adapters make of the input of some modules of a layer to their outputs.
+    fn add(
+        &mut self,
+        (b, s): (&B, &mut B::Stream),
+        (layer, modules): (usize, &[Module]),
+        (input, rows): (&B::Buffer, usize),
+        outputs: &mut [LinearOutput<'_, B>],
+    ) -> Result<(), KernelError> {
+        for group in self.groups {
+            let deltas = &self.sets[group.set][layer];
+            let both = modules.iter().zip(outputs.iter_mut());
+            let changed = both.filter_map(|(&module, output)| {
+                Some((deltas[module as usize].as_ref()?, &mut *output.dst))
+            });
+            self.scratch.add(b, s, group, (input, rows), changed.collect())?;
+        }
+        Ok(())
     }
 }
 

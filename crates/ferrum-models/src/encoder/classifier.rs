@@ -1,6 +1,5 @@
 //! The head of a cross-encoder: the state of a pair's first token to a score.
 
-use ferrum_kernels::weight::dequantize_row;
 use serde_json::{Map, Value};
 
 use super::EncoderSpec;
@@ -111,14 +110,6 @@ impl Classifier {
 fn values(shards: &Shards, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
     let missing = || crate::gguf::GgufError::MissingTensor { name: name.to_string() };
     let tensor = shards.tensors.iter().find(|t| t.raw.name == name).ok_or_else(missing)?;
-    if tensor.raw.shape != shape {
-        let reversed = |shape: &[usize]| shape.iter().rev().copied().collect();
-        let (expected, got) = (reversed(shape), reversed(&tensor.raw.shape));
-        return Err(ModelError::TensorShape { name: name.to_string(), expected, got });
-    }
-    let refused = || HfError::Dtype { name: name.to_string(), dtype: tensor.raw.dtype };
-    let format = tensor.raw.dtype.format().ok_or_else(refused)?;
-    let mut values = vec![0.0; shape.iter().product()];
-    dequantize_row(format, shards.data(tensor), &mut values)?;
-    Ok(values)
+    tensor.check_shape(shape)?;
+    shards.floats(tensor)
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ferrum_kernels::weight::dequantize_row;
 use ferrum_kernels::{Backend, DType, Format, Need, WeightSource};
 
 use super::EncoderSpec;
@@ -165,21 +164,14 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn format(&self, name: &str) -> Result<Format, ModelError> {
-        let raw = &self.find(name)?.raw;
-        let refused = || HfError::Dtype { name: raw.name.clone(), dtype: raw.dtype };
-        Ok(raw.dtype.format().ok_or_else(refused)?)
+        Ok(self.find(name)?.format()?)
     }
 
     /// The tensor and its format, if it has this shape.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<(Format, StoredTensor), ModelError> {
         let format = self.format(name)?;
         let tensor = self.find(name)?.clone();
-        if tensor.raw.shape != shape {
-            // Innermost first, as elsewhere.
-            let reversed = |shape: &[usize]| shape.iter().rev().copied().collect();
-            let (expected, got) = (reversed(shape), reversed(&tensor.raw.shape));
-            return Err(ModelError::TensorShape { name: tensor.raw.name, expected, got });
-        }
+        tensor.check_shape(shape)?;
         self.used.insert(name.to_string());
         Ok((format, tensor))
     }
@@ -201,9 +193,8 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let (format, tensor) = self.take(name, shape)?;
-        let mut values = vec![0.0; shape.iter().product()];
-        dequantize_row(format, self.shards.data(&tensor), &mut values)?;
+        let (_, tensor) = self.take(name, shape)?;
+        let values = self.shards.floats(&tensor)?;
         self.shards.release(&tensor, 0..usize::MAX);
         Ok(values)
     }

@@ -275,7 +275,7 @@ fn same_part(shards: &Shards, first: usize, second: usize) -> HfError {
 /// A tensor that is one in GGUF too.
 fn stored(tensor: &StoredTensor, index: usize, plus_one: bool) -> Result<Part, HfError> {
     let name = tensor.raw.name.clone();
-    let format = format_of(tensor)?;
+    let format = tensor.format()?;
     let dims = dims_of(tensor)?;
     Ok(match plus_one {
         true => Part { format: Format::F32, dims, name, source: Source::PlusOne(index) },
@@ -296,14 +296,9 @@ fn stack(shards: &Shards, matrices: &BTreeMap<usize, usize>) -> Result<Part, HfE
         let (name, found) = (first.raw.name.clone(), indices.len());
         return Err(HfError::Experts { name, found });
     }
-    let (format, mut dims) = (format_of(first)?, dims_of(first)?);
+    let (format, mut dims) = (first.format()?, dims_of(first)?);
     dims.push(indices.len());
     Ok(Part { format, dims, name: first.raw.name.clone(), source: Source::Stack(indices) })
-}
-
-fn format_of(tensor: &StoredTensor) -> Result<Format, HfError> {
-    let (name, dtype) = (&tensor.raw.name, tensor.raw.dtype);
-    dtype.format().ok_or_else(|| HfError::Dtype { name: name.clone(), dtype })
 }
 
 /// The shape, innermost first.
@@ -349,7 +344,7 @@ impl Checkpoint for Folder {
             Source::PlusOne(index) => {
                 let tensor = &self.shards.tensors[*index];
                 let mut values = vec![0.0; tensor.raw.shape.iter().product()];
-                dequantize_row(format_of(tensor)?, self.stored_bytes(*index), &mut values)?;
+                dequantize_row(tensor.format()?, self.stored_bytes(*index), &mut values)?;
                 Cow::Owned(values.iter().flat_map(|v| (v + 1.0).to_le_bytes()).collect())
             }
             Source::Quantized(layers) => {

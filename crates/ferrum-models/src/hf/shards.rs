@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use ferrum_kernels::Format;
+use ferrum_kernels::weight::dequantize_row;
 use serde::Deserialize;
 
 use super::error::HfError;
 use super::json;
+use crate::load::ModelError;
 use crate::mmap::Map;
 use crate::safetensors::{self, RawTensor};
 
@@ -27,6 +30,26 @@ pub struct StoredTensor {
     pub raw: RawTensor,
     /// Number of the file.
     file: usize,
+}
+
+impl StoredTensor {
+    /// The format of its values, if it is one of a weight.
+    pub(crate) fn format(&self) -> Result<Format, HfError> {
+        let RawTensor { name, dtype, .. } = &self.raw;
+        dtype.format().ok_or_else(|| HfError::Dtype { name: name.clone(), dtype: *dtype })
+    }
+
+    /// Holds its shape against the one that is expected, outermost first.
+    pub(crate) fn check_shape(&self, expected: &[usize]) -> Result<(), ModelError> {
+        let RawTensor { name, shape, .. } = &self.raw;
+        if shape == expected {
+            return Ok(());
+        }
+        // Innermost first, as elsewhere.
+        let reversed = |shape: &[usize]| shape.iter().rev().copied().collect();
+        let (expected, got) = (reversed(expected), reversed(shape));
+        Err(ModelError::TensorShape { name: name.clone(), expected, got })
+    }
 }
 
 /// The files, and their tensors in the order of files and bytes.
@@ -114,6 +137,13 @@ impl Shards {
     /// The bytes of a tensor, which must be one of these.
     pub fn data(&self, tensor: &StoredTensor) -> &[u8] {
         &self.maps[tensor.file][tensor.raw.range.clone()]
+    }
+
+    /// The values of a tensor, in `f32`.
+    pub(crate) fn floats(&self, tensor: &StoredTensor) -> Result<Vec<f32>, ModelError> {
+        let mut values = vec![0.0; tensor.raw.shape.iter().product()];
+        dequantize_row(tensor.format()?, self.data(tensor), &mut values)?;
+        Ok(values)
     }
 
     /// Gives back the memory of a range of the bytes of `tensor`, which are read from the file again

@@ -184,10 +184,12 @@ impl File {
         };
         let mut parts = BTreeMap::new();
         for pair in &pairs {
-            for (site, rows) in place::sites(&pair.module, spec).ok_or_else(|| {
+            let sites = place::sites(&pair.module, spec).ok_or_else(|| {
                 format!("{:?} is no linear of this model that an adapter can change", pair.name)
-            })? {
-                check_shapes(pair, site, spec)?;
+            })?;
+            let all_rows = sites.last().map_or(0, |(_, rows)| rows.end);
+            for (site, rows) in sites {
+                check_shapes(pair, (all_rows, site.shape(spec).1))?;
                 let order = place::order(site, spec, name, (base.layout(), layout));
                 let factor = pair.factor * scale;
                 let (a, b, rank) = (pair.a, pair.b, pair.a_shape[0]);
@@ -203,10 +205,9 @@ impl File {
     }
 }
 
-/// The shapes fit each other and the model.
-fn check_shapes(pair: &Pair, site: Site, spec: &DecoderSpec) -> Result<(), String> {
+/// The shapes fit each other and the model, in which the module has so many rows and columns.
+fn check_shapes(pair: &Pair, expected: (usize, usize)) -> Result<(), String> {
     let ([rank, cols], [rows, rank_of_b]) = (pair.a_shape, pair.b_shape);
-    let expected = (place::rows_of_module(&pair.module, site, spec), site.shape(spec).1);
     if (rows, cols) != expected {
         return Err(format!(
             "it is not for this model: {:?} has {rows} rows and {cols} columns there, and {} and {} \
@@ -223,21 +224,15 @@ fn check_shapes(pair: &Pair, site: Site, spec: &DecoderSpec) -> Result<(), Strin
 impl Store {
     /// The values of a tensor.
     fn values(&self, index: usize) -> Result<Vec<f32>, ModelError> {
-        let (format, len, data) = match self {
-            Store::Folder(shards) => {
-                let tensor = &shards.tensors[index];
-                let (dtype, name) = (tensor.raw.dtype, tensor.raw.name.clone());
-                let format = dtype.format().ok_or(crate::hf::HfError::Dtype { name, dtype })?;
-                (format, tensor.raw.shape.iter().product(), shards.data(tensor))
-            }
+        match self {
+            Store::Folder(shards) => shards.floats(&shards.tensors[index]),
             Store::Gguf(file) => {
                 let tensor = &file.tensors()[index];
-                (tensor.format, tensor.dims.iter().product(), file.data(tensor))
+                let mut values = vec![0.0; tensor.dims.iter().product()];
+                dequantize_row(tensor.format, file.data(tensor), &mut values)?;
+                Ok(values)
             }
-        };
-        let mut values = vec![0.0; len];
-        dequantize_row(format, data, &mut values)?;
-        Ok(values)
+        }
     }
 }
 

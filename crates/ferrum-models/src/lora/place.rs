@@ -85,12 +85,6 @@ fn modules(name: &str, layer: &LayerSpec) -> Option<&'static [Module]> {
     })
 }
 
-/// Output features of a module, of all its sites together.
-pub(super) fn rows_of_module(module: &str, site: Site, spec: &DecoderSpec) -> usize {
-    let sites = sites(module, spec).unwrap_or_default();
-    sites.last().map_or(site.shape(spec).0, |(_, rows)| rows.end)
-}
-
 /// A change of the order of rows, within each head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Order {

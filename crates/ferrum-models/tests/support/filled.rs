@@ -1,5 +1,5 @@
 //! Models of golden files: what lies beside the weights, and weights that follow from the names of
-//! the tensors, as `tools/golden/hf_reference.py` says.
+//! the tensors, as `tools/golden/filled.py` says.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ pub struct Model {
     pub tensors: BTreeMap<String, (Vec<usize>, f64, f64)>,
 }
 
-/// Value `i` of the tensor whose name has this hash: see `tools/golden/hf_reference.py`.
+/// Value `i` of the tensor whose name has this hash: see `tools/golden/filled.py`.
 pub fn value(seed: u64, i: u64, offset: f64, scale: f64) -> f32 {
     let mut z = seed.wrapping_add(i).wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -33,6 +33,22 @@ pub fn seed(name: &str) -> u64 {
     })
 }
 
+/// A safetensors file with tensors of these names, types, shapes and bytes.
+pub fn safetensors<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, &'a str, &'a [usize], Vec<u8>)>,
+) -> Vec<u8> {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, dtype, shape, bytes) in tensors {
+        let start = data.len();
+        data.extend(bytes);
+        let offsets = [start, data.len()];
+        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": offsets});
+        header.insert(name.to_string(), entry);
+    }
+    let header = Value::Object(header).to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
+}
+
 impl Model {
     /// Writes the model.
     pub fn write(&self, folder: &Path) {
@@ -41,19 +57,11 @@ impl Model {
             fs::create_dir_all(path.parent().expect("a folder")).expect("made");
             fs::write(path, content.to_string()).expect("written");
         }
-        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-        for (name, (shape, offset, scale)) in &self.tensors {
-            let (start, count) = (data.len(), shape.iter().product::<usize>() as u64);
+        let file = safetensors(self.tensors.iter().map(|(name, (shape, offset, scale))| {
+            let count = shape.iter().product::<usize>() as u64;
             let values = (0..count).map(|i| value(seed(name), i, *offset, *scale));
-            data.extend(values.flat_map(f32::to_le_bytes));
-            let offsets = [start, data.len()];
-            header.insert(
-                name.clone(),
-                json!({"dtype": "F32", "shape": shape, "data_offsets": offsets}),
-            );
-        }
-        let header = Value::Object(header).to_string();
-        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+            (name.as_str(), "F32", shape.as_slice(), values.flat_map(f32::to_le_bytes).collect())
+        }));
         let place = folder.join(self.place()).join("model.safetensors");
         fs::write(place, file).expect("written");
     }

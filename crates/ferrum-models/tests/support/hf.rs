@@ -11,7 +11,7 @@ use ferrum_models::gguf::GgufWriter;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::filled::{seed, value};
+use super::filled::{safetensors, seed, value};
 
 /// A golden file.
 #[derive(Deserialize)]
@@ -43,22 +43,15 @@ impl Fillings {
 
     /// One safetensors file with some of the tensors.
     fn file(&self, names: &[&String], dtype: &str) -> Vec<u8> {
-        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-        for name in names {
-            let start = data.len();
-            data.extend(self.bytes(name, dtype));
-            let offsets = [start, data.len()];
-            let entry = json!({"dtype": dtype, "shape": self.0[*name].0, "data_offsets": offsets});
-            header.insert((*name).clone(), entry);
-        }
-        let header = Value::Object(header).to_string();
-        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
+        safetensors(names.iter().map(|name| {
+            (name.as_str(), dtype, self.0[*name].0.as_slice(), self.bytes(name, dtype))
+        }))
     }
-}
 
-/// One safetensors file with all of the tensors.
-pub fn safetensors(tensors: &Fillings, dtype: &str) -> Vec<u8> {
-    tensors.file(&tensors.0.keys().collect::<Vec<_>>(), dtype)
+    /// One safetensors file with all of the tensors.
+    pub fn all(&self, dtype: &str) -> Vec<u8> {
+        self.file(&self.0.keys().collect::<Vec<_>>(), dtype)
+    }
 }
 
 impl Golden {

@@ -254,10 +254,6 @@ impl Format for Writer {
         vec![last, event("message_stop", json!({}))]
     }
 
-    fn error(&mut self, error: &ApiError) -> SseEvent {
-        Self::refusal(error)
-    }
-
     fn refusal(error: &ApiError) -> SseEvent {
         SseEvent { name: Some("error"), data: error.to_anthropic() }
     }

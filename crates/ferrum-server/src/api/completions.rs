@@ -138,7 +138,7 @@ async fn begin(
     let lease = app.lease(params.model.as_deref(), &tenant, &mut body).await?;
     let model = lease.model().clone();
     let name = lease.name().to_string();
-    let (writer, mut requests) = app
+    let (writer, requests) = app
         .blocking({
             let (limit, model, tenant) = (app.limits.choices, model.clone(), tenant.clone());
             move || {
@@ -147,7 +147,6 @@ async fn begin(
             }
         })
         .await?;
-    lease.name_adapter(&mut requests);
     let answers = model.service.submit(requests, lease, &tenant)?;
     let running = Running::accepted(answers, writer.prompts.len(), writer.run).await?;
     Ok((running, writer))

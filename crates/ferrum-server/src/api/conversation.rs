@@ -96,11 +96,12 @@ impl Conversation {
     pub fn prepare(mut self, model: &Model, tenant: &Tenant, limit: usize) -> ApiResult<Prepared> {
         let n = self.params.choices(1, limit)?;
         let Prompt { tokens, opened } = self.prompt(model)?;
+        let reasoning = model.reasoning(self.thinking, opened);
         let mut requests = Vec::with_capacity(n);
         for choice in 0..n {
             let mut request = self.params.request(tokens.clone(), choice, tenant)?;
             request.logprobs = self.logprobs;
-            request.reasoning = model.reasoning(self.thinking, opened);
+            request.reasoning = reasoning.clone();
             self.shape.apply(&mut request, model, opened)?;
             requests.push(request);
         }

@@ -16,6 +16,7 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::TextUsage;
 use super::completions::Prompt;
 use crate::App;
 use crate::auth::Tenant;
@@ -53,7 +54,7 @@ struct EmbeddingsResponse {
     object: &'static str,
     data: Vec<Embedding>,
     model: String,
-    usage: EmbeddingUsage,
+    usage: TextUsage,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,12 +71,6 @@ enum Values {
     Floats(Vec<f32>),
     /// The values' bytes, least significant first.
     Base64(String),
-}
-
-#[derive(Debug, Serialize)]
-struct EmbeddingUsage {
-    prompt_tokens: usize,
-    total_tokens: usize,
 }
 
 /// Answers.
@@ -117,8 +112,7 @@ pub async fn handle(
         tokens(input, &of, truncate)
     });
     let texts = texts.await?;
-    let tokens: usize = texts.iter().map(Vec::len).sum();
-    let vectors = lease.embed(&app, texts, request.dimensions).await?;
+    let (vectors, tokens) = lease.embed(&app, texts, request.dimensions).await?;
     let entry = move |(index, vector): (usize, Vec<f32>)| {
         let embedding = if base64 { in_base64(&vector) } else { Values::Floats(vector) };
         Embedding { object: "embedding", index, embedding }
@@ -127,7 +121,7 @@ pub async fn handle(
     // Some millions of numbers in words take their time.
     let answer = app.blocking(move || {
         let data = vectors.into_iter().enumerate().map(entry).collect();
-        let usage = EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens };
+        let usage = TextUsage::of(tokens);
         let answer = EmbeddingsResponse { object: "list", data, model, usage };
         serde_json::to_vec(&answer).map_err(|error| ApiError::internal(error.to_string()))
     });

@@ -56,7 +56,7 @@ pub async fn start(
     let Ask { app, tenant, mut body, model, stream, limit } = ask;
     let lease = app.lease(model.as_deref(), &tenant, &mut body).await?;
     let model = lease.model().clone();
-    let mut prepared = app
+    let prepared = app
         .blocking({
             let (model, tenant) = (model.clone(), tenant.clone());
             move || {
@@ -65,7 +65,6 @@ pub async fn start(
             }
         })
         .await?;
-    lease.name_adapter(&mut prepared.requests);
     let name = lease.name().to_string();
     let parsers = prepared.parsers(&model, stream);
     let Prepared { requests, prompt_tokens, .. } = prepared;

@@ -30,6 +30,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use ferrum_engine::Usage;
 use jiff::civil::DateTime;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::App;
@@ -103,6 +104,20 @@ pub fn random_id() -> String {
     // Each `RandomState` has keys of its own.
     let word = |salt: u8| RandomState::new().hash_one(salt);
     format!("{:016x}{:08x}", word(0), word(1) as u32)
+}
+
+/// The tokens of texts that nothing is generated for.
+#[derive(Debug, Serialize)]
+pub struct TextUsage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
+impl TextUsage {
+    /// So many.
+    pub fn of(tokens: usize) -> Self {
+        TextUsage { prompt_tokens: tokens, total_tokens: tokens }
+    }
 }
 
 /// Counts in the words of the OpenAI API.

@@ -9,6 +9,7 @@ use ferrum_models::encoder::Pair;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::TextUsage;
 use crate::App;
 use crate::auth::Tenant;
 use crate::body::JsonBody;
@@ -59,7 +60,7 @@ pub struct RerankResponse {
     object: &'static str,
     model: String,
     results: Vec<RankedDocument>,
-    usage: RerankUsage,
+    usage: TextUsage,
 }
 
 /// A document, the best first.
@@ -75,12 +76,6 @@ struct RankedDocument {
 #[derive(Debug, Serialize)]
 struct ReturnedDocument {
     text: String,
-}
-
-#[derive(Debug, Serialize)]
-struct RerankUsage {
-    prompt_tokens: usize,
-    total_tokens: usize,
 }
 
 /// Answers.
@@ -123,8 +118,7 @@ pub async fn handle(
             Ok((documents, pairs))
         })
         .await?;
-    let tokens = pairs.iter().map(|pair| pair.ids.len()).sum();
-    let scores = lease.embed(&app, pairs, None).await?;
+    let (scores, tokens) = lease.embed(&app, pairs, None).await?;
     let mut results: Vec<RankedDocument> = (scores.iter().flatten().enumerate())
         .map(|(index, &relevance_score)| RankedDocument { index, relevance_score, document: None })
         .collect();
@@ -137,7 +131,7 @@ pub async fn handle(
             result.document = Some(ReturnedDocument { text });
         }
     }
-    let usage = RerankUsage { prompt_tokens: tokens, total_tokens: tokens };
+    let usage = TextUsage::of(tokens);
     let model = encoder.id.clone();
     Ok(Json(RerankResponse { object: "list", model, results, usage }))
 }

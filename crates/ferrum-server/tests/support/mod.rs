@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ferrum_engine::EngineConfig;
 use ferrum_models::gguf::Gguf;
 use ferrum_models::synth::SynthSpec;
-use ferrum_models::{KV_BLOCK_SIZE, LoadOptions};
+use ferrum_models::{Checkpoint, KV_BLOCK_SIZE, LoadOptions};
 use ferrum_server::{
     App, Encoder, Limits, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, Server,
     ServerConfig, Start, Stop,
@@ -60,6 +60,37 @@ pub fn start_with(setup: Setup) -> Running {
     let models = Models::new(vec![offer], ModelsConfig::default(), &metrics).expect("one model");
     models.load(0).expect("a model");
     start_app(dir, App::new(models, metrics, setup.config))
+}
+
+/// How a model is loaded that another one may propose tokens for.
+pub fn drafting_load() -> LoadOptions {
+    LoadOptions {
+        threads: Some(1),
+        context: Some(CONTEXT),
+        max_seqs: 4,
+        step_tokens: 64,
+        max_samples: Some(24),
+        ..LoadOptions::default()
+    }
+}
+
+/// `plain` with the model in `path` loaded by `load`, and the one in `draft` to propose its tokens.
+pub fn with_draft(plain: Offer, path: PathBuf, draft: Option<PathBuf>, load: LoadOptions) -> Offer {
+    let proposing = load.without_adapters();
+    let spec = ModelSpec {
+        id: plain.id.clone(),
+        load,
+        engine: EngineConfig::default(),
+        queue: 8,
+        backlog: 1000,
+    };
+    let start = move |metrics| {
+        let file = Gguf::open(&path)?;
+        let draft = draft.as_ref().map(|draft| Gguf::open(draft)).transpose()?;
+        let draft = draft.as_ref().map(|draft| (draft as &dyn Checkpoint, &proposing));
+        Model::start_with(&file, draft, spec.clone(), metrics)
+    };
+    Offer { start: Start::Model(Box::new(start)), ..plain }
 }
 
 /// The offer of a model that makes embeddings, on one thread.
@@ -213,6 +244,14 @@ impl Running {
         Response::parse(&self.raw(request_bytes(method, path, headers, body).as_bytes()))
     }
 
+    /// What `/metrics` says of a model, if it says it.
+    pub fn metric(&self, name: &str, model: &str) -> Option<f64> {
+        let text = self.get("/metrics").body;
+        let line = format!("{name}{{model=\"{model}\"}} ");
+        let value = text.lines().find_map(|l| l.strip_prefix(line.as_str()))?;
+        Some(value.parse().expect("a number"))
+    }
+
     pub fn get(&self, path: &str) -> Response {
         self.request("GET", path, "", "")
     }
@@ -267,7 +306,7 @@ impl Drop for Running {
     }
 }
 
-pub fn wait_for(condition: impl Fn() -> bool, what: &str) {
+pub fn wait_for(mut condition: impl FnMut() -> bool, what: &str) {
     let end = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < end, "not within 20 s: {what}");

@@ -47,9 +47,10 @@ use crate::params::{GatedLinear, Linear, LinearOutput};
 use crate::{PackedWeight, Result};
 use activations::Block;
 use kernels::Kernels;
-use multiply::{Input, PanelMemory, add_rounded, multiply};
+use multiply::{Input, PanelMemory, Place, multiply, rounded};
 use panel::PANEL_ROWS;
 use planes::STEP;
+use std::ops::Range;
 
 /// Outputs computed in one parallel region.
 const REGION_OUTPUTS: usize = 8;
@@ -93,6 +94,17 @@ struct Job<'a> {
     dst: SharedSlice<'a, f32>,
     bias: Option<&'a [f32]>,
     accumulate: bool,
+}
+
+impl Job<'_> {
+    /// The bias of some rows of a panel, and zeros for those that it has not.
+    fn bias(&self, rows: Range<usize>) -> [f32; PANEL_ROWS] {
+        let mut bias = [0.0; PANEL_ROWS];
+        if let Some(all) = self.bias {
+            bias[..rows.len()].copy_from_slice(&all[rows]);
+        }
+        bias
+    }
 }
 
 /// [`crate::Backend::linear`]
@@ -186,10 +198,7 @@ unsafe fn store(job: &Job<'_>, panel: usize, tokens: usize, results: &[f32]) {
     let rows = job.weight.rows();
     let first = panel * PANEL_ROWS;
     let last = rows.min(first + PANEL_ROWS);
-    let mut bias = [0.0; PANEL_ROWS];
-    if let Some(all) = job.bias {
-        bias[..last - first].copy_from_slice(&all[first..last]);
-    }
+    let bias = job.bias(first..last);
     for (t, results) in results.as_chunks::<PANEL_ROWS>().0.iter().take(tokens).enumerate() {
         // SAFETY: the rows of a panel are those of no other, and of no other token.
         let dst = unsafe { job.dst.range_mut(t * rows + first..t * rows + last) };
@@ -213,14 +222,12 @@ unsafe fn store(job: &Job<'_>, panel: usize, tokens: usize, results: &[f32]) {
 /// # Safety
 /// As for [`store`].
 unsafe fn store_rounded(job: &Job<'_>, panel: usize, input: &Input<'_>) -> bool {
+    let Kernels::Shorts(kernels) = job.weight.kernels else { return false };
     let (rows, first) = (job.weight.rows(), panel * PANEL_ROWS);
-    if !matches!(job.weight.kernels, Kernels::Shorts(_)) || first + PANEL_ROWS > rows {
+    if first + PANEL_ROWS > rows {
         return false;
     }
-    let mut bias = [0.0; PANEL_ROWS];
-    if let Some(all) = job.bias {
-        bias.copy_from_slice(&all[first..first + PANEL_ROWS]);
-    }
+    let bias = job.bias(first..first + PANEL_ROWS);
     let begin = |t: usize| {
         // SAFETY: the rows of a panel are those of no other, and of no other token.
         let dst = unsafe { job.dst.range_mut(t * rows + first..t * rows + first + PANEL_ROWS) };
@@ -228,8 +235,10 @@ unsafe fn store_rounded(job: &Job<'_>, panel: usize, input: &Input<'_>) -> bool 
             *dst = if job.accumulate { *dst + bias } else { *bias };
         }
     };
+    let place = Place { first: job.dst.pointer(first), stride: rows };
+    let weight = (kernels, job.weight.panel(panel), job.weight.cols());
     // SAFETY: likewise; `checks::linear` has held the output against the number of tokens.
-    unsafe { add_rounded(job.weight, panel, input, (job.dst.pointer(first), rows), &begin) }
+    unsafe { rounded(weight, input, &place, &begin) }
     true
 }
 

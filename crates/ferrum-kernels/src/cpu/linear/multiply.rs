@@ -29,7 +29,7 @@ pub(super) struct Input<'a> {
     pub(super) floats: &'a [f32],
     /// `[tokens][cols / 32]`; empty where no weight asks for it.
     pub(super) blocks: &'a [Block],
-    /// Likewise.
+    /// `[tokens][cols / 64]`; likewise.
     pub(super) shorts: &'a [shorts::Block],
 }
 
@@ -132,34 +132,18 @@ fn floats(
 }
 
 /// Where results of a panel go: 16 values of each token.
-struct Place {
-    first: *mut f32,
+pub(super) struct Place {
+    pub(super) first: *mut f32,
     /// From a token's to the next.
-    stride: usize,
+    pub(super) stride: usize,
 }
 
-/// Adds the results of a weight that may be rounded to where they belong, `dst` from the panel's first
-/// row on with `stride` values for a token; `begin` makes what they are added to, of each token.
+/// Adds the results of a weight that may be rounded to where they belong; `begin` makes what they are
+/// added to, of each token.
 ///
 /// # Safety
-/// `dst` must have 16 values of each token of `input`, that nobody else uses; and `weight` be one of
-/// those weights, with 16 rows in this panel.
-pub(super) unsafe fn add_rounded(
-    weight: &CpuWeight,
-    panel: usize,
-    input: &Input<'_>,
-    (dst, stride): (*mut f32, usize),
-    begin: &dyn Fn(usize),
-) {
-    let Kernels::Shorts(kernels) = weight.kernels else { return };
-    let place = Place { first: dst, stride };
-    // SAFETY: the caller's promise.
-    unsafe { rounded((kernels, weight.panel(panel), weight.cols()), input, &place, begin) }
-}
-
-/// # Safety
 /// There must be room for the results of all tokens of `input`, and nobody else use it.
-unsafe fn rounded(
+pub(super) unsafe fn rounded(
     (kernels, groups, cols): (&ShortKernels, [Option<&[u8]>; GROUPS], usize),
     input: &Input<'_>,
     place: &Place,

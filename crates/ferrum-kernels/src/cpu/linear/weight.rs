@@ -16,7 +16,8 @@ use crate::{Format, KernelError, PackedWeight, Result, WeightSource};
 const SLAB_BYTES: usize = 1 << 20;
 
 /// A weight matrix, eight rows interleaved, in the bytes of the file (rows rounded up to a multiple
-/// of eight); or several of one shape, one after the other.
+/// of eight), or as 16-bit integers where it may be rounded; or several of one shape, one after the
+/// other.
 pub struct CpuWeight {
     format: Format,
     experts: usize,

@@ -2,20 +2,15 @@
 
 use super::legacy::put_nibbles;
 use super::levels::{Uneven, Whole};
-use super::search::Weighting;
 use super::superblock::{Affine, AffineShape, Signed, SignedShape};
 
-const Q2: AffineShape =
-    AffineShape { highest: 3.0, sub: 16, most: 15.0, weighting: Weighting::Magnitude };
-const Q4: AffineShape =
-    AffineShape { highest: 15.0, sub: 32, most: 63.0, weighting: Weighting::Magnitude };
+const Q2: AffineShape = AffineShape { highest: 3.0, sub: 16, most: 15.0 };
+const Q4: AffineShape = AffineShape { highest: 15.0, sub: 32, most: 63.0 };
 const Q5: AffineShape = AffineShape { highest: 31.0, ..Q4 };
 
-const Q3: SignedShape<Whole> =
-    SignedShape { levels: Whole(-4.0, 3.0), sub: 16, lowest: -32.0, weighting: Weighting::Square };
+const Q3: SignedShape<Whole> = SignedShape { levels: Whole(-4.0, 3.0), sub: 16, lowest: -32.0 };
 const Q6: SignedShape<Whole> = SignedShape { levels: Whole(-32.0, 31.0), lowest: -128.0, ..Q3 };
-const XS: SignedShape<Uneven> =
-    SignedShape { levels: Uneven, sub: 32, lowest: -32.0, weighting: Weighting::Square };
+const XS: SignedShape<Uneven> = SignedShape { levels: Uneven, sub: 32, lowest: -32.0 };
 
 pub(super) fn q2_k(x: &[f32; 256]) -> [u8; 84] {
     let Affine { d, dmin, scales, mins, codes } = Q2.quantize(x);

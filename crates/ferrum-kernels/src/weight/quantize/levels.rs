@@ -27,7 +27,7 @@ impl Levels for Whole {
 
 /// The nearest whole number of one below 2²² in magnitude, ties to even: adding 1.5 · 2²³ leaves no
 /// bits for a fraction. Every instruction set has vectors for it.
-pub(super) fn round(value: f32) -> f32 {
+fn round(value: f32) -> f32 {
     const NO_FRACTION: f32 = 12_582_912.0;
     (value + NO_FRACTION) - NO_FRACTION
 }

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::levels::{Levels, Whole, round};
+use super::levels::{Levels, Whole};
 use super::search::{self, Line, Offsets, Weighting, error, inverse, line};
 
 /// Values in a block.
@@ -26,12 +26,15 @@ pub(super) struct SignedShape<L> {
     pub sub: usize,
     /// The lowest scale; the highest is one less than its magnitude.
     pub lowest: f32,
-    pub weighting: Weighting,
 }
 
 impl<L: Levels> SignedShape<L> {
+    fn scale_levels(&self) -> Whole {
+        Whole(self.lowest, -self.lowest - 1.0)
+    }
+
     pub fn quantize(&self, x: &[f32; LEN]) -> Signed {
-        let w = weights(self.weighting, self.sub, x);
+        let w = Weighting::Square.of(x);
         let wanted: Vec<f32> =
             parts(self.sub, x, &w).map(|(x, w)| search::scale(&self.levels, x, w)).collect();
         let first = f16::from_f32(search::largest(&wanted) / self.lowest);
@@ -56,7 +59,7 @@ impl<L: Levels> SignedShape<L> {
         let (mut scales, mut sum) = ([0; SUBS], 0.0);
         let d = d.to_f32();
         for (j, (x, w)) in parts(self.sub, x, w).enumerate() {
-            let near = whole(wanted[j] * inverse(d), self.lowest, -self.lowest - 1.0);
+            let near = self.scale_levels().nearest(wanted[j] * inverse(d));
             let mut best = (0.0, f32::INFINITY);
             for step in [0.0, -1.0, 1.0] {
                 let scale = (near + step).max(self.lowest).min(-self.lowest - 1.0);
@@ -105,7 +108,6 @@ pub(super) struct AffineShape {
     pub sub: usize,
     /// The highest scale and minimum.
     pub most: f32,
-    pub weighting: Weighting,
 }
 
 /// Scales and minima with the error that they leave.
@@ -121,7 +123,7 @@ impl AffineShape {
     }
 
     pub fn quantize(&self, x: &[f32; LEN]) -> Affine {
-        let w = weights(self.weighting, self.sub, x);
+        let w = magnitudes(self.sub, x);
         let levels = self.levels();
         let wanted: Vec<Line> = parts(self.sub, x, &w)
             .map(|(x, w)| line(&levels, Offsets::NotPositive, x, w))
@@ -150,7 +152,8 @@ impl AffineShape {
         let mut choice = Choice { scales: [0; SUBS], mins: [0; SUBS], error: 0.0 };
         let levels = self.levels();
         for (j, (x, w)) in parts(self.sub, x, w).enumerate() {
-            let near = |value: f32, d: f16| whole(value * inverse(d.to_f32()), 0.0, self.most);
+            let scales = Whole(0.0, self.most);
+            let near = |value: f32, d: f16| scales.nearest(value * inverse(d.to_f32()));
             let (scale, min) = (near(wanted[j].scale, d.0), near(-wanted[j].offset, d.1));
             let mut best = f32::INFINITY;
             for (a, b) in NEIGHBOURS {
@@ -217,11 +220,6 @@ fn effective((d, dmin): (f16, f16), scale: u8, min: u8) -> (f32, f32) {
     (d.to_f32() * f32::from(scale), -(dmin.to_f32() * f32::from(min)))
 }
 
-/// The nearest whole number in the range.
-fn whole(value: f32, low: f32, high: f32) -> f32 {
-    round(value.max(low).min(high))
-}
-
 /// A value that half precision can hold.
 fn finite(value: f64) -> Option<f16> {
     Some(f16::from_f64(value)).filter(|v| v.is_finite())
@@ -236,18 +234,17 @@ fn parts<'a>(
     x.chunks_exact(sub).zip(w.chunks_exact(sub))
 }
 
-/// Weights of all errors. They are comparable within the block, so that a refit serves all of it.
-fn weights(weighting: Weighting, sub: usize, x: &[f32; LEN]) -> [f32; LEN] {
+/// Weights of all errors by magnitude, those of sub-blocks of 32 by the sub-block besides. They are
+/// comparable within the block, so that a refit serves all of it.
+fn magnitudes(sub: usize, x: &[f32; LEN]) -> [f32; LEN] {
+    if sub != 32 {
+        return Weighting::Magnitude.of(x);
+    }
     let mut w = [1.0; LEN];
-    match (weighting, sub) {
-        (Weighting::Magnitude, 32) => {
-            let largest = search::largest(x).abs().max(f32::MIN_POSITIVE);
-            for (x, w) in x.as_chunks::<32>().0.iter().zip(w.as_chunks_mut::<32>().0) {
-                let factor = search::largest(x).abs() / largest;
-                *w = weighting.of(x).map(|v| v * factor);
-            }
-        }
-        _ => w = weighting.of(x),
+    let largest = search::largest(x).abs().max(f32::MIN_POSITIVE);
+    for (x, w) in x.as_chunks::<32>().0.iter().zip(w.as_chunks_mut::<32>().0) {
+        let factor = search::largest(x).abs() / largest;
+        *w = Weighting::Magnitude.of(x).map(|v| v * factor);
     }
     w
 }

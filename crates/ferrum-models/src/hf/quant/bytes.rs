@@ -41,7 +41,10 @@ impl Bytes {
         parts: Parts,
         shards: &Shards,
     ) -> Result<Self, String> {
-        let Parts { qweight: Some(weights), qzeros: None, scales: Some(scales), .. } = parts else {
+        let Parts {
+            qweight: Some(weights), qzeros: None, scales: Some(scales), g_idx: None, ..
+        } = parts
+        else {
             return Err("weights and scales, and these alone, are not there".into());
         };
         let raw = |index: usize| &shards.tensors[index].raw;
@@ -119,6 +122,9 @@ impl Bytes {
         }
         let largest = values.iter().fold(0.0f32, |most, v| most.max(v.abs()));
         let d = f16::from_f32(largest / 127.0);
+        if !d.is_finite() {
+            return Err(format!("a weight of {largest} is beyond Q8_0"));
+        }
         let inverse = if d.to_f32() > 0.0 { 1.0 / d.to_f32() } else { 0.0 };
         out.extend(d.to_le_bytes());
         // The scale may have been rounded down.

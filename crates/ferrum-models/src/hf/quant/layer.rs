@@ -1,7 +1,6 @@
 //! One quantised layer: its parts checked, and its weights in rows of a format of ours.
 
 use ferrum_kernels::Format;
-use ferrum_kernels::weight::dequantize_row;
 
 use super::super::error::HfError;
 use super::super::shards::Shards;
@@ -89,10 +88,5 @@ impl Layer {
 
 /// The values of a tensor of floats, in `f32`; none where it has another type.
 pub(super) fn read_floats(shards: &Shards, index: usize) -> Vec<f32> {
-    let tensor = &shards.tensors[index];
-    let mut values = vec![0.0; tensor.raw.shape.iter().product()];
-    match tensor.raw.dtype.format() {
-        Some(format) if dequantize_row(format, shards.data(tensor), &mut values).is_ok() => values,
-        _ => Vec::new(),
-    }
+    shards.floats(&shards.tensors[index]).unwrap_or_default()
 }

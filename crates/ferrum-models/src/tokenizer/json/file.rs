@@ -76,7 +76,7 @@ impl ModelJson<'_> {
     }
 }
 
-/// Only what tells the model's kind, which decides how the rest is written.
+/// Only what tells the model's kind, of a file that is not written as ours are.
 #[derive(Deserialize)]
 struct Kind {
     model: ModelKind,
@@ -92,9 +92,13 @@ impl<'a> File<'a> {
         let error = |e: serde_json::Error| TokenizerError::Json {
             reason: e.to_string().chars().flat_map(char::escape_debug).collect(),
         };
+        let not_read = match serde_json::from_slice(json) {
+            Ok(file) => return Ok(file),
+            Err(not_read) => not_read,
+        };
         let kind: Kind = serde_json::from_slice(json).map_err(error)?;
         match kind.model.r#type.as_deref() {
-            None | Some("BPE" | "WordPiece") => serde_json::from_slice(json).map_err(error),
+            None | Some("BPE" | "WordPiece") => Err(error(not_read)),
             Some(other) => Err(unsupported("model", other)),
         }
     }

@@ -6,8 +6,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde_json::Value as Json;
-
 use super::super::error::TokenizerError;
 use super::super::normalize::Step;
 use super::super::pretokenize::{self, PreTokenizer};
@@ -58,17 +56,18 @@ impl GgufVocabulary {
     pub fn from_json(json: &[u8], beside: &Beside<'_>) -> Result<Self, TokenizerError> {
         let file = File::parse(json)?;
         let family = Family::of(&file)?;
-        let original = Tokenizer::from_json(json, beside)?;
+        let original = super::build(&file, family, beside)?;
         let mut out = GgufVocabulary::default();
         let entries = vocabulary::entries(&file, family, beside)?;
+        let mut composes = false;
         match family {
-            Family::Bytes => out.bytes(&file)?,
+            Family::Bytes => composes = out.bytes(&file)?,
             Family::Characters => out.characters(&file, &entries, beside)?,
             Family::WordPiece => return Err(unsupported("model", "WordPiece, to be converted,")),
         }
         out.tokens(&entries, beside);
         out.special_tokens(&file, &original, beside);
-        out.check(&original)?;
+        out.check(&original, composes)?;
         Ok(out)
     }
 
@@ -76,13 +75,18 @@ impl GgufVocabulary {
         self.entries.push((format!("tokenizer.ggml.{key}"), value.into()));
     }
 
-    /// The name of the cut, and the merges.
-    fn bytes(&mut self, file: &File<'_>) -> Result<(), TokenizerError> {
+    /// The name of the cut, and the merges. Whether texts are brought to normal form C, which GGUF
+    /// cannot say.
+    fn bytes(&mut self, file: &File<'_>) -> Result<bool, TokenizerError> {
         let mut steps = normalizer::steps(file.normalizer.as_ref())?;
         let words = pre_tokenizer::read(file.pre_tokenizer.as_ref(), &mut steps)?;
+        let mut composes = false;
         for step in &steps {
             match step {
-                Step::Nfc => self.notes.push("texts are not brought to normal form C".into()),
+                Step::Nfc => {
+                    composes = true;
+                    self.notes.push("texts are not brought to normal form C".into());
+                }
                 _ => return Err(unsupported("normalizer", "of a kind that GGUF has not")),
             }
         }
@@ -95,7 +99,7 @@ impl GgufVocabulary {
             merges.push(format!("{} {}", parts.left, parts.right));
         }
         self.set("merges", merges);
-        Ok(())
+        Ok(composes)
     }
 
     /// Scores that let the pairs of the merges be merged in their order.
@@ -155,11 +159,7 @@ impl GgufVocabulary {
 
     fn special_tokens(&mut self, file: &File<'_>, original: &Tokenizer, beside: &Beside<'_>) {
         let vocab = &original.pieces.vocab;
-        let named = |key: &str| {
-            let value = beside.config.get(key)?;
-            let text = value.as_str().or_else(|| value.get("content").and_then(Json::as_str))?;
-            special::by_text(vocab, text)
-        };
+        let named = |key: &str| super::named(beside, vocab, key);
         let unknown = file.model.unk_token.as_ref().and_then(|t| special::by_text(vocab, t));
         let ids = [
             ("bos", original.bos()),
@@ -186,8 +186,9 @@ impl GgufVocabulary {
         }
     }
 
-    /// Reads what was written and compares.
-    fn check(&mut self, original: &Tokenizer) -> Result<(), TokenizerError> {
+    /// Reads what was written and compares. `composes`: that texts are not brought to normal form C was
+    /// noted.
+    fn check(&mut self, original: &Tokenizer, composes: bool) -> Result<(), TokenizerError> {
         let mut metadata = Metadata::default();
         for (key, value) in &self.entries {
             // No key is set twice.
@@ -196,9 +197,8 @@ impl GgufVocabulary {
         let written = Tokenizer::from_metadata(&metadata)?;
         for probe in PROBES {
             let (ours, theirs) = (written.encode_text(probe), original.encode_text(probe));
-            // Normal form C was noted.
-            let composed = unicode_normalization::is_nfc(probe);
-            if ours != theirs && composed {
+            let noted = composes && !unicode_normalization::is_nfc(probe);
+            if ours != theirs && !noted {
                 let reason = format!("GGUF would cut {probe:?} into other tokens");
                 return Err(TokenizerError::Json { reason });
             }

@@ -43,20 +43,28 @@ pub struct Beside<'a> {
 /// See [`Tokenizer::from_json`].
 pub(super) fn tokenizer(json: &[u8], beside: &Beside<'_>) -> Result<Tokenizer, TokenizerError> {
     let file = File::parse(json)?;
-    let family = Family::of(&file)?;
+    build(&file, Family::of(&file)?, beside)
+}
+
+/// The tokenizer of a file that was read.
+fn build(
+    file: &File<'_>,
+    family: Family,
+    beside: &Beside<'_>,
+) -> Result<Tokenizer, TokenizerError> {
     let steps = match family {
         Family::WordPiece => Vec::new(), // it has its own
         Family::Bytes | Family::Characters => normalizer::steps(file.normalizer.as_ref())?,
     };
     let normalizer = Normalizer { steps };
-    let vocab = vocabulary::build(&file, family, &normalizer, beside)?;
+    let vocab = vocabulary::build(file, family, &normalizer, beside)?;
     let (model, marks) = match family {
-        Family::WordPiece => (word_piece(&file, &vocab)?, Normalizer::default()),
-        Family::Bytes | Family::Characters => bpe(&file, family, &vocab)?,
+        Family::WordPiece => (word_piece(file, &vocab)?, Normalizer::default()),
+        Family::Bytes | Family::Characters => bpe(file, family, &vocab)?,
     };
-    let lead = decoder::lead(&file, family)?;
-    let ids = special_ids(&file, &vocab, beside)?;
-    let specials = Specials::new(&vocab, vocabulary::flags(&file, &vocab))?;
+    let lead = decoder::lead(file, family)?;
+    let ids = special_ids(file, &vocab, beside)?;
+    let specials = Specials::new(&vocab, vocabulary::flags(file, &vocab))?;
     let spelling = match family {
         Family::Bytes => Spelling::Bytes,
         Family::Characters => Spelling::MarkedThroughout,
@@ -152,19 +160,20 @@ fn word_piece(file: &File<'_>, vocab: &Vocabulary) -> Result<Model, TokenizerErr
     Ok(Model::WordPiece(WordPiece::new(unknown, options)?))
 }
 
+/// The special token that `tokenizer_config.json` names, as a text or an object with one.
+fn named(beside: &Beside<'_>, vocab: &Vocabulary, key: &str) -> Option<u32> {
+    let value = beside.config.get(key)?;
+    let text = value.as_str().or_else(|| value.get("content").and_then(Value::as_str))?;
+    special::by_text(vocab, text)
+}
+
 fn special_ids(
     file: &File<'_>,
     vocab: &Vocabulary,
     beside: &Beside<'_>,
 ) -> Result<SpecialIds, TokenizerError> {
     let around = post_processor::around(file.post_processor.as_ref(), vocab)?;
-    let named = |key: &str| {
-        let text = match beside.config.get(key)? {
-            Value::String(text) => text,
-            other => other.get("content")?.as_str()?,
-        };
-        special::by_text(vocab, text)
-    };
+    let named = |key: &str| named(beside, vocab, key);
     let flag = |key: &str| beside.config.get(key).and_then(Value::as_bool);
     let bos = around.bos.or_else(|| named("bos_token"));
     let eos = around.eos.or_else(|| named("eos_token"));
