@@ -89,19 +89,20 @@ struct Fragments {
   Sum product[4];
 };
 
-// a [16, K] · b [K, 8], unpacked by `unpack(register, i)` = the i-th of `Packed` numbers in it.
-template <class Sum, int Packed, class Unpack>
+// a [16, K] · b [K, 8]: `Packed` numbers in a register, which `unpack(register, i)` gives, and
+// `Parts` registers of b in a lane, each for 4 · Packed of K.
+template <class Sum, int Packed, int Parts, class Unpack>
 inline void multiply(Slot* slots, Unpack unpack) {
-  constexpr int K = 8 * Packed, Half = 4 * Packed;
+  constexpr int Each = 4 * Packed, K = Each * Parts;
   Sum a[16][K], b[K][8], product[16][8] = {};
   for (int lane = 0; lane < 32; lane++) {
     auto from = given_by<Fragments<Sum>>(slots, (unsigned)lane);
     int g = lane / 4, t = lane % 4;
     for (int i = 0; i < Packed; i++) {
-      for (int part = 0; part < 4; part++)
-        a[g + 8 * (part % 2)][Packed * t + i + Half * (part / 2)] = unpack(from.a[part], i);
-      for (int part = 0; part < 2; part++)
-        b[Packed * t + i + Half * part][g] = unpack(from.b[part], i);
+      for (int part = 0; part < 2 * Parts; part++)
+        a[g + 8 * (part % 2)][Packed * t + i + Each * (part / 2)] = unpack(from.a[part], i);
+      for (int part = 0; part < Parts; part++)
+        b[Packed * t + i + Each * part][g] = unpack(from.b[part], i);
     }
   }
   for (int row = 0; row < 16; row++)
@@ -117,18 +118,20 @@ inline void multiply(Slot* slots, Unpack unpack) {
 }
 
 inline void multiply_f16(Slot* slots) {
-  multiply<float, 2>(slots, [](unsigned r, int i) {
+  multiply<float, 2, 2>(slots, [](unsigned r, int i) {
     return f16_to_f32((unsigned short)(r >> (16 * i)));
   });
 }
 inline void multiply_bf16(Slot* slots) {
-  multiply<float, 2>(slots, [](unsigned r, int i) {
+  multiply<float, 2, 2>(slots, [](unsigned r, int i) {
     return bf16_to_f32((unsigned short)(r >> (16 * i)));
   });
 }
+inline int signed_byte(unsigned r, int i) { return (int)(signed char)(r >> (8 * i)); }
 inline void multiply_s8(Slot* slots) {
-  multiply<int, 4>(slots, [](unsigned r, int i) { return (int)(signed char)(r >> (8 * i)); });
+  multiply<int, 4, 2>(slots, signed_byte);
 }
+inline void multiply_s8_k16(Slot* slots) { multiply<int, 4, 1>(slots, signed_byte); }
 
 template <class Sum>
 inline void mma(Sum* c, const unsigned* a, const unsigned* b, const char* what, int line,
@@ -149,4 +152,8 @@ inline void mma_bf16(float* c, const unsigned* a, const unsigned* b, int line = 
 }
 inline void mma_s8(int* c, const unsigned* a, const unsigned* b, int line = __builtin_LINE()) {
   emulator::mma(c, a, b, "mma_s8", line, emulator::multiply_s8);
+}
+inline void mma_s8_k16(int* c, const unsigned* a, unsigned b, int line = __builtin_LINE()) {
+  unsigned a4[4] = {a[0], a[1], 0, 0}, b2[2] = {b, 0};
+  emulator::mma(c, a4, b2, "mma_s8_k16", line, emulator::multiply_s8_k16);
 }

@@ -135,6 +135,15 @@ KERNEL(product_s8, 32, (const u32* a, const i8* b, i32* c)) {
   mma_s8(cf, af, bf);
   for (int i = 0; i < 4; i++) c[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = cf[i];
 }
+KERNEL(product_s8_k16, 32, (const u32* a, const i8* b, i32* c)) {
+  int g = threadIdx.x / 4, t = threadIdx.x % 4;
+  u32 af[2], bf = 0;
+  for (int r = 0; r < 2; r++) af[r] = a[(g + r * 8) * 4 + t];
+  for (int i = 0; i < 4; i++) bf |= (u32)(u8)b[(4 * t + i) * 8 + g] << (8 * i);
+  i32 cf[4] = {5, 5, 5, 5};
+  mma_s8_k16(cf, af, bf);
+  for (int i = 0; i < 4; i++) c[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = cf[i];
+}
 "#;
 
 fn pattern(i: usize) -> i32 {
@@ -165,17 +174,21 @@ fn products_of_halves() {
 
 #[test]
 fn products_of_bytes() {
-    Gpu::each(|gpu| {
-        let a: Vec<i8> = (0..512).map(|i| (pattern(i) * 8 - 7) as i8).collect();
-        let b: Vec<i8> = (0..256).map(|i| (pattern(5 * i + 2) * 8 + 7) as i8).collect();
-        let (a_device, b_device, c) = (gpu.upload(&a), gpu.upload(&b), Buffer::new(512).unwrap());
-        let kernel = gpu.kernel(MMA, "product_s8");
-        gpu.launch(&kernel, 1, 32, &[a_device.0, b_device.0, c.0]).unwrap();
-        let c: Vec<i32> = gpu.download(&c, 128).unwrap();
-        for (i, value) in c.iter().enumerate() {
-            let product: i32 =
-                (0..32).map(|k| i32::from(a[i / 8 * 32 + k]) * i32::from(b[k * 8 + i % 8])).sum();
-            assert_eq!(*value, 5 + product, "row {}, column {}", i / 8, i % 8);
-        }
-    });
+    for (name, depth) in [("product_s8", 32), ("product_s8_k16", 16)] {
+        Gpu::each(|gpu| {
+            let a: Vec<i8> = (0..16 * depth).map(|i| (pattern(i) * 8 - 7) as i8).collect();
+            let b: Vec<i8> = (0..8 * depth).map(|i| (pattern(5 * i + 2) * 8 + 7) as i8).collect();
+            let (a_device, b_device, c) =
+                (gpu.upload(&a), gpu.upload(&b), Buffer::new(512).unwrap());
+            gpu.launch(&gpu.kernel(MMA, name), 1, 32, &[a_device.0, b_device.0, c.0]).unwrap();
+            let c: Vec<i32> = gpu.download(&c, 128).unwrap();
+            for (i, value) in c.iter().enumerate() {
+                let (row, column) = (i / 8, i % 8);
+                let product: i32 = (0..depth)
+                    .map(|k| i32::from(a[row * depth + k]) * i32::from(b[k * 8 + column]))
+                    .sum();
+                assert_eq!(*value, 5 + product, "{name}: row {row}, column {column}");
+            }
+        });
+    }
 }
