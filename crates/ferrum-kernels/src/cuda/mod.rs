@@ -17,6 +17,7 @@ mod buffer;
 pub mod compile;
 mod device;
 mod driver;
+mod graph;
 mod launch;
 mod layer_norm;
 mod memory;
@@ -110,6 +111,7 @@ impl Backend for Cuda {
     type Buffer = CudaBuffer;
     type Weight = CudaWeight;
     type KvCache = CudaKvCache;
+    type Recording = graph::Recording;
 
     fn name(&self) -> &'static str {
         NAME
@@ -127,6 +129,18 @@ impl Backend for Cuda {
         let buffer = CudaBuffer::new(&self.device, dtype, len)?;
         buffer.memory.clear()?;
         Ok(buffer)
+    }
+
+    fn begin_recording(&self, s: &mut CudaStream) -> Result<bool> {
+        graph::begin(s).map(|()| true)
+    }
+
+    fn end_recording(&self, s: &mut CudaStream) -> Result<graph::Recording> {
+        graph::end(s)
+    }
+
+    fn replay(&self, s: &mut CudaStream, recording: &graph::Recording) -> Result<()> {
+        graph::replay(s, recording)
     }
 
     fn upload_f32(&self, s: &mut CudaStream, src: &[f32], dst: &mut CudaBuffer) -> Result<()> {

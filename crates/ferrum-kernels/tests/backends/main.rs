@@ -23,6 +23,7 @@ mod rope;
 mod small_cases;
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
+use ferrum_kernels::cuda::{Cuda, CudaConfig};
 use ferrum_kernels::profiled::Profiled;
 use ferrum_kernels::reference::Reference;
 use harness::Subject;
@@ -44,6 +45,17 @@ fn cpus() -> Vec<Subject<Cpu>> {
 fn profiled() -> Vec<Subject<Profiled<Cpu>>> {
     let cpu = Cpu::new(CpuConfig { threads: 2, ..CpuConfig::default() }).expect("a processor");
     vec![Subject::new("profiled cpu".into(), Profiled::new(cpu).0)]
+}
+
+/// Emulated cards, which run blocks, warps and lanes in three different orders.
+fn cudas() -> Vec<Subject<Cuda>> {
+    ferrum_cuda_emulator::load().expect("an emulated driver");
+    let card = |ordinal| {
+        let config = CudaConfig { ordinal, ..CudaConfig::default() };
+        let order = ferrum_cuda_emulator::schedule(ordinal);
+        Subject::new(format!("cuda {order:?}"), Cuda::new(&config).expect("a card"))
+    };
+    ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.map(card).into()
 }
 
 /// The oracle itself, as a backend among others.
@@ -122,6 +134,17 @@ on! { profiled, super::profiled:
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
+}
+
+on! { cuda, super::cudas:
+    experts::routes_of_every_shape,
+    rms_norm::rms_norm_of_every_shape,
+    layer_norm::layer_norm_of_every_shape,
+    layer_norm::layer_norm_rows_are_independent,
+    layer_norm::activate_of_every_shape,
+    rope::rope_of_every_shape,
+    gather_rows::gather_rows_of_every_shape,
+    gather_rows::scatter_add_of_every_shape,
 }
 
 // The oracle cannot be held against itself: against values worked out by hand.
