@@ -44,6 +44,9 @@ extern "C" {
 extern emulator::Thread* emulator_thread;
 extern unsigned char* emulator_dynamic_shared;
 
+// Set around atomic accesses, which are no races.
+extern int emulator_in_atomic;
+
 // Called by a module's constructors while the driver loads it.
 void emulator_register_kernel(const emulator::KernelEntry* entry);
 void emulator_register_shared(void* begin, void* end);

@@ -20,6 +20,8 @@ EXPORT void emulator_copy_async(void* shared, const void* global, bool valid, in
   if (valid && !memory_is_live(reinterpret_cast<uint64_t>(global)))
     fail_thread(kIllegalAddress, "cp.async" + where + " reads an illegal address: " +
                                      memory_describe(reinterpret_cast<uint64_t>(global)));
+  races_write(shared, 16);
+  races_forget(shared, 16);
   poison(shared, 16);
   self.copies.push_back({shared, global, valid, line});
   self.uncommitted++;
@@ -45,6 +47,7 @@ void emulator::finish_copies(Fiber& fiber, unsigned groups_under_way) {
   if (ends) copies = fiber.copies.size();
   for (size_t i = 0; i < copies; i++) {
     const PendingCopy& copy = fiber.copies[i];
+    races_write(copy.shared, 16);
     if (copy.valid) memcpy(copy.shared, copy.global, 16);
     else memset(copy.shared, 0, 16);
   }

@@ -188,6 +188,7 @@ static void begin_block(Index3 block) {
   if (k.launch->dynamic_shared) poison(emulator_dynamic_shared, k.launch->dynamic_shared);
   if (module->shared_begin)
     poison(module->shared_begin, (size_t)(module->shared_end - module->shared_begin));
+  races_begin_block();
   k.live = k.threads;
   k.barrier = {};
   for (unsigned i = 0; i < k.threads; i++) {
@@ -229,6 +230,7 @@ static void release_barrier() {
   Kernel& k = kernel();
   k.barrier.last = {k.barrier.nonzero, k.barrier.arrived};
   k.barrier.arrived = k.barrier.nonzero = 0;
+  races_barrier();
   for (unsigned i = 0; i < k.threads; i++) {
     if (k.fibers[i].state != State::kAtBarrier) continue;
     k.fibers[i].state = State::kReady;
@@ -286,8 +288,10 @@ static void begin_launch(const Launch& launch) {
   k.threads = launch.block.x * launch.block.y * launch.block.z;
   k.warps = (k.threads + 31) / 32;
   k.failure = kSuccess;
+  k.fault_pc = nullptr;
   k.dynamic_limit = dynamic_shared_limit();
   emulator_dynamic_shared = k.dynamic_limit - (launch.dynamic_shared + 127) / 128 * 128;
+  races_begin_launch();
   Index3 at{0, 0, 0};
   for (unsigned i = 0; i < kMaxThreads; i++) {
     Fiber& fiber = k.fibers[i];
@@ -331,7 +335,8 @@ Result run_kernel(Device* device, const Launch& launch) {
   }
   if (k.failure == kSuccess) return kSuccess;
   k.stacks_stale = true;
-  return fail(k.failure, std::string(launch.function->entry->name) + ": " + k.message);
+  return fail(k.failure, std::string(launch.function->entry->name) + ": " + k.message +
+                             line_of(k.fault_pc));
 }
 
 }  // namespace emulator
@@ -399,6 +404,7 @@ EXPORT const Slot* emulator_collective(unsigned mask, const void* given, size_t 
     meeting.reading--;
     return slots;
   }
+  races_collective(self.thread.warp);
   if (leader) leader(slots);
   unsigned others = mask & ~own;
   for (unsigned rest = others; rest; rest &= rest - 1)

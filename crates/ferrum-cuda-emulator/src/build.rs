@@ -21,6 +21,7 @@ const HOST: &[(&str, &str)] = &[
     ("graphs.cpp", include_str!("../emulator/graphs.cpp")),
     ("memory.cpp", include_str!("../emulator/memory.cpp")),
     ("modules.cpp", include_str!("../emulator/modules.cpp")),
+    ("races.cpp", include_str!("../emulator/races.cpp")),
     ("scheduler.cpp", include_str!("../emulator/scheduler.cpp")),
     ("streams.cpp", include_str!("../emulator/streams.cpp")),
     ("nvrtc.cpp", include_str!("../emulator/nvrtc.cpp")),
