@@ -34,6 +34,13 @@ struct BarrierCount {
   unsigned threads;  // threads that came
 };
 
+// What a lane gives to an mma: its fragments; and gets back in the same place: its part of a·b.
+template <class Sum>
+struct Fragments {
+  unsigned a[4], b[2];
+  Sum product[4];
+};
+
 // Runs once, in the lane that arrives last, over what all lanes gave.
 typedef void (*Leader)(Slot* slots);
 
@@ -60,6 +67,11 @@ const emulator::Slot* emulator_collective(unsigned mask, const void* given, size
 
 void emulator_copy_async(void* shared, const void* global, bool valid, int line);
 void emulator_copy_commit();
+// Leaders of mma.
+void emulator_multiply_f16(emulator::Slot* slots);
+void emulator_multiply_bf16(emulator::Slot* slots);
+void emulator_multiply_s8(emulator::Slot* slots);
+void emulator_multiply_s8_k16(emulator::Slot* slots);
 // Fails unless the 16 bytes are aligned, in shared memory, and written.
 void emulator_require_matrix_row(const void* row, const char* what, int line);
 void emulator_copy_wait(unsigned groups_under_way);

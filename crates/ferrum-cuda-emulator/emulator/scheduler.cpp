@@ -31,17 +31,15 @@ emulator_switch:
   pop %r12
   pop %rbx
   pop %rbp
-  ret
+  pop %rcx
+  jmp *%rcx
 )");
 
 namespace emulator {
 
 constexpr size_t kStackBytes = 64 << 10, kGuardBytes = 4096;
 
-Kernel& kernel() {
-  static Kernel* state = new Kernel;
-  return *state;
-}
+Kernel& running_kernel = *new Kernel;
 
 void poison(void* begin, size_t bytes) {
   auto* words = static_cast<uint32_t*>(begin);
@@ -79,7 +77,7 @@ static void fiber_main() {
   for (;;) {
     k.launch->function->entry->run(k.launch->packed.data());
     k.current->state = State::kDone;
-    finish_copies(*k.current, 0);
+    if (!k.current->copies.empty()) finish_copies(*k.current, 0);
     k.live--;
     to_scheduler();
   }
@@ -390,13 +388,14 @@ EXPORT const Slot* emulator_collective(unsigned mask, const void* given, size_t 
   Meeting& meeting = meeting_of(warp, mask);
   if (!meeting.arrived) {
     meeting.what = what, meeting.line = line;
-  } else if (strcmp(meeting.what, what) || meeting.line != line) {
+  } else if (meeting.line != line || (meeting.what != what && strcmp(meeting.what, what))) {
     fail_thread(kLaunchFailed, std::string("divergent collective: other lanes of the warp wait at ") +
                                    meeting.what + " of line " + std::to_string(meeting.line) +
                                    ", this one at " + what + " of line " + std::to_string(line));
   }
   Slot* slots = meeting.slots[meeting.turn];
-  if (bytes) memcpy(slots[self.thread.lane].bytes, given, bytes);
+  if (bytes == 4) memcpy(slots[self.thread.lane].bytes, given, 4);  // most are floats
+  else if (bytes) memcpy(slots[self.thread.lane].bytes, given, bytes);
   meeting.arrived |= own;
   if (meeting.arrived != mask) {
     self.state = State::kAtCollective, self.waits_at = what, self.line = line;

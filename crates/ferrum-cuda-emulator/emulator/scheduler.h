@@ -67,7 +67,8 @@ struct Kernel {
   bool stacks_stale = true;  // fibers must start from an empty stack
   unsigned char* dynamic_limit = nullptr;  // one past the end of dynamic shared memory
 };
-Kernel& kernel();
+extern Kernel& running_kernel;  // lives as long as the process
+inline Kernel& kernel() { return running_kernel; }
 
 // Ends the running kernel from inside one of its threads.
 [[noreturn]] void fail_thread(Result result, const std::string& what);

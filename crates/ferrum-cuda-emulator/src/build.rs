@@ -23,6 +23,7 @@ const HOST: &[(&str, &str)] = &[
     ("modules.cpp", include_str!("../emulator/modules.cpp")),
     ("races.cpp", include_str!("../emulator/races.cpp")),
     ("scheduler.cpp", include_str!("../emulator/scheduler.cpp")),
+    ("tensor.cpp", include_str!("../emulator/tensor.cpp")),
     ("streams.cpp", include_str!("../emulator/streams.cpp")),
     ("nvrtc.cpp", include_str!("../emulator/nvrtc.cpp")),
 ];
@@ -54,7 +55,9 @@ pub(crate) struct Built {
 /// The emulator of these sources, built unless it stands already.
 pub(crate) fn build() -> Result<Built, Error> {
     let cache = cache_folder();
-    let libraries = cache.join(format!("driver-{:016x}", hash(HOST)));
+    // A cache may move to another machine, so the processor's part is in the name.
+    let vector = if vector_flags().is_empty() { "plain" } else { "avx2" };
+    let libraries = cache.join(format!("driver-{vector}-{:016x}", hash(HOST)));
     once(&libraries, |work| {
         create(&work.join("device"))?;
         write_all(&work.join("emulator"), HOST)?;
@@ -119,12 +122,25 @@ fn compile_all(work: &Path) -> Result<(), Error> {
     compile(work, &nvrtc, NVRTC)
 }
 
+/// The same choice as the emulated NVRTC makes for kernels.
+fn vector_flags() -> &'static [&'static str] {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+    {
+        return &["-mavx2", "-mfma", "-mf16c"];
+    }
+    &[]
+}
+
 fn compile(work: &Path, sources: &[&str], library: &str) -> Result<(), Error> {
     let output = Command::new("g++")
         .current_dir(work.join("emulator"))
         .args(["-std=c++17", "-O2", "-g1", "-w", "-shared", "-fPIC", "-fvisibility=hidden"])
         // Jumps out of signal handlers and foreign stacks are what these would refuse.
         .args(["-U_FORTIFY_SOURCE", "-fcf-protection=none"])
+        .args(vector_flags())
         .arg(format!("-Wl,-soname,{library}"))
         .arg("-o")
         .arg(work.join(library))
