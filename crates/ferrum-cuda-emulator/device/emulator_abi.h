@@ -24,6 +24,8 @@ struct Slot {
 struct KernelEntry {
   const char* name;
   unsigned max_threads;
+  unsigned arguments;
+  uint64_t pointers;  // bit i: argument i is a pointer
   size_t argument_bytes;
   void (*pack)(void* const* arguments, void* packed);
   void (*run)(const void* packed);

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use crate::Error;
 
@@ -134,20 +134,39 @@ fn vector_flags() -> &'static [&'static str] {
     &[]
 }
 
+/// One object for each source, side by side, then a library of them.
 fn compile(work: &Path, sources: &[&str], library: &str) -> Result<(), Error> {
-    let output = Command::new("g++")
-        .current_dir(work.join("emulator"))
-        .args(["-std=c++17", "-O2", "-g1", "-w", "-shared", "-fPIC", "-fvisibility=hidden"])
-        // Jumps out of signal handlers and foreign stacks are what these would refuse.
-        .args(["-U_FORTIFY_SOURCE", "-fcf-protection=none"])
-        .args(vector_flags())
-        .arg(format!("-Wl,-soname,{library}"))
-        .arg("-o")
-        .arg(work.join(library))
-        .args(sources)
-        .args(["-ldl", "-lpthread"])
-        .output()
-        .map_err(Error::NoCompiler)?;
+    let folder = work.join("emulator");
+    let compilers: Vec<_> = sources
+        .iter()
+        .map(|source| {
+            let mut compiler = compiler(&folder);
+            compiler.args(["-std=c++17", "-O2", "-g1", "-w", "-fPIC", "-fvisibility=hidden"]);
+            // Jumps out of signal handlers and foreign stacks are what these would refuse.
+            compiler.args(["-U_FORTIFY_SOURCE", "-fcf-protection=none"]);
+            compiler.args(vector_flags()).args(["-c", source]);
+            compiler.spawn()
+        })
+        .collect();
+    for compiler in compilers {
+        finish(compiler.map_err(Error::NoCompiler)?)?;
+    }
+    let mut linker = compiler(&folder);
+    linker.arg("-shared").arg(format!("-Wl,-soname,{library}"));
+    linker.arg("-o").arg(work.join(library));
+    linker.args(sources.iter().map(|source| source.replace(".cpp", ".o")));
+    linker.args(["-ldl", "-lpthread"]);
+    finish(linker.spawn().map_err(Error::NoCompiler)?)
+}
+
+fn compiler(folder: &Path) -> Command {
+    let mut compiler = Command::new("g++");
+    compiler.current_dir(folder).stderr(Stdio::piped());
+    compiler
+}
+
+fn finish(compiler: Child) -> Result<(), Error> {
+    let output = compiler.wait_with_output().map_err(Error::NoCompiler)?;
     if output.status.success() {
         return Ok(());
     }
