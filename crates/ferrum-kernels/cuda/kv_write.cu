@@ -55,6 +55,7 @@ KERNEL(kv_write_q8_0, 256,
     u16 bits = f32_to_f16(__uint_as_float(largest) / 127.0f);
     float scale = f16_to_f32(bits), inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
     float whole = fminf(fmaxf(rintf(x * inverse), -127.0f), 127.0f);
+    if (inverse == 0.0f) whole = 0.0f;  // zeroes, and infinity times zero, which is no number
     i64 at = cache_row(slot, i / head_dim, kv_heads) * head_dim + i % head_dim;
     cache[at] = (i8)whole;
     if (lane == 0) scales[at / SCALE_GROUP] = bits;
