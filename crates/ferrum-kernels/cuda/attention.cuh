@@ -2,12 +2,13 @@
 // shape of the work.
 //
 // Query rows. The heads of a group share their keys and values, so a kernel takes them together:
-// packed row `r` of a sequence is head `r % group` of the group, of the sequence's token `r / group`.
+// packed row `r` of a sequence is head `r % group` of the group, of the sequence's token `r /
+// group`.
 //
-// Scores are kept in powers of two, `log2(e) · softcap(scale · q·k)`, and the softmax goes online
+// Scores are exponents of two, `log2(e) · softcap(scale · q·k)`, and the softmax goes online
 // through tiles of positions that begin at multiples of the tile (Milakov & Gimelshein 2018,
-// arXiv:1805.02867). What a row gets depends on nothing but its query and what it sees: rows that it
-// shares a tile with, and positions that are hidden from it, change no bit.
+// arXiv:1805.02867). What a row gets depends on nothing but its query and what it sees: rows that
+// it shares a tile with, and positions that are hidden from it, change no bit.
 #pragma once
 #include "ptx.cuh"
 
@@ -44,8 +45,8 @@ DEVICE void load8(float x[8], const u8* row, const u16* scales, int chunk) {
   }
 }
 
-// Keys or values of one head of a sequence in a paged cache: `[blocks, kv_heads, KV_BLOCK, head_dim]`,
-// with the scales of Q8_0 in `[blocks, kv_heads, KV_BLOCK, head_dim / SCALE_GROUP]`.
+// Keys or values of one head of a sequence in a paged cache: `[blocks, kv_heads, KV_BLOCK,
+// head_dim]`, with the scales of Q8_0 in `[blocks, kv_heads, KV_BLOCK, head_dim / SCALE_GROUP]`.
 struct PagedRows {
   const u8* values;
   const u16* scales;
@@ -121,9 +122,9 @@ DEVICE i64 query_offset(int token, int row, int group, int kv_heads, int kv_head
   return head * head_dim;
 }
 
-// Finds tile `index` of those that all sequences of more than `least` tokens are cut into, of `tile`
-// packed rows each; whether there is one. By whole warps. The number of sequences is the grid's
-// concern: it has at least as many blocks as there are tiles.
+// Finds tile `index` of those that all sequences of more than `least` tokens are cut into, of
+// `tile` packed rows each; whether there is one. By whole warps. The number of sequences is the
+// grid's concern: it has at least as many blocks as there are tiles.
 DEVICE bool find_tile(QueryRows& rows, int index, int tile, int group, int least, int seqs,
                       const int* query_starts) {
   int lane = threadIdx.x % 32, before = 0;
@@ -155,8 +156,8 @@ DEVICE bool find_tile(QueryRows& rows, int index, int tile, int group, int least
 
 // --- splits: a long context is shared out among blocks (Dao et al. 2023, "Flash-Decoding")
 //
-// A split begins at a multiple of its length, which depends on nothing but what the sequence sees: a
-// row's result is the same in every batch. The launcher has the same numbers.
+// A split begins at a multiple of its length, which depends on nothing but what the sequence sees:
+// a row's result is the same in every batch. The launcher has the same numbers.
 
 constexpr int SPLIT_LEAST = 128;   // positions: enough to make up for the state that is merged
 constexpr int SPLITS_AIM = 64;     // splits of a long context: eight heads make 512 blocks
@@ -191,4 +192,16 @@ DEVICE int decode_token(int seq, int most, const int* query_starts) {
 #pragma unroll
   for (int m = 16; m > 0; m >>= 1) before += __shfl_xor_sync(0xffffffffu, before, m);
   return before;
+}
+
+// Tile `tile` of `rows_tile` packed rows of sequence `seq`, and the sequence's splits; whether
+// there is the tile, and split `split` of them, and the sequence has few tokens.
+DEVICE bool decode_rows(QueryRows& rows, Splits& splits, int seq, int tile, int rows_tile,
+                        int split, int group, int most_tokens, int window, const int* query_starts,
+                        const int* kv_lens) {
+  int token = query_starts[seq], tokens = query_starts[seq + 1] - token, kv_len = kv_lens[seq];
+  int first = tile * rows_tile, count = min(rows_tile, tokens * group - first);
+  rows = QueryRows{seq, token, first, count, kv_len - tokens, kv_len};
+  splits = splits_of(kv_len, tokens, window);
+  return tokens <= most_tokens && count > 0 && split < splits.count;
 }

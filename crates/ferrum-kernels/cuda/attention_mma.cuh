@@ -1,9 +1,10 @@
 // Attention of 16 query rows by one warp on tensor cores, over keys and values in F16.
 //
-// Half precision has 11 bits, and the oracle's bound asks for twice as many. Keys and values are what
-// they are; queries and weights are each split into a sum of two halves, the high and the low one, and
-// each product is two. So that neither half leaves the range of half precision, a query row is scaled
-// by the power of two that brings its largest value to 2^14, and weights are multiples of 2^-14.
+// Half precision has 11 bits, and the oracle's bound asks for twice as many. Keys and values are
+// what they are; queries and weights are each split into a sum of two halves, the high and the low
+// one, and each product is two. So that neither half leaves the range of half precision, a query
+// row is scaled by the power of two that brings its largest value to 2^14, and weights are
+// multiples of 2^-14.
 #pragma once
 #include "attention.cuh"
 
@@ -15,12 +16,12 @@ constexpr float WEIGHT_UNIT = 16384.0f;    // what the largest weight of a row i
 template <int DIM>
 constexpr int MMA_STRIDE = DIM + 8;
 
-// What a warp knows of its rows. In a fragment of sums, lane `l` has columns `2(l % 4)` and the next
-// of rows `l / 4` (numbers 0 and 1 of four) and `l / 4 + 8` (2 and 3).
+// What a warp knows of its rows. In a fragment of sums, lane `l` has columns `2(l % 4)` and the
+// next of rows `l / 4` (numbers 0 and 1 of four) and `l / 4 + 8` (2 and 3).
 template <int DIM>
 struct WarpRows {
   float sums[DIM / 8][4];            // weighted sums of values, [16, DIM]
-  float largest[2], weights[2];      // softmax state of this lane's two rows; weights of its columns
+  float largest[2], weights[2];      // softmax state of this lane's rows; weights of its columns
   float scale[2];                    // what products are multiplied by
   int position[2];
 };
@@ -31,8 +32,8 @@ DEVICE void split_halves(float a, float b, u32& high, u32& low) {
   low = f16x2(a - f16_to_f32((u16)high), b - f16_to_f32((u16)(high >> 16)));
 }
 
-// Brings this warp's rows, from packed row `first` on, to `high` and `low`: [16, MMA_STRIDE]. Rows from
-// `count` on are zero.
+// Brings this warp's rows, from packed row `first` on, to `high` and `low`: [16, MMA_STRIDE]. Rows
+// from `count` on are zero.
 template <int DIM>
 DEVICE void load_rows(WarpRows<DIM>& w, u16* high, u16* low, const float* q, const QueryRows& rows,
                       const Scores& scores, int first, int count, int group, int kv_heads,
@@ -76,13 +77,14 @@ DEVICE void load_rows(WarpRows<DIM>& w, u16* high, u16* low, const float* q, con
   __syncwarp();
 }
 
-// Starts copying the positions `at .. at + KEYS` of keys or values to `to`: [KEYS, MMA_STRIDE]. Those
-// outside `begin .. end` become zero: what nobody has written may be no number. By `THREADS` threads.
+// Starts copying the positions `at .. at + KEYS` of keys or values to `to`: [KEYS, MMA_STRIDE].
+// Those outside `begin .. end` become zero: what nobody has written may be no number. By `THREADS`
+// threads, of which this is number `thread`.
 template <int DIM, int KEYS, int THREADS>
-DEVICE void copy_tile(u16* to, const PagedRows& from, int at, int begin, int end) {
+DEVICE void copy_tile(u16* to, const PagedRows& from, int thread, int at, int begin, int end) {
   constexpr int PIECES = DIM / 8;
 #pragma unroll 2  // more would keep too many addresses in registers
-  for (int i = threadIdx.x; i < KEYS * PIECES; i += THREADS) {
+  for (int i = thread; i < KEYS * PIECES; i += THREADS) {
     int row = i / PIECES, piece = i % PIECES, position = at + row;
     bool valid = position >= begin && position < end;
     position = valid ? position : begin;
@@ -122,8 +124,8 @@ DEVICE void multiply_keys(float products[KEYS / 8][4], const u16* high, const u1
   }
 }
 
-// The online softmax: products with the keys of the positions from `at` become weights, and sums and
-// weights so far are scaled to the new maximum.
+// The online softmax: products with the keys of the positions from `at` become weights, and sums
+// and weights so far are scaled to the new maximum.
 template <int DIM, int KEYS>
 DEVICE void soften(WarpRows<DIM>& w, float products[KEYS / 8][4], const Scores& scores, int at) {
   int column = threadIdx.x % 4 * 2;

@@ -1,10 +1,11 @@
-// Attention of the sequences that have many tokens in a step, on tensor cores, over a cache in F16 with
-// heads of 64, 96, 128 or 256 values. A block takes 64 query rows, 16 a warp, through all that they
-// see; the keys of the next tile are under way while values are multiplied, and the other way round.
+// Attention of the sequences that have many tokens in a step, on tensor cores, over a cache in F16
+// with heads of 64, 96, 128 or 256 values. A block takes 64 query rows, 16 a warp, through all that
+// they see; the keys of the next tile are under way while values are multiplied, and the other way
+// round.
 //
 // Reference shape, 2048 tokens with 32 heads over 8 of 128 values: 34 Gflop, twice that as queries
-// and weights are two halves each; 1024 tiles of rows read what they see, 0.5 MB of keys and values on
-// average, 0.55 GB altogether and nearly all from the second-level cache; from memory 42 MB of
+// and weights are two halves each; 1024 tiles of rows read what they see, 0.5 MB of keys and values
+// on average, 0.55 GB altogether and nearly all from the second-level cache; from memory 42 MB of
 // queries and outputs and keys and values. On tensor cores of 400 Tflop/s at least 0.17 ms.
 #include "attention_mma.cuh"
 
@@ -39,13 +40,14 @@ DEVICE void attention_prefill(float* out, const float* q, const u16* k, const u1
   u16* v_tile = k_tile + KEYS * STRIDE;
   int first = warp * MMA_ROWS, count = min(MMA_ROWS, rows.count - first);
   WarpRows<DIM> w;
-  // Tiles begin at multiples of their size, so that a row's sums do not depend on where others begin.
+  // Tiles begin at multiples of their size, so that a row's sums do not depend on where others
+  // begin.
   int at = begin / KEYS * KEYS;
-  copy_tile<DIM, KEYS, PREFILL_THREADS>(k_tile, keys, at, begin, end);
+  copy_tile<DIM, KEYS, PREFILL_THREADS>(k_tile, keys, threadIdx.x, at, begin, end);
   load_rows(w, high, low, q, rows, scores, rows.first + first, count, group, kv_heads, kv_head);
   for (; at < end; at += KEYS) {
     float weights[KEYS / 8][4];
-    copy_tile<DIM, KEYS, PREFILL_THREADS>(v_tile, values, at, begin, end);
+    copy_tile<DIM, KEYS, PREFILL_THREADS>(v_tile, values, threadIdx.x, at, begin, end);
     cp_async_wait<1>();
     __syncthreads();  // the keys are there
     if (count > 0) {
@@ -55,7 +57,7 @@ DEVICE void attention_prefill(float* out, const float* q, const u16* k, const u1
     cp_async_wait<0>();
     __syncthreads();  // the values are there; the keys are used up
     if (at + KEYS < end) {
-      copy_tile<DIM, KEYS, PREFILL_THREADS>(k_tile, keys, at + KEYS, begin, end);
+      copy_tile<DIM, KEYS, PREFILL_THREADS>(k_tile, keys, threadIdx.x, at + KEYS, begin, end);
     }
     if (count > 0) multiply_values<DIM, KEYS>(w, weights, v_tile);
     __syncthreads();  // the values are used up
@@ -66,7 +68,8 @@ DEVICE void attention_prefill(float* out, const float* q, const u16* k, const u1
     float sum = row_weights(w.weights[half]);
     int row = lane / 4 + 8 * half;
     if (row >= count) continue;
-    float* to = out + query_offset(rows.token, rows.first + first + row, group, kv_heads, kv_head, DIM);
+    row += rows.first + first;
+    float* to = out + query_offset(rows.token, row, group, kv_heads, kv_head, DIM);
 #pragma unroll
     for (int n = 0; n < DIM / 8; n++) {
       to[n * 8 + lane % 4 * 2] = w.sums[n][2 * half] / sum;

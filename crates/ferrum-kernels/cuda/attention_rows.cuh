@@ -41,8 +41,8 @@ DEVICE RowsShared rows_shared(u8* memory, int head_dim) {
 
 // Starts copying the first `count` positions of block `block`.
 template <KvType TYPE, class Rows>
-DEVICE void copy_block(u8* to, u16* scales_to, int row_bytes, const Rows& from, int block, int count,
-                       int head_dim) {
+DEVICE void copy_block(u8* to, u16* scales_to, int row_bytes, const Rows& from, int block,
+                       int count, int head_dim) {
   i64 first = from.first_row(block);
   int pieces = head_dim * VALUE_BYTES<TYPE> / 16;
   for (int i = threadIdx.x; i < count * pieces; i += ROWS_THREADS) {
@@ -67,6 +67,7 @@ DEVICE void products(float out[2], const RowsShared& s, int row, int head_dim) {
   int lane = threadIdx.x % 32;
   const u8* key = s.k + lane * s.row_bytes;
   const u16* scales = s.k_scales + lane * (head_dim / SCALE_GROUP);
+#pragma unroll 2
   for (int chunk = 0; chunk < head_dim / 8; chunk++) {
     float k[8];
     load8<TYPE>(k, key, scales, chunk);
@@ -81,7 +82,8 @@ DEVICE void products(float out[2], const RowsShared& s, int row, int head_dim) {
 
 // The online softmax of one row, by a warp whose lanes are the positions: leaves their weights and
 // the factor on what was before in shared memory.
-DEVICE void soften(const RowsShared& s, int row, float exponent, bool seen, float& max, float& sum) {
+DEVICE void soften(const RowsShared& s, int row, float exponent, bool seen, float& max,
+                   float& sum) {
   int lane = threadIdx.x % 32;
   float largest = fmaxf(max, warp_max(seen ? exponent : NEGATIVE_INFINITY));
   float weight = seen ? exp2f(exponent - largest) : 0.0f;
@@ -106,6 +108,7 @@ DEVICE void add_values(float acc[ROWS_ITEMS][8], const RowsShared& s, int rows, 
     float factor = s.factor[row];
 #pragma unroll
     for (int i = 0; i < 8; i++) acc[n][i] *= factor;
+#pragma unroll 2
     for (int position = from; position < to; position++) {
       float v[8];
       load8<TYPE>(v, s.v + position * s.row_bytes,
@@ -128,8 +131,8 @@ DEVICE void load_queries(const RowsShared& s, const float* q, const QueryRows& r
 }
 
 // Sums and softmax state of `rows` over the positions `begin .. end`: thread by thread the eights
-// `threadIdx.x + n · ROWS_THREADS` of `[rows.count, head_dim / 8]` in `acc`, and `max`, `sum` of each
-// row in shared memory. The queries are there already.
+// `threadIdx.x + n · ROWS_THREADS` of `[rows.count, head_dim / 8]` in `acc`, and `max`, `sum` of
+// each row in shared memory. The queries are there already.
 template <KvType TYPE, class Rows>
 DEVICE void attend_rows(float acc[ROWS_ITEMS][8], const RowsShared& s, const QueryRows& rows,
                         const Scores& scores, const Rows& keys, const Rows& values, int begin,

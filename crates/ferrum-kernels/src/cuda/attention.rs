@@ -22,7 +22,10 @@ pub(super) const THREADS: usize = 128;
 /// Query rows of a block of `attention_rows.cuh`.
 pub(super) const ROWS_TILE: usize = 8;
 
-/// Query rows of a block of `attention_prefill.cu`.
+/// Query rows of a block of `attention_decode.cu`, which all its warps take, and those of a block of
+/// `attention_prefill.cu`.
+const DECODE_ROWS: usize = 16;
+const DECODE_WARPS: usize = 4;
 const PREFILL_ROWS: usize = 64;
 
 /// Sequences of at most so many tokens have their contexts split: decodes, and drafts.
@@ -114,26 +117,28 @@ fn decode(
     let partials = states * head_dim * size_of::<f32>();
     let scratch = s.scratch(Scratch::Attention, partials + states * 2 * size_of::<f32>())?;
 
-    let entry = match dtype {
-        KvDType::F16 => "attention_decode_f16",
-        KvDType::F32 => "attention_decode_f32",
-        KvDType::Q8_0 => "attention_decode_q8_0",
+    let mma = mma(p.kv.spec());
+    let (source, entry, rows, shared) = match mma {
+        Some(mma) => (Source::AttentionDecode, mma.decode, DECODE_ROWS, mma.decode_shared),
+        None => {
+            let shared = rows_shared_bytes(head_dim, dtype);
+            (Source::AttentionPlain, plain(dtype).split, ROWS_TILE, shared)
+        }
     };
-    let launch = s.launch("attention", Source::AttentionDecode, entry).write(&view.dst);
+    let launch = s.launch("attention", source, entry).write(&view.dst);
     let launch = launch.memory(&scratch, 0).memory(&scratch, partials).read(&view.q);
-    let launch = step(cache(launch, p), p).int(shape.blocks_per_seq);
-    let launch = scores(launch.int(kv_heads).int(view.group).int(head_dim), p);
-    let tiles = (longest * view.group).div_ceil(ROWS_TILE);
-    let blocks = [splits, kv_heads * tiles, shape.seqs];
-    let shared = rows_shared_bytes(head_dim, dtype);
+    let launch = step(cache(launch, p, mma.is_some()), p).int(shape.blocks_per_seq);
+    let launch = launch.int(kv_heads).int(view.group);
+    let launch = if mma.is_some() { launch } else { launch.int(head_dim) };
+    let blocks = [splits, kv_heads * (longest * view.group).div_ceil(rows), shape.seqs];
     // SAFETY: `checks` has held the lengths, the sequences and their blocks; the scratch memory is as
     // long as the kernel needs.
-    unsafe { launch.run(Grid { blocks, threads: THREADS, shared }) }?;
+    unsafe { scores(launch, p).run(Grid { blocks, threads: THREADS, shared }) }?;
     if splits == 1 {
         return Ok(());
     }
 
-    let launch = s.launch("attention", Source::AttentionDecode, "attention_merge");
+    let launch = s.launch("attention", Source::AttentionMerge, "attention_merge");
     let launch = launch.write(&view.dst).memory(&scratch, 0).memory(&scratch, partials);
     let launch = launch.memory(&p.batch.query_starts.memory, 0).memory(&p.batch.kv_lens.memory, 0);
     let launch = launch.int(splits).int(head_dim).int(window(p)).int(MOST_TOKENS);
@@ -150,24 +155,17 @@ fn prefill(
 ) -> Result<()> {
     let &KvSpec { kv_heads, head_dim, dtype, .. } = p.kv.spec();
     let StepShape { tokens, seqs, blocks_per_seq, .. } = p.batch.shape;
-    let mma = if dtype == KvDType::F16 { mma_entry(head_dim) } else { None };
-    let plain = match dtype {
-        KvDType::F16 => "attention_plain_f16",
-        KvDType::F32 => "attention_plain_f32",
-        KvDType::Q8_0 => "attention_plain_q8_0",
-    };
+    let mma = mma(p.kv.spec());
     let (source, entry, rows, shared) = match mma {
-        Some(entry) => {
-            (Source::AttentionPrefill, entry, PREFILL_ROWS, prefill_shared_bytes(head_dim))
+        Some(mma) => (Source::AttentionPrefill, mma.prefill, PREFILL_ROWS, mma.prefill_shared),
+        None => {
+            let shared = rows_shared_bytes(head_dim, dtype);
+            (Source::AttentionPlain, plain(dtype).whole, ROWS_TILE, shared)
         }
-        None => (Source::AttentionPlain, plain, ROWS_TILE, rows_shared_bytes(head_dim, dtype)),
     };
     let launch = s.launch("attention", source, entry).write(&view.dst).read(&view.q);
-    let launch = match mma {
-        Some(_) => launch.memory(&p.kv.k, 0).memory(&p.kv.v, 0),
-        None => cache(launch, p),
-    };
-    let launch = step(launch, p).int(blocks_per_seq).int(seqs).int(view.group);
+    let launch = step(cache(launch, p, mma.is_some()), p);
+    let launch = launch.int(blocks_per_seq).int(seqs).int(view.group);
     let launch = if mma.is_some() { launch } else { launch.int(head_dim) };
     // A tile that is not full for each sequence, and full ones.
     let blocks = [tokens * view.group / rows + seqs, kv_heads, 1];
@@ -175,27 +173,60 @@ fn prefill(
     unsafe { scores(launch, p).run(Grid { blocks, threads: THREADS, shared }) }
 }
 
-/// The kernel on tensor cores for heads of this width, if there is one.
-fn mma_entry(head_dim: usize) -> Option<&'static str> {
-    match head_dim {
-        64 => Some("attention_prefill_64"),
-        96 => Some("attention_prefill_96"),
-        128 => Some("attention_prefill_128"),
-        256 => Some("attention_prefill_256"),
-        _ => None,
-    }
+/// Kernels on tensor cores for heads of one width, and their shared memory.
+#[derive(Clone, Copy)]
+struct Mma {
+    decode: &'static str,
+    decode_shared: usize,
+    prefill: &'static str,
+    prefill_shared: usize,
 }
 
-/// Shared memory of a block of `attention_prefill.cu`: two halves of the queries, keys and values.
-fn prefill_shared_bytes(head_dim: usize) -> usize {
-    let keys = if head_dim > 128 { 32 } else { 64 };
-    2 * (PREFILL_ROWS + keys) * (head_dim + 8) * size_of::<u16>()
+/// Those for a cache, if there are any.
+fn mma(spec: &KvSpec) -> Option<Mma> {
+    let (decode, prefill) = match (spec.dtype, spec.head_dim) {
+        (KvDType::F16, 64) => ("attention_decode_64", "attention_prefill_64"),
+        (KvDType::F16, 96) => ("attention_decode_96", "attention_prefill_96"),
+        (KvDType::F16, 128) => ("attention_decode_128", "attention_prefill_128"),
+        (KvDType::F16, 256) => ("attention_decode_256", "attention_prefill_256"),
+        _ => return None,
+    };
+    // Of queries two halves, of each tile keys and values. A row has 16 bytes more than its values.
+    let row = (spec.head_dim + 8) * size_of::<u16>();
+    let wide = spec.head_dim > 128;
+    let (decode_keys, prefill_keys) = if wide { (16, 32) } else { (32, 64) };
+    let decode_rows = 2 * (DECODE_ROWS + DECODE_WARPS * decode_keys);
+    let states = DECODE_WARPS * DECODE_ROWS * 2 * size_of::<f32>();
+    Some(Mma {
+        decode,
+        decode_shared: decode_rows * row + states,
+        prefill,
+        prefill_shared: 2 * (PREFILL_ROWS + prefill_keys) * row,
+    })
 }
 
-/// `k`, `v`, `k_scales`, `v_scales`.
-fn cache<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>) -> Launch<'s> {
+/// Kernels by multiply-adds: over a split, and over all that is seen.
+struct Plain {
+    split: &'static str,
+    whole: &'static str,
+}
+
+fn plain(dtype: KvDType) -> Plain {
+    let (split, whole) = match dtype {
+        KvDType::F16 => ("attention_plain_split_f16", "attention_plain_f16"),
+        KvDType::F32 => ("attention_plain_split_f32", "attention_plain_f32"),
+        KvDType::Q8_0 => ("attention_plain_split_q8_0", "attention_plain_q8_0"),
+    };
+    Plain { split, whole }
+}
+
+/// `k`, `v`, and unless a kernel knows of none `k_scales`, `v_scales`.
+fn cache<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>, without_scales: bool) -> Launch<'s> {
     let kv = p.kv;
     let launch = launch.memory(&kv.k, 0).memory(&kv.v, 0);
+    if without_scales {
+        return launch;
+    }
     launch.memory(&kv.k, kv.scales).memory(&kv.v, kv.scales)
 }
 
@@ -223,7 +254,8 @@ mod tests {
     fn the_grid_has_room_for_all_splits() {
         for blocks_per_seq in [1, 3, 4, 5, 63, 256, 257, 300, 1024] {
             let shape = StepShape { tokens: 8, seqs: 1, blocks_per_seq, samples: 0 };
-            for window in [None, Some(1), Some(127), Some(130), Some(4096), Some(8192), Some(9000)] {
+            for window in [None, Some(1), Some(127), Some(130), Some(4096), Some(8192), Some(9000)]
+            {
                 let most = most_splits(&shape, window);
                 for kv_len in 1..=blocks_per_seq * KV_BLOCK_SIZE {
                     for tokens in 1..=MOST_TOKENS.min(kv_len) {

@@ -39,6 +39,7 @@ macro_rules! sources {
 
 sources! {
     AttentionDecode: "attention_decode",
+    AttentionMerge: "attention_merge",
     AttentionPlain: "attention_plain",
     AttentionPrefill: "attention_prefill",
     KvWrite: "kv_write",
