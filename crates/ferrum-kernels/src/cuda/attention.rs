@@ -92,6 +92,16 @@ fn most_splits(shape: &StepShape, window: Option<usize>) -> usize {
     windowed.min(positions.div_ceil(SPLIT_LEAST)).min(SPLITS_AIM + 2)
 }
 
+/// Tokens of the sequences of at most [`MOST_TOKENS`]: those of this step, or if it is recorded as
+/// many as a step of its shape can have.
+fn decode_tokens(recorded: bool, view: &AttentionView<'_, CudaBuffer>, shape: &StepShape) -> usize {
+    if recorded {
+        return shape.tokens.min(shape.seqs * MOST_TOKENS);
+    }
+    let tokens = (0..shape.seqs).map(|i| view.seq(i).tokens.len());
+    tokens.filter(|&tokens| tokens <= MOST_TOKENS).sum()
+}
+
 /// What the kernels of all kinds have last: `scale`, `softcap`, `window`, `most_tokens`.
 fn scores<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>) -> Launch<'s> {
     let launch = launch.float(p.scale).float(p.softcap.unwrap_or(0.0));
@@ -113,7 +123,7 @@ fn decode(
     let &KvSpec { kv_heads, head_dim, dtype, .. } = p.kv.spec();
     let shape = p.batch.shape;
     let splits = most_splits(&shape, p.window);
-    let states = shape.tokens.min(shape.seqs * MOST_TOKENS) * p.heads * splits;
+    let states = decode_tokens(s.recording.is_some(), view, &shape) * p.heads * splits;
     let partials = states * head_dim * size_of::<f32>();
     let scratch = s.scratch(Scratch::Attention, partials + states * 2 * size_of::<f32>())?;
 
