@@ -16,6 +16,7 @@ typedef unsigned long long u64;
 #else
 
 #define DEVICE __device__ __forceinline__
+#define INFINITY __int_as_float(0x7f800000)
 // An entry point: `KERNEL(scale, 256, (float* x, int n)) { … }`, of at most so many threads a block.
 #define KERNEL(name, threads, parameters) \
   extern "C" __global__ void __launch_bounds__(threads) name parameters

@@ -35,6 +35,7 @@ mod stream;
 pub use buffer::CudaBuffer;
 pub use device::{CudaConfig, Properties, devices};
 pub use kv_cache::CudaKvCache;
+pub use modules::keep;
 pub use stream::CudaStream;
 
 use crate::checks::Operand;
