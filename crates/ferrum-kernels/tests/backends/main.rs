@@ -23,6 +23,7 @@ mod rope;
 mod small_cases;
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
+use ferrum_kernels::cuda::{Cuda, CudaConfig};
 use ferrum_kernels::profiled::Profiled;
 use ferrum_kernels::reference::Reference;
 use harness::Subject;
@@ -44,6 +45,15 @@ fn cpus() -> Vec<Subject<Cpu>> {
 fn profiled() -> Vec<Subject<Profiled<Cpu>>> {
     let cpu = Cpu::new(CpuConfig { threads: 2, ..CpuConfig::default() }).expect("a processor");
     vec![Subject::new("profiled cpu".into(), Profiled::new(cpu).0)]
+}
+
+/// Emulated cards, one of each schedule.
+fn cudas() -> Vec<Subject<Cuda>> {
+    ferrum_cuda_emulator::load().expect("an emulated driver");
+    let cards = ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.into_iter();
+    let open = |ordinal| Cuda::new(&CudaConfig { ordinal, ..CudaConfig::default() });
+    let label = |ordinal| format!("cuda {:?}", ferrum_cuda_emulator::schedule(ordinal));
+    cards.map(|n| Subject::new(label(n), open(n).expect("a card"))).collect()
 }
 
 /// The oracle itself, as a backend among others.
@@ -140,4 +150,16 @@ on! { reference, super::references:
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
     refusals::wrong_weights_and_caches_are_refused,
+}
+
+on! { cuda, super::cudas:
+    packed_attention::packed_attention_of_every_shape,
+    packed_attention::packed_sequences_are_independent,
+    packed_attention::wrong_packed_attention_is_refused,
+    attention::attention_of_every_shape,
+    attention::attention_over_long_contexts,
+    attention::attention_of_large_scores,
+    attention::attention_in_chunks_equals_one_shot,
+    invariance::attention_of_sequences_is_independent,
+    refusals::wrong_batches_are_refused,
 }
