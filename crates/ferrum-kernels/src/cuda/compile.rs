@@ -38,7 +38,13 @@ macro_rules! sources {
 }
 
 sources! {
+    AttentionDecode: "attention_decode",
+    AttentionMerge: "attention_merge",
+    AttentionPlain: "attention_plain",
+    AttentionPrefill: "attention_prefill",
+    KvWrite: "kv_write",
     LayerNorm: "layer_norm",
+    PackedAttention: "packed_attention",
     Pointwise: "pointwise",
     RmsNorm: "rms_norm",
     Rope: "rope",
@@ -47,8 +53,11 @@ sources! {
 }
 
 /// What the sources include.
-const HEADERS: [(&str, &str); 3] = [
+const HEADERS: [(&str, &str); 6] = [
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
+    ("attention.cuh", include_str!("../../cuda/attention.cuh")),
+    ("attention_mma.cuh", include_str!("../../cuda/attention_mma.cuh")),
+    ("attention_rows.cuh", include_str!("../../cuda/attention_rows.cuh")),
     ("activation.cuh", include_str!("../../cuda/activation.cuh")),
     ("block_sum.cuh", include_str!("../../cuda/block_sum.cuh")),
 ];

@@ -6,22 +6,26 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, KvStorage, Need, PackedWeight};
+use crate::backend::{Backend, Need, PackedWeight};
 use crate::params::{
     Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
     KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
 };
-use crate::{DType, Format, KernelError, Result, WeightSource, checks};
+use crate::{DType, Format, KernelError, KvDType, Result, WeightSource, checks};
 
+mod attention;
 mod buffer;
 pub mod compile;
 mod device;
 mod driver;
 mod graph;
+mod kv_cache;
+mod kv_write;
 mod launch;
 mod layer_norm;
 mod memory;
 mod modules;
+mod packed_attention;
 mod pointwise;
 mod rms_norm;
 mod rope;
@@ -31,6 +35,7 @@ mod stream;
 
 pub use buffer::CudaBuffer;
 pub use device::{CudaConfig, Properties, devices};
+pub use kv_cache::CudaKvCache;
 pub use modules::keep;
 pub use stream::CudaStream;
 
@@ -87,21 +92,6 @@ impl PackedWeight for CudaWeight {
     }
 }
 
-/// The KV cache of one layer on a card.
-pub struct CudaKvCache {
-    spec: KvSpec,
-}
-
-impl KvStorage for CudaKvCache {
-    fn spec(&self) -> &KvSpec {
-        &self.spec
-    }
-
-    fn resident_bytes(&self) -> usize {
-        0
-    }
-}
-
 fn unsupported<T>(what: &str) -> Result<T> {
     Err(KernelError::Unsupported { backend: NAME, what: what.into() })
 }
@@ -117,8 +107,16 @@ impl Backend for Cuda {
         NAME
     }
 
-    fn check(&self, _need: &Need) -> Result<()> {
-        unsupported("models yet")
+    fn check(&self, need: &Need) -> Result<()> {
+        match *need {
+            Need::Attention { head_dim, kv } => {
+                kv_cache::check_head_dim(&self.device, head_dim, kv)
+            }
+            Need::PackedAttention { head_dim } => {
+                kv_cache::check_head_dim(&self.device, head_dim, KvDType::F32)
+            }
+            _ => unsupported("weights yet"),
+        }
     }
 
     fn stream(&self) -> Result<CudaStream> {
@@ -170,8 +168,7 @@ impl Backend for Cuda {
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<CudaKvCache> {
-        checks::kv_cache(spec)?;
-        unsupported("KV caches yet")
+        CudaKvCache::new(&self.device, spec)
     }
 
     fn embed(&self, _: &mut CudaStream, _: &mut CudaBuffer, _: &Embed<'_, Self>) -> Result<()> {
@@ -245,29 +242,29 @@ impl Backend for Cuda {
 
     fn kv_write(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaKvCache,
-        _: &KvWrite<'_, Self>,
+        s: &mut CudaStream,
+        kv: &mut CudaKvCache,
+        p: &KvWrite<'_, Self>,
     ) -> Result<()> {
-        unsupported("kv_write yet")
+        kv_write::kv_write(s, kv, p)
     }
 
     fn attention(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaBuffer,
-        _: &Attention<'_, Self>,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &Attention<'_, Self>,
     ) -> Result<()> {
-        unsupported("attention yet")
+        attention::attention(s, dst, p)
     }
 
     fn packed_attention(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaBuffer,
-        _: &PackedAttention<'_, Self>,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &PackedAttention<'_, Self>,
     ) -> Result<()> {
-        unsupported("packed_attention yet")
+        packed_attention::packed_attention(s, dst, p)
     }
 
     fn gather_rows(

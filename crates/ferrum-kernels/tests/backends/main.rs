@@ -164,3 +164,15 @@ on! { reference, super::references:
     refusals::wrong_batches_are_refused,
     refusals::wrong_weights_and_caches_are_refused,
 }
+
+on! { cuda, super::cudas:
+    packed_attention::packed_attention_of_every_shape,
+    packed_attention::packed_sequences_are_independent,
+    packed_attention::wrong_packed_attention_is_refused,
+    attention::attention_of_every_shape,
+    attention::attention_over_long_contexts,
+    attention::attention_of_large_scores,
+    attention::attention_in_chunks_equals_one_shot,
+    invariance::attention_of_sequences_is_independent,
+    refusals::wrong_batches_are_refused,
+}
