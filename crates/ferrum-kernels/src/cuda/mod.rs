@@ -1,0 +1,275 @@
+//! The CUDA backend: NVIDIA cards from compute capability 8.0 on.
+//!
+//! Nothing of NVIDIA's is needed to build it: the driver and NVRTC are libraries that are found at
+//! run time. An operation has a launcher here and its kernels in `cuda/`, under the same name; a
+//! [`CudaStream`] is the order in which they run.
+
+use std::sync::Arc;
+
+use crate::backend::{Backend, KvStorage, Need, PackedWeight};
+use crate::params::{
+    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
+    KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
+};
+use crate::{DType, Format, KernelError, Result, WeightSource, checks};
+
+mod buffer;
+pub mod compile;
+mod device;
+mod driver;
+mod launch;
+mod layer_norm;
+mod memory;
+mod modules;
+mod pointwise;
+mod rms_norm;
+mod rope;
+mod route_topk;
+mod rows;
+mod stream;
+
+pub use buffer::CudaBuffer;
+pub use device::{CudaConfig, Properties, devices};
+pub use stream::CudaStream;
+
+use crate::checks::Operand;
+use device::Device;
+
+/// [`Backend::name`], also in errors.
+const NAME: &str = "cuda";
+
+/// A card.
+pub struct Cuda {
+    device: Arc<Device>,
+}
+
+impl Cuda {
+    /// Opens a card; an error says why it cannot be had.
+    pub fn new(config: &CudaConfig) -> Result<Cuda> {
+        Ok(Cuda { device: Device::open(config)? })
+    }
+
+    /// What the card is.
+    pub fn properties(&self) -> &Properties {
+        &self.device.properties
+    }
+
+    /// Bytes of its memory that nobody uses.
+    pub fn free_memory(&self) -> Result<usize> {
+        self.device.free_memory()
+    }
+}
+
+/// A weight on a card.
+pub struct CudaWeight;
+
+impl PackedWeight for CudaWeight {
+    fn format(&self) -> Format {
+        Format::F32
+    }
+
+    fn rows(&self) -> usize {
+        0
+    }
+
+    fn cols(&self) -> usize {
+        0
+    }
+
+    fn experts(&self) -> usize {
+        0
+    }
+
+    fn resident_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// The KV cache of one layer on a card.
+pub struct CudaKvCache {
+    spec: KvSpec,
+}
+
+impl KvStorage for CudaKvCache {
+    fn spec(&self) -> &KvSpec {
+        &self.spec
+    }
+
+    fn resident_bytes(&self) -> usize {
+        0
+    }
+}
+
+fn unsupported<T>(what: &str) -> Result<T> {
+    Err(KernelError::Unsupported { backend: NAME, what: what.into() })
+}
+
+impl Backend for Cuda {
+    type Stream = CudaStream;
+    type Buffer = CudaBuffer;
+    type Weight = CudaWeight;
+    type KvCache = CudaKvCache;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn check(&self, _need: &Need) -> Result<()> {
+        unsupported("models yet")
+    }
+
+    fn stream(&self) -> Result<CudaStream> {
+        CudaStream::new(&self.device)
+    }
+
+    fn alloc(&self, dtype: DType, len: usize) -> Result<CudaBuffer> {
+        let buffer = CudaBuffer::new(&self.device, dtype, len)?;
+        buffer.memory.clear()?;
+        Ok(buffer)
+    }
+
+    fn upload_f32(&self, s: &mut CudaStream, src: &[f32], dst: &mut CudaBuffer) -> Result<()> {
+        let dst = dst.floats_mut("upload_f32", src.len())?;
+        s.copy_in("upload_f32", src, dst.memory, 0)
+    }
+
+    fn upload_i32(&self, s: &mut CudaStream, src: &[i32], dst: &mut CudaBuffer) -> Result<()> {
+        dst.ints("upload_i32", src.len())?;
+        s.copy_in("upload_i32", src, &dst.memory, 0)?;
+        dst.uploaded(src);
+        Ok(())
+    }
+
+    fn download_f32(&self, s: &mut CudaStream, src: &CudaBuffer, dst: &mut [f32]) -> Result<()> {
+        let src = src.floats("download_f32", dst.len())?;
+        s.copy_out("download_f32", src.memory, dst)
+    }
+
+    fn pack(&self, _: &mut CudaStream, source: &WeightSource<'_>) -> Result<CudaWeight> {
+        checks::pack(source)?;
+        unsupported("weights yet")
+    }
+
+    fn packed_bytes(&self, format: Format, rows: usize, cols: usize) -> usize {
+        format.row_bytes(cols).unwrap_or(usize::MAX).saturating_mul(rows)
+    }
+
+    fn kv_cache(&self, spec: &KvSpec) -> Result<CudaKvCache> {
+        checks::kv_cache(spec)?;
+        unsupported("KV caches yet")
+    }
+
+    fn embed(&self, _: &mut CudaStream, _: &mut CudaBuffer, _: &Embed<'_, Self>) -> Result<()> {
+        unsupported("embed yet")
+    }
+
+    fn linear(&self, _: &mut CudaStream, _: Linear<'_, '_, Self>) -> Result<()> {
+        unsupported("linear yet")
+    }
+
+    fn gated_linear(
+        &self,
+        _: &mut CudaStream,
+        _: &mut CudaBuffer,
+        _: &GatedLinear<'_, Self>,
+    ) -> Result<()> {
+        unsupported("gated_linear yet")
+    }
+
+    fn route_topk(&self, s: &mut CudaStream, p: RouteTopk<'_, Self>) -> Result<()> {
+        route_topk::route_topk(s, p)
+    }
+
+    fn expert_gated_linear(
+        &self,
+        _: &mut CudaStream,
+        _: &mut CudaBuffer,
+        _: &ExpertGatedLinear<'_, Self>,
+    ) -> Result<()> {
+        unsupported("expert_gated_linear yet")
+    }
+
+    fn expert_combine(
+        &self,
+        _: &mut CudaStream,
+        _: &mut CudaBuffer,
+        _: &ExpertCombine<'_, Self>,
+    ) -> Result<()> {
+        unsupported("expert_combine yet")
+    }
+
+    fn rms_norm(
+        &self,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &RmsNorm<'_, Self>,
+    ) -> Result<()> {
+        rms_norm::rms_norm(s, dst, p)
+    }
+
+    fn layer_norm(
+        &self,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &LayerNorm<'_, Self>,
+    ) -> Result<()> {
+        layer_norm::layer_norm(s, dst, p)
+    }
+
+    fn activate(&self, s: &mut CudaStream, x: &mut CudaBuffer, p: &Activate) -> Result<()> {
+        pointwise::activate(s, x, p)
+    }
+
+    fn gate(&self, s: &mut CudaStream, x: &mut CudaBuffer, p: &Gate<'_, Self>) -> Result<()> {
+        pointwise::gate(s, x, p)
+    }
+
+    fn rope(&self, s: &mut CudaStream, x: &mut CudaBuffer, p: &Rope<'_, Self>) -> Result<()> {
+        rope::rope(s, x, p)
+    }
+
+    fn kv_write(
+        &self,
+        _: &mut CudaStream,
+        _: &mut CudaKvCache,
+        _: &KvWrite<'_, Self>,
+    ) -> Result<()> {
+        unsupported("kv_write yet")
+    }
+
+    fn attention(
+        &self,
+        _: &mut CudaStream,
+        _: &mut CudaBuffer,
+        _: &Attention<'_, Self>,
+    ) -> Result<()> {
+        unsupported("attention yet")
+    }
+
+    fn packed_attention(
+        &self,
+        _: &mut CudaStream,
+        _: &mut CudaBuffer,
+        _: &PackedAttention<'_, Self>,
+    ) -> Result<()> {
+        unsupported("packed_attention yet")
+    }
+
+    fn gather_rows(
+        &self,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &GatherRows<'_, Self>,
+    ) -> Result<()> {
+        rows::gather_rows(s, dst, p)
+    }
+
+    fn scatter_add(
+        &self,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &ScatterAdd<'_, Self>,
+    ) -> Result<()> {
+        rows::scatter_add(s, dst, p)
+    }
+}
