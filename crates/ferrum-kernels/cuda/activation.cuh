@@ -1,5 +1,6 @@
 // Non-linearities, by the numbers of `src/cuda/pointwise.rs`.
 #pragma once
+#include "ptx.cuh"
 
 DEVICE float activation(float x, int which) {
   switch (which) {

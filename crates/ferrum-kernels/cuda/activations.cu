@@ -16,8 +16,8 @@ DEVICE u32 largest_of_eight(u32 v) {
 
 // Four values as signed bytes.
 DEVICE u32 round_four(float4 x, float factor) {
-  u32 a = (u32)(int)rintf(x.x * factor) & 255, b = (u32)(int)rintf(x.y * factor) & 255;
-  u32 c = (u32)(int)rintf(x.z * factor) & 255, d = (u32)(int)rintf(x.w * factor) & 255;
+  u32 a = (u32)__float2int_rn(x.x * factor) & 255, b = (u32)__float2int_rn(x.y * factor) & 255;
+  u32 c = (u32)__float2int_rn(x.z * factor) & 255, d = (u32)__float2int_rn(x.w * factor) & 255;
   return a | b << 8 | c << 16 | d << 24;
 }
 

@@ -1,6 +1,9 @@
 // What linears over the experts of a mixture need beside the products: the order of slots (a token's
 // share of one expert) by expert, and sums over a token's slots.
-#include "linear.cuh"
+#include "ptx.cuh"
+
+// Slots of no expert that there is are left out of everything.
+DEVICE bool is_expert(int id, int experts) { return id >= 0 && id < experts; }
 
 // Inclusive sums over the 32 lanes.
 DEVICE int warp_prefix_sum(int v) {
@@ -41,27 +44,28 @@ KERNEL(sort_slots, 1024, (const i32* ids, i32* sorted, i32* tiles, int slots, in
   for (int e = threadIdx.x; e < experts; e += blockDim.x) next[e] = 0;
   for (int i = threadIdx.x; i < max_tiles; i += blockDim.x) tiles[3 * i + 2] = 0;
   __syncthreads();
-  for (int i = threadIdx.x; i < slots; i += blockDim.x) atomicAdd(next + ids[i], 1);
+  for (int i = threadIdx.x; i < slots; i += blockDim.x) {
+    if (is_expert(ids[i], experts)) atomicAdd(next + ids[i], 1);
+  }
   __syncthreads();
   if (threadIdx.x < 32) place_tiles(next, tiles, experts, width);
   __syncthreads();
-  for (int i = threadIdx.x; i < slots; i += blockDim.x) sorted[atomicAdd(next + ids[i], 1)] = i;
+  for (int i = threadIdx.x; i < slots; i += blockDim.x) {
+    if (is_expert(ids[i], experts)) sorted[atomicAdd(next + ids[i], 1)] = i;
+  }
 }
 
 // dst[t, :] (+)= sum over j of weights[t, j] * products[t * used + j, :], in the order of `j`; a
 // thread for each value. Reads 4 * used and writes 4 bytes a value.
-KERNEL(combine_slots, 256, (const float* products, const float* weights, float* dst, i64 tokens,
-                            int n, int used, int accumulate)) {
+KERNEL(combine_slots, 256, (const float* products, const float* weights, const i32* ids,
+                            float* dst, int tokens, int n, int used, int experts,
+                            int accumulate)) {
   i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (at >= tokens * n) return;
+  if (at >= (i64)tokens * n) return;
   i64 first = at / n * used;
   float sum = 0.0f;
-  for (int j = 0; j < used; j++) sum += weights[first + j] * products[(first + j) * n + at % n];
+  for (i64 slot = first; slot < first + used; slot++) {
+    if (is_expert(ids[slot], experts)) sum += weights[slot] * products[slot * n + at % n];
+  }
   dst[at] = accumulate ? dst[at] + sum : sum;
-}
-
-// gates[i] = activation(gates[i]) * ups[i]: a gated linear whose weights are of two formats.
-KERNEL(join_gates, 256, (float* gates, const float* ups, i64 count, int activation)) {
-  i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (at < count) gates[at] = activate(activation, gates[at]) * ups[at];
 }

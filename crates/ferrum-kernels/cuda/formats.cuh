@@ -1,6 +1,6 @@
 // The weight formats on the device: how a weight lies in memory, and what its codes stand for.
 //
-// A weight is taken apart when it is packed (`pack.cu`). Columns are worked on in groups of 32,
+// A weight is taken apart when it is packed (`pack_codes.cu`). Columns are worked on in groups of 32,
 // and every format is brought into the same order, in exactly the bytes of the file:
 //
 // - the plane `low` has, for each group, the lower LOW bits of its 32 codes as LOW words, and the

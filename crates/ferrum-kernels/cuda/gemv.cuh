@@ -18,7 +18,7 @@ struct GemvRows {
 };
 
 template <bool GATED>
-DEVICE GemvRows gemv_rows(const Linear& p, i64 matrix) {
+DEVICE GemvRows gemv_rows(const Linear& p, int matrix) {
   GemvRows rows;
   int warp = blockIdx.y * GEMV_WARPS + threadIdx.x / 32;
   rows.first = GATED ? warp : GEMV_ROWS * warp;
@@ -26,7 +26,7 @@ DEVICE GemvRows gemv_rows(const Linear& p, i64 matrix) {
   for (int r = 0; r < GEMV_ROWS; r++) {
     rows.planes[r] = p.weights[GATED ? r : 0];
     int row = GATED ? rows.first : rows.first + r;
-    rows.row[r] = matrix * p.n + (row < p.n ? row : p.n - 1);
+    rows.row[r] = (i64)matrix * p.n + (row < p.n ? row : p.n - 1);
   }
   return rows;
 }
@@ -36,7 +36,10 @@ DEVICE GemvRows gemv_rows(const Linear& p, i64 matrix) {
 template <class Step, int TOKENS, bool GATED>
 DEVICE void gemv(const Linear& p) {
   int first = blockIdx.x * TOKENS;
-  GemvRows rows = gemv_rows<GATED>(p, p.ids ? p.ids[first] : 0);
+  int matrix = p.ids ? p.ids[first] : 0;
+  // The results of a slot that has no such expert are left as they are.
+  if (matrix < 0 || matrix >= p.experts) return;
+  GemvRows rows = gemv_rows<GATED>(p, matrix);
   if (rows.first >= p.n) return;
   int inputs[TOKENS];
 #pragma unroll

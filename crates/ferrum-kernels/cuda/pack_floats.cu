@@ -7,10 +7,10 @@
 #endif
 
 // dst[rows, padded] from src[rows, cols], with zeroes past `cols`; a thread for each value.
-KERNEL(pack, 128, (const u8* src, u8* dst, i64 rows, int cols, int padded)) {
+KERNEL(pack, 128, (const u8* src, u8* dst, int rows, int cols, int padded)) {
   constexpr int BYTES = FORMAT::BYTES;
   i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (at >= rows * padded) return;
+  if (at >= (i64)rows * padded) return;
   i64 row = at / padded;
   int col = (int)(at % padded);
   for (int i = 0; i < BYTES; i++) {
@@ -20,11 +20,13 @@ KERNEL(pack, 128, (const u8* src, u8* dst, i64 rows, int cols, int padded)) {
 
 // dst[t, :] (+)= scale * table[tokens[t], :], a thread for each value. Reads BYTES and writes 4 bytes
 // a value: of 512 tokens of 4096 columns in F16 4.2 + 8.4 MB.
-KERNEL(embed, 128, (Planes table, const i32* tokens, float* dst, i64 count, int cols, int padded,
-                    float scale, int accumulate)) {
+KERNEL(embed, 128, (Planes table, const i32* tokens, float* dst, int count, int rows, int cols,
+                    int padded, float scale, int accumulate)) {
   i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (at >= count * cols) return;
-  i64 from = (i64)tokens[at / cols] * padded + at % cols;
+  if (at >= (i64)count * cols) return;
+  int row = tokens[at / cols];
+  if (row < 0 || row >= rows) return;
+  i64 from = (i64)row * padded + at % cols;
   float value = scale * FORMAT::value(table.low + from * FORMAT::BYTES);
   dst[at] = accumulate ? dst[at] + value : value;
 }

@@ -9,11 +9,11 @@
 // records[rows, ceil(cols / 32)] from x[rows, cols], with zeroes past `cols`; a warp for each record.
 // Reads 4 bytes a value and writes 4.5 (F16) or 6.5: of 512 x 4096 values 8.4 + 9.4 MB.
 template <class F>
-DEVICE void split_group(const float* x, u8* records, i64 count, int cols) {
+DEVICE void split_group(const float* x, u8* records, int rows, int cols) {
   using Of = HalvesOf<F>;
   i64 at = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / 32;
-  if (at >= count) return;
   int groups = (cols + GROUP - 1) / GROUP, lane = threadIdx.x % 32;
+  if (at >= (i64)rows * groups) return;
   int col = (int)(at % groups) * GROUP + lane;
   float v = col < cols ? x[at / groups * cols + col] : 0.0f;
   u32 largest = __float_as_uint(v) & 0x7fffffff;
@@ -35,6 +35,6 @@ DEVICE void split_group(const float* x, u8* records, i64 count, int cols) {
   if (lane == 0) record->scale = __uint_as_float((u32)exponent << 23);
 }
 
-KERNEL(split, 256, (const float* x, u8* records, i64 count, int cols)) {
-  split_group<FORMAT>(x, records, count, cols);
+KERNEL(split, 256, (const float* x, u8* records, int rows, int cols)) {
+  split_group<FORMAT>(x, records, rows, cols);
 }

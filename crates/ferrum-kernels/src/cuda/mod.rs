@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, KvStorage, Need, PackedWeight};
+use crate::backend::{Backend, KvStorage, Need};
 use crate::params::{
     Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
     KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
@@ -19,6 +19,7 @@ mod device;
 mod driver;
 mod launch;
 mod layer_norm;
+mod linear;
 mod memory;
 mod modules;
 mod pointwise;
@@ -30,6 +31,7 @@ mod stream;
 
 pub use buffer::CudaBuffer;
 pub use device::{CudaConfig, Properties, devices};
+pub use linear::CudaWeight;
 pub use stream::CudaStream;
 
 use crate::checks::Operand;
@@ -57,31 +59,6 @@ impl Cuda {
     /// Bytes of its memory that nobody uses.
     pub fn free_memory(&self) -> Result<usize> {
         self.device.free_memory()
-    }
-}
-
-/// A weight on a card.
-pub struct CudaWeight;
-
-impl PackedWeight for CudaWeight {
-    fn format(&self) -> Format {
-        Format::F32
-    }
-
-    fn rows(&self) -> usize {
-        0
-    }
-
-    fn cols(&self) -> usize {
-        0
-    }
-
-    fn experts(&self) -> usize {
-        0
-    }
-
-    fn resident_bytes(&self) -> usize {
-        0
     }
 }
 
@@ -114,8 +91,17 @@ impl Backend for Cuda {
         NAME
     }
 
-    fn check(&self, _need: &Need) -> Result<()> {
-        unsupported("models yet")
+    fn check(&self, need: &Need) -> Result<()> {
+        match *need {
+            Need::Linear { format, cols } | Need::ExpertLinear { format, cols } => {
+                match linear::packed_bytes(format, 1, cols) {
+                    usize::MAX => unsupported(&format!("{format} weights of {cols} columns")),
+                    _ => Ok(()),
+                }
+            }
+            Need::Embed(_) => Ok(()),
+            Need::Attention { .. } | Need::PackedAttention { .. } => unsupported("attention yet"),
+        }
     }
 
     fn stream(&self) -> Result<CudaStream> {
@@ -145,13 +131,12 @@ impl Backend for Cuda {
         s.copy_out("download_f32", src.memory, dst)
     }
 
-    fn pack(&self, _: &mut CudaStream, source: &WeightSource<'_>) -> Result<CudaWeight> {
-        checks::pack(source)?;
-        unsupported("weights yet")
+    fn pack(&self, s: &mut CudaStream, source: &WeightSource<'_>) -> Result<CudaWeight> {
+        linear::pack(s, &self.device, source)
     }
 
     fn packed_bytes(&self, format: Format, rows: usize, cols: usize) -> usize {
-        format.row_bytes(cols).unwrap_or(usize::MAX).saturating_mul(rows)
+        linear::packed_bytes(format, rows, cols)
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<CudaKvCache> {
@@ -159,21 +144,21 @@ impl Backend for Cuda {
         unsupported("KV caches yet")
     }
 
-    fn embed(&self, _: &mut CudaStream, _: &mut CudaBuffer, _: &Embed<'_, Self>) -> Result<()> {
-        unsupported("embed yet")
+    fn embed(&self, s: &mut CudaStream, dst: &mut CudaBuffer, p: &Embed<'_, Self>) -> Result<()> {
+        linear::embed(s, dst, p)
     }
 
-    fn linear(&self, _: &mut CudaStream, _: Linear<'_, '_, Self>) -> Result<()> {
-        unsupported("linear yet")
+    fn linear(&self, s: &mut CudaStream, p: Linear<'_, '_, Self>) -> Result<()> {
+        linear::linear(s, p)
     }
 
     fn gated_linear(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaBuffer,
-        _: &GatedLinear<'_, Self>,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &GatedLinear<'_, Self>,
     ) -> Result<()> {
-        unsupported("gated_linear yet")
+        linear::gated_linear(s, dst, p)
     }
 
     fn route_topk(&self, s: &mut CudaStream, p: RouteTopk<'_, Self>) -> Result<()> {
@@ -182,20 +167,20 @@ impl Backend for Cuda {
 
     fn expert_gated_linear(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaBuffer,
-        _: &ExpertGatedLinear<'_, Self>,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &ExpertGatedLinear<'_, Self>,
     ) -> Result<()> {
-        unsupported("expert_gated_linear yet")
+        linear::expert_gated_linear(s, dst, p)
     }
 
     fn expert_combine(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaBuffer,
-        _: &ExpertCombine<'_, Self>,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &ExpertCombine<'_, Self>,
     ) -> Result<()> {
-        unsupported("expert_combine yet")
+        linear::expert_combine(s, dst, p)
     }
 
     fn rms_norm(

@@ -54,11 +54,13 @@ KERNEL(pack, 128, (const u8* src, u8* low, u8* high, u8* scales, u8* factors, i6
 // dst[t, :] (+)= scale * table[tokens[t], :], a thread for each group of 32 columns. Reads the rows
 // and writes 4 bytes a value: of 512 tokens of 4096 columns in Q4_K 1.2 + 8.4 MB.
 template <class F>
-DEVICE void embed_groups(Planes table, const i32* tokens, float* dst, i64 count, int groups,
-                         float scale, int accumulate) {
+DEVICE void embed_groups(Planes table, const i32* tokens, float* dst, int count, int rows,
+                         int groups, float scale, int accumulate) {
   i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (at >= count * groups) return;
-  i64 group = (i64)tokens[at / groups] * groups + at % groups;
+  if (at >= (i64)count * groups) return;
+  int row = tokens[at / groups];
+  if (row < 0 || row >= rows) return;
+  i64 group = (i64)row * groups + at % groups;
   u32 words[8];
   load_group<F>(table, group, words);
   Scales<F::HALVES> s = F::scales(table, group);
@@ -78,7 +80,7 @@ DEVICE void embed_groups(Planes table, const i32* tokens, float* dst, i64 count,
   }
 }
 
-KERNEL(embed, 128, (Planes table, const i32* tokens, float* dst, i64 count, int groups,
-                    float scale, int accumulate)) {
-  embed_groups<FORMAT>(table, tokens, dst, count, groups, scale, accumulate);
+KERNEL(embed, 128, (Planes table, const i32* tokens, float* dst, int count, int rows,
+                    int groups, float scale, int accumulate)) {
+  embed_groups<FORMAT>(table, tokens, dst, count, rows, groups, scale, accumulate);
 }
