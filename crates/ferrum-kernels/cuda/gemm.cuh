@@ -90,11 +90,12 @@ DEVICE void gemm_store(const Linear& p, const GemmRows& rows, int count, const i
 }
 
 // The whole product. A `Step` says what a record is, what a lane keeps of a group of the weight, and
-// how a group is multiplied.
+// how a group is multiplied. `shared` has room for the stages and two numbers of each slot.
 template <class Step, bool GATED>
-DEVICE void gemm(const Linear& p) {
-  __shared__ uint4 stages[GEMM_STAGES][Step::SLOTS * (Step::RECORD / 16)];
-  __shared__ int slots[Step::SLOTS], inputs[Step::SLOTS];
+DEVICE void gemm(const Linear& p, uint4* shared) {
+  constexpr int STAGE = Step::SLOTS * (Step::RECORD / 16);
+  int* slots = reinterpret_cast<int*>(shared + GEMM_STAGES * STAGE);
+  int* inputs = slots + Step::SLOTS;
   GemmTile tile = gemm_tile(p, Step::SLOTS);
   if (tile.count <= 0) return;
   if (threadIdx.x < Step::SLOTS) {
@@ -110,7 +111,7 @@ DEVICE void gemm(const Linear& p) {
   int records = (p.groups + Step::GROUPS - 1) / Step::GROUPS;
 #pragma unroll
   for (int r = 0; r < GEMM_STAGES - 1; r++) {
-    if (r < records) gemm_fetch<Step>(p, stages[r], inputs, records, r);
+    if (r < records) gemm_fetch<Step>(p, shared + r * STAGE, inputs, records, r);
     cp_async_commit();
   }
   typename Step::Weights ahead;
@@ -121,9 +122,10 @@ DEVICE void gemm(const Linear& p) {
     cp_async_wait<GEMM_STAGES - 2>();
     __syncthreads();
     int next = r + GEMM_STAGES - 1;
-    if (next < records) gemm_fetch<Step>(p, stages[next % GEMM_STAGES], inputs, records, next);
+    uint4* free = shared + next % GEMM_STAGES * STAGE;
+    if (next < records) gemm_fetch<Step>(p, free, inputs, records, next);
     cp_async_commit();
-    const u8* stage = reinterpret_cast<const u8*>(stages[r % GEMM_STAGES]);
+    const u8* stage = reinterpret_cast<const u8*>(shared + r % GEMM_STAGES * STAGE);
 #pragma unroll
     for (int within = 0; within < Step::GROUPS; within++) {
       int group = r * Step::GROUPS + within;

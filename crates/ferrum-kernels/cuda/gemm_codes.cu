@@ -92,8 +92,11 @@ struct CodesStep {
   }
 };
 
-#define GEMM(name, tiles, gated) \
-  KERNEL(name, 128, (Linear p)) { gemm<CodesStep<FORMAT, tiles>, gated>(p); }
+#define GEMM(name, tiles, gated)                       \
+  KERNEL(name, 128, (Linear p)) {                      \
+    DYNAMIC_SHARED(uint4, shared);                     \
+    gemm<CodesStep<FORMAT, tiles>, gated>(p, shared);  \
+  }
 GEMM(gemm_16, 2, false)
 GEMM(gemm_64, 8, false)
 GEMM(gated_gemm_16, 2, true)

@@ -28,15 +28,20 @@ pub(super) enum Form {
 impl Form {
     const ALL: [Form; 4] = [Form::Floats, Form::Codes, Form::F16, Form::Bf16];
 
-    /// Bytes of a row of `cols` values in scratch memory, a multiple of 16.
-    fn row_bytes(self, cols: usize) -> usize {
+    /// Columns of a record, and its bytes, a multiple of 16.
+    pub(super) fn record(self) -> (usize, usize) {
         match self {
-            Form::Floats => 0,
-            // Of each 64 columns, and of each 32.
-            Form::Codes => cols.div_ceil(2 * GROUP) * 80,
-            Form::F16 => cols.div_ceil(GROUP) * 144,
-            Form::Bf16 => cols.div_ceil(GROUP) * 208,
+            Form::Floats => (1, 0),
+            Form::Codes => (2 * GROUP, 80),
+            Form::F16 => (GROUP, 144),
+            Form::Bf16 => (GROUP, 208),
         }
+    }
+
+    /// Bytes of a row of `cols` values in scratch memory.
+    fn row_bytes(self, cols: usize) -> usize {
+        let (columns, bytes) = self.record();
+        cols.div_ceil(columns) * bytes
     }
 }
 

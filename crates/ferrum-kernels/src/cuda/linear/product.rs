@@ -18,6 +18,9 @@ const FEW: usize = 8;
 const THREADS: usize = 128;
 const WARPS: usize = 4;
 
+/// Records on their way to shared memory: `GEMM_STAGES` in `cuda/gemm.cuh`.
+const STAGES: usize = 3;
+
 /// How a product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
@@ -150,7 +153,18 @@ impl Product<'_> {
         });
         let blocks = [self.columns_of_blocks(), self.rows_of_blocks(first.rows, gated), 1];
         // SAFETY: the caller's promise; the fields are those of `Linear` in `cuda/linear.cuh`.
-        unsafe { launch.run(Grid { blocks, threads: THREADS, shared: 0 }) }
+        unsafe { launch.run(Grid { blocks, threads: THREADS, shared: self.shared(first.format) }) }
+    }
+
+    /// Bytes of shared memory: stages of records, and two numbers, of each slot.
+    fn shared(&self, format: Format) -> usize {
+        match self.method {
+            Method::Gemv(_) => 0,
+            Method::Gemm(slots) => {
+                let (_, record) = self.method.form(format).record();
+                slots * (STAGES * record + 2 * size_of::<i32>())
+            }
+        }
     }
 
     /// The fields `ids`, `sorted` and `tiles`.
