@@ -47,13 +47,13 @@ struct CodesStep {
   }
 };
 
-#define GEMV(name, tokens, gated) \
-  KERNEL(name, 128, (Linear p)) { gemv<CodesStep<FORMAT>, tokens, gated>(p); }
-GEMV(gemv_1, 1, false)
-GEMV(gemv_2, 2, false)
-GEMV(gemv_4, 4, false)
-GEMV(gemv_8, 8, false)
-GEMV(gated_gemv_1, 1, true)
-GEMV(gated_gemv_2, 2, true)
-GEMV(gated_gemv_4, 4, true)
-GEMV(gated_gemv_8, 8, true)
+#define GEMV(name, tokens, blocks, gated) \
+  KERNEL_RESIDENT(name, 128, blocks, (Linear p)) { gemv<CodesStep<FORMAT>, tokens, gated>(p); }
+GEMV(gemv_1, 1, 6, false)
+GEMV(gemv_2, 2, 5, false)
+GEMV(gemv_4, 4, 4, false)
+GEMV(gemv_8, 8, 3, false)
+GEMV(gated_gemv_1, 1, 6, true)
+GEMV(gated_gemv_2, 2, 5, true)
+GEMV(gated_gemv_4, 4, 4, true)
+GEMV(gated_gemv_8, 8, 3, true)

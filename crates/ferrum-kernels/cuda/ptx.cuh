@@ -17,9 +17,14 @@ typedef unsigned long long u64;
 #else
 
 #define DEVICE __device__ __forceinline__
+#define INFINITY __int_as_float(0x7f800000)
 // An entry point: `KERNEL(scale, 256, (float* x, int n)) { … }`, of at most so many threads a block.
 #define KERNEL(name, threads, parameters) \
   extern "C" __global__ void __launch_bounds__(threads) name parameters
+// The same, for a kernel that needs many registers: they are shared out for so many blocks at once on
+// a multiprocessor. Left to itself, the compiler aims for one more and spills a register or two.
+#define KERNEL_RESIDENT(name, threads, blocks, parameters) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name parameters
 // The shared memory that a launch asks for, as an array of a type; at most once in a kernel.
 #define DYNAMIC_SHARED(type, name) \
   extern __shared__ __align__(128) u8 dynamic_shared[]; \

@@ -4,6 +4,7 @@
 //! the kernels include nothing of NVIDIA's.
 
 use std::ffi::{CStr, CString, c_char};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use cudarc::nvrtc::{result, sys};
@@ -95,6 +96,15 @@ impl Source {
     }
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.format() {
+            None => f.write_str(self.stem()),
+            Some(format) => write!(f, "{} {format}", self.stem()),
+        }
+    }
+}
+
 /// What the sources include.
 const HEADERS: &[(&str, &str)] = &[
     ("activation.cuh", include_str!("../../cuda/activation.cuh")),
@@ -114,8 +124,8 @@ const HEADERS: &[(&str, &str)] = &[
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Architecture(pub u32, pub u32);
 
-impl std::fmt::Display for Architecture {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sm_{}{}", self.0, self.1)
     }
 }

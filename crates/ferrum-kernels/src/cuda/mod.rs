@@ -32,6 +32,7 @@ mod stream;
 pub use buffer::CudaBuffer;
 pub use device::{CudaConfig, Properties, devices};
 pub use linear::CudaWeight;
+pub use modules::keep;
 pub use stream::CudaStream;
 
 use crate::checks::Operand;

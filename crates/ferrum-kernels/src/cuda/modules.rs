@@ -139,8 +139,8 @@ fn kept(folder: &Path, source: Source, architecture: Architecture) -> Option<Vec
     fs::read(file.path()).ok()
 }
 
-/// Writes a compiled source to the cache; of several that do so at once, one stays.
-pub(super) fn keep(
+/// Writes a compiled source to the cache in `folder`; of several that do so at once, one stays.
+pub fn keep(
     folder: &Path,
     source: Source,
     architecture: Architecture,
