@@ -1,5 +1,6 @@
 // Non-linearities, by the numbers of `src/cuda/pointwise.rs`.
 #pragma once
+#include "ptx.cuh"
 
 // x * sigmoid(y)
 DEVICE float times_sigmoid(float x, float y) { return x / (1.0f + expf(-y)); }

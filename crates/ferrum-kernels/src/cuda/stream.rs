@@ -19,6 +19,8 @@ pub(super) enum Scratch {
     Attention,
     /// The tokens of each expert.
     Experts,
+    /// Products that are not yet what an operation gives.
+    Products,
     /// Bytes of a file on their way to a weight.
     Staging,
 }
@@ -27,7 +29,7 @@ pub(super) enum Scratch {
 pub struct CudaStream {
     pub(super) device: Arc<Device>,
     pub(super) raw: sys::CUstream,
-    scratch: [Option<Arc<Memory>>; 4],
+    scratch: [Option<Arc<Memory>>; 5],
     /// Memory that the recording under way mentions.
     pub(super) recording: Option<Vec<Arc<Memory>>>,
 }
