@@ -1,5 +1,6 @@
 //! Repository chores: `cargo xtask <chore>`.
 
+mod nvrtc;
 mod peers;
 mod synth;
 mod tidy;
@@ -24,8 +25,9 @@ fn main() -> ExitCode {
     let outcome = match args.as_slice() {
         ["synth", preset, out] => synth::run(preset, Path::new(out)),
         ["tidy"] => tidy::run(),
+        ["nvrtc", args @ ..] => root().and_then(|root| nvrtc::run(root, args)),
         ["bench-peers", args @ ..] => root().and_then(|root| peers::run(root, args)),
-        _ => Err(anyhow::anyhow!("{USAGE}\n{}", peers::USAGE)),
+        _ => Err(anyhow::anyhow!("{USAGE}\n{}\n{}", nvrtc::USAGE, peers::USAGE)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ferrum_hub::HubConfig;
 
 use crate::args::GlobalArgs;
@@ -23,6 +23,17 @@ pub struct Config {
     pub api_key: Option<OsString>,
     /// Which standard streams are terminals.
     pub terminal: Terminal,
+    /// NVIDIA cards.
+    pub cuda: CudaConfig,
+}
+
+/// How NVIDIA cards are used.
+#[derive(Debug, Clone)]
+pub struct CudaConfig {
+    /// `FERRUM_CUDA_DEVICE`: the card that `--device cuda` means.
+    pub ordinal: usize,
+    /// Where compiled kernels are kept.
+    pub kernel_cache: PathBuf,
 }
 
 /// Which standard streams are terminals.
@@ -47,6 +58,17 @@ impl Config {
             stderr: std::io::stderr().is_terminal(),
         };
         let api_key = std::env::var_os("FERRUM_API_KEY");
-        Ok(Config { hub, quiet: global.quiet, history, api_key, terminal })
+        let kernel_cache = hub.models_dir.with_file_name("kernels");
+        let cuda = CudaConfig { ordinal: cuda_device()?, kernel_cache };
+        Ok(Config { hub, quiet: global.quiet, history, api_key, terminal, cuda })
     }
+}
+
+fn cuda_device() -> Result<usize> {
+    let Some(number) = std::env::var_os("FERRUM_CUDA_DEVICE").filter(|text| !text.is_empty())
+    else {
+        return Ok(0);
+    };
+    let number = number.to_string_lossy();
+    number.parse().with_context(|| format!("FERRUM_CUDA_DEVICE={number} is not a card's number"))
 }

@@ -36,6 +36,7 @@ constexpr int warpSize = 32;
 // Declares the kernel, registers it with the driver, and begins its definition. The second macro
 // is there so that a name that is itself built by a macro is expanded first.
 #define KERNEL(name, threads, parameters) FERRUM_EMULATED_KERNEL(name, threads, parameters)
+#define KERNEL_RESIDENT(name, threads, blocks, parameters) KERNEL(name, threads, parameters)
 #define FERRUM_EMULATED_KERNEL(name, threads, parameters)                             \
   void name parameters;                                                               \
   const emulator::Registration registration_of_##name(                                \

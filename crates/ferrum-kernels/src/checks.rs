@@ -1,25 +1,28 @@
-//! What every host backend must hold true before it touches memory: lengths against shapes, and
-//! every index (token, position, slot, block, row) against the array that it points into.
+//! What every backend must hold true before it touches memory: lengths against shapes, and every
+//! index (token, position, slot, block, row) against the array that it points into.
 //!
-//! Each function checks one operation and gives back its operands as slices of exactly the length
+//! Each function checks one operation and gives back its operands, on the host as slices of exactly the length
 //! that the operation works on, so that a kernel can neither run over an end nor meet an index out
 //! of range.
 
+mod attention;
 mod rows;
 
+pub(crate) use attention::{
+    AttentionSeq, AttentionView, KvWriteView, PackedAttentionView, attention, kv_write,
+    packed_attention,
+};
 pub(crate) use rows::{gate, gather_rows, scatter_add};
-
-use std::ops::Range;
 
 use crate::host::HostBuffer;
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvSpec, KvWrite,
-    LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk,
+    Activate, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvSpec, LayerNorm, Linear,
+    RmsNorm, Rope, RouteTopk,
 };
 use crate::weight::check_experts;
 use crate::{
-    Backend, Buffer, KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType, KvStorage, PackedWeight,
-    Result, WeightSource,
+    Backend, Buffer, KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType, PackedWeight, Result,
+    WeightSource,
 };
 
 /// `a · b · …`, or an error where it overflows.
@@ -35,8 +38,93 @@ fn ensure(op: &'static str, ok: bool, what: impl FnOnce() -> String) -> Result<(
     if ok { Ok(()) } else { Err(KernelError::shape(op, what())) }
 }
 
+/// A buffer whose operands can be checked: their lengths, and the integers among them.
+pub(crate) trait Operand: Buffer + Sized {
+    /// Values to read, as the backend's kernels take them: a slice on the host.
+    type Floats<'a>
+    where
+        Self: 'a;
+    /// Values to write.
+    type FloatsMut<'a>
+    where
+        Self: 'a;
+    /// Indices to read.
+    type Ints<'a>
+    where
+        Self: 'a;
+    /// Indices to write.
+    type IntsMut<'a>
+    where
+        Self: 'a;
+
+    /// The first `len` values of an `F32` buffer.
+    fn floats(&self, op: &'static str, len: usize) -> Result<Self::Floats<'_>>;
+
+    /// The first `len` values of an `F32` buffer, to write.
+    fn floats_mut(&mut self, op: &'static str, len: usize) -> Result<Self::FloatsMut<'_>>;
+
+    /// The first `len` values of an `I32` buffer.
+    fn ints(&self, op: &'static str, len: usize) -> Result<Self::Ints<'_>>;
+
+    /// The first `len` values of an `I32` buffer, to write.
+    fn ints_mut(&mut self, op: &'static str, len: usize) -> Result<Self::IntsMut<'_>>;
+
+    /// The first `len` values of an `I32` buffer as far as the host knows them: `None` where an
+    /// operation has made them on the device.
+    fn known(&self, op: &'static str, len: usize) -> Result<Option<&[i32]>>;
+}
+
+impl Operand for HostBuffer {
+    type Floats<'a> = &'a [f32];
+    type FloatsMut<'a> = &'a mut [f32];
+    type Ints<'a> = &'a [i32];
+    type IntsMut<'a> = &'a mut [i32];
+
+    fn floats(&self, op: &'static str, len: usize) -> Result<&[f32]> {
+        self.f32(op, len)
+    }
+
+    fn floats_mut(&mut self, op: &'static str, len: usize) -> Result<&mut [f32]> {
+        self.f32_mut(op, len)
+    }
+
+    fn ints(&self, op: &'static str, len: usize) -> Result<&[i32]> {
+        self.i32(op, len)
+    }
+
+    fn ints_mut(&mut self, op: &'static str, len: usize) -> Result<&mut [i32]> {
+        self.i32_mut(op, len)
+    }
+
+    fn known(&self, op: &'static str, len: usize) -> Result<Option<&[i32]>> {
+        self.i32(op, len).map(Some)
+    }
+}
+
+/// The first `len` indices of a buffer, of which those that the host knows lie in `0..end`. What it
+/// does not know was made by [`Backend::route_topk`], and a kernel that reads it leaves out what is
+/// out of range.
+fn indices<'a, M: Operand>(
+    op: &'static str,
+    name: &'static str,
+    buffer: &'a M,
+    len: usize,
+    end: usize,
+) -> Result<M::Ints<'a>> {
+    if let Some(known) = buffer.known(op, len)? {
+        in_range(op, name, known, end)?;
+    }
+    buffer.ints(op, len)
+}
+
+/// The first `len` values of a buffer that the host must know: those that shape a step.
+fn uploaded<'a, M: Operand>(op: &'static str, buffer: &'a M, len: usize) -> Result<&'a [i32]> {
+    let made = || KernelError::shape(op, "sizes of a step that were not uploaded");
+    buffer.known(op, len)?.ok_or_else(made)
+}
+
 /// Every index lies in `0..end`.
-fn indices(op: &'static str, name: &'static str, indices: &[i32], end: usize) -> Result<()> {
+fn in_range(op: &'static str, name: &'static str, indices: &[i32], end: usize) -> Result<()> {
     match indices.iter().find(|&&i| i < 0 || i as usize >= end) {
         None => Ok(()),
         Some(i) => Err(KernelError::shape(op, format!("{name} {i} is outside 0..{end}"))),
@@ -71,35 +159,34 @@ fn single(op: &'static str, weight: &impl PackedWeight) -> Result<()> {
 }
 
 /// Operands of [`Backend::embed`].
-pub(crate) struct EmbedView<'a> {
+pub(crate) struct EmbedView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T]`, each below the rows of the table.
-    pub tokens: &'a [i32],
+    pub tokens: M::Ints<'a>,
     /// `[T, width]`
-    pub dst: &'a mut [f32],
+    pub dst: M::FloatsMut<'a>,
 }
 
 /// [`Backend::embed`]
-pub(crate) fn embed<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
+pub(crate) fn embed<'a, B: Backend<Buffer: Operand>>(
+    dst: &'a mut B::Buffer,
     p: &Embed<'a, B>,
-) -> Result<EmbedView<'a>> {
+) -> Result<EmbedView<'a, B::Buffer>> {
     single("embed", p.table)?;
-    let tokens = p.tokens.i32("embed", p.rows)?;
-    indices("embed", "token", tokens, p.table.rows())?;
-    let dst = dst.f32_mut("embed", product("embed", &[p.rows, p.table.cols()])?)?;
+    let tokens = indices("embed", "token", p.tokens, p.rows, p.table.rows())?;
+    let dst = dst.floats_mut("embed", product("embed", &[p.rows, p.table.cols()])?)?;
     Ok(EmbedView { tokens, dst })
 }
 
 /// [`Backend::linear`]: all that is asked of its input and outputs. There is no view, so that
 /// nothing is allocated; after this check the slices `input[..rows · cols]`,
 /// `dst[..rows · weight.rows()]` and `bias[..weight.rows()]` can be had.
-pub(crate) fn linear<B: Backend<Buffer = HostBuffer>>(p: &Linear<'_, '_, B>) -> Result<()> {
+pub(crate) fn linear<B: Backend<Buffer: Operand>>(p: &Linear<'_, '_, B>) -> Result<()> {
     for o in p.outputs.iter() {
         single("linear", o.weight)?;
-        p.input.f32("linear", product("linear", &[p.rows, o.weight.cols()])?)?;
-        o.dst.f32("linear", product("linear", &[p.rows, o.weight.rows()])?)?;
+        p.input.floats("linear", product("linear", &[p.rows, o.weight.cols()])?)?;
+        o.dst.floats("linear", product("linear", &[p.rows, o.weight.rows()])?)?;
         if let Some(bias) = o.bias {
-            bias.f32("linear", o.weight.rows())?;
+            bias.floats("linear", o.weight.rows())?;
         }
     }
     let cols = |o: &crate::params::LinearOutput<'_, B>| o.weight.cols();
@@ -108,362 +195,196 @@ pub(crate) fn linear<B: Backend<Buffer = HostBuffer>>(p: &Linear<'_, '_, B>) -> 
 }
 
 /// Operands of [`Backend::gated_linear`].
-pub(crate) struct GatedLinearView<'a> {
+pub(crate) struct GatedLinearView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T, cols]`
-    pub input: &'a [f32],
+    pub input: M::Floats<'a>,
     /// `[T, n]`
-    pub dst: &'a mut [f32],
+    pub dst: M::FloatsMut<'a>,
 }
 
 /// [`Backend::gated_linear`]
-pub(crate) fn gated_linear<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
+pub(crate) fn gated_linear<'a, B: Backend<Buffer: Operand>>(
+    dst: &'a mut B::Buffer,
     p: &GatedLinear<'a, B>,
-) -> Result<GatedLinearView<'a>> {
+) -> Result<GatedLinearView<'a, B::Buffer>> {
     let op = "gated_linear";
     single(op, p.gate)?;
     single(op, p.up)?;
     let (gate, up) = ((p.gate.rows(), p.gate.cols()), (p.up.rows(), p.up.cols()));
     ensure(op, gate == up, || format!("a gate of {gate:?} and an up-projection of {up:?}"))?;
     Ok(GatedLinearView {
-        input: p.input.f32(op, product(op, &[p.rows, gate.1])?)?,
-        dst: dst.f32_mut(op, product(op, &[p.rows, gate.0])?)?,
+        input: p.input.floats(op, product(op, &[p.rows, gate.1])?)?,
+        dst: dst.floats_mut(op, product(op, &[p.rows, gate.0])?)?,
     })
 }
 
 /// Operands of [`Backend::route_topk`].
-pub(crate) struct RouteTopkView<'a> {
+pub(crate) struct RouteTopkView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T, experts]`
-    pub scores: &'a [f32],
+    pub scores: M::Floats<'a>,
     /// `[T, used]`
-    pub ids: &'a mut [i32],
+    pub ids: M::IntsMut<'a>,
     /// `[T, used]`
-    pub weights: &'a mut [f32],
+    pub weights: M::FloatsMut<'a>,
 }
 
 /// [`Backend::route_topk`]
-pub(crate) fn route_topk<'a, B: Backend<Buffer = HostBuffer>>(
+pub(crate) fn route_topk<'a, B: Backend<Buffer: Operand>>(
     p: RouteTopk<'a, B>,
-) -> Result<RouteTopkView<'a>> {
+) -> Result<RouteTopkView<'a, B::Buffer>> {
     let op = "route_topk";
     let (experts, used) = (p.experts, p.used);
     let fits = used > 0 && used <= experts && i32::try_from(experts).is_ok();
     ensure(op, fits, || format!("{used} of {experts} experts"))?;
     ensure(op, p.scale.is_finite(), || format!("a factor of {}", p.scale))?;
     Ok(RouteTopkView {
-        scores: p.scores.f32(op, product(op, &[p.rows, experts])?)?,
-        ids: p.ids.i32_mut(op, product(op, &[p.rows, used])?)?,
-        weights: p.weights.f32_mut(op, product(op, &[p.rows, used])?)?,
+        scores: p.scores.floats(op, product(op, &[p.rows, experts])?)?,
+        ids: p.ids.ints_mut(op, product(op, &[p.rows, used])?)?,
+        weights: p.weights.floats_mut(op, product(op, &[p.rows, used])?)?,
     })
 }
 
 /// Operands of [`Backend::expert_gated_linear`].
-pub(crate) struct ExpertGatedLinearView<'a> {
+pub(crate) struct ExpertGatedLinearView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T, cols]`
-    pub input: &'a [f32],
+    pub input: M::Floats<'a>,
     /// `[T, used]`, each below the number of experts.
-    pub ids: &'a [i32],
+    pub ids: M::Ints<'a>,
     /// `[T, used, n]`
-    pub dst: &'a mut [f32],
+    pub dst: M::FloatsMut<'a>,
 }
 
 /// [`Backend::expert_gated_linear`]
-pub(crate) fn expert_gated_linear<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
+pub(crate) fn expert_gated_linear<'a, B: Backend<Buffer: Operand>>(
+    dst: &'a mut B::Buffer,
     p: &ExpertGatedLinear<'a, B>,
-) -> Result<ExpertGatedLinearView<'a>> {
+) -> Result<ExpertGatedLinearView<'a, B::Buffer>> {
     let op = "expert_gated_linear";
     let shape = |w: &B::Weight| (w.experts(), w.rows(), w.cols());
     let (gate, up) = (shape(p.gate), shape(p.up));
     ensure(op, gate == up, || format!("gates of {gate:?} and up-projections of {up:?}"))?;
     ensure(op, p.used > 0, || "no experts for a token".into())?;
-    let ids = p.ids.i32(op, product(op, &[p.rows, p.used])?)?;
-    indices(op, "expert", ids, gate.0)?;
+    let ids = indices(op, "expert", p.ids, product(op, &[p.rows, p.used])?, gate.0)?;
     Ok(ExpertGatedLinearView {
-        input: p.input.f32(op, product(op, &[p.rows, gate.2])?)?,
+        input: p.input.floats(op, product(op, &[p.rows, gate.2])?)?,
         ids,
-        dst: dst.f32_mut(op, product(op, &[p.rows, p.used, gate.1])?)?,
+        dst: dst.floats_mut(op, product(op, &[p.rows, p.used, gate.1])?)?,
     })
 }
 
 /// Operands of [`Backend::expert_combine`].
-pub(crate) struct ExpertCombineView<'a> {
+pub(crate) struct ExpertCombineView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T, used, cols]`
-    pub input: &'a [f32],
+    pub input: M::Floats<'a>,
     /// `[T, used]`, each below the number of experts.
-    pub ids: &'a [i32],
+    pub ids: M::Ints<'a>,
     /// `[T, used]`
-    pub weights: &'a [f32],
+    pub weights: M::Floats<'a>,
     /// `[T, n]`
-    pub dst: &'a mut [f32],
+    pub dst: M::FloatsMut<'a>,
 }
 
 /// [`Backend::expert_combine`]
-pub(crate) fn expert_combine<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
+pub(crate) fn expert_combine<'a, B: Backend<Buffer: Operand>>(
+    dst: &'a mut B::Buffer,
     p: &ExpertCombine<'a, B>,
-) -> Result<ExpertCombineView<'a>> {
+) -> Result<ExpertCombineView<'a, B::Buffer>> {
     let op = "expert_combine";
     ensure(op, p.used > 0, || "no experts for a token".into())?;
     let slots = product(op, &[p.rows, p.used])?;
-    let ids = p.ids.i32(op, slots)?;
-    indices(op, "expert", ids, p.weight.experts())?;
+    let ids = indices(op, "expert", p.ids, slots, p.weight.experts())?;
     Ok(ExpertCombineView {
-        input: p.input.f32(op, product(op, &[slots, p.weight.cols()])?)?,
+        input: p.input.floats(op, product(op, &[slots, p.weight.cols()])?)?,
         ids,
-        weights: p.weights.f32(op, slots)?,
-        dst: dst.f32_mut(op, product(op, &[p.rows, p.weight.rows()])?)?,
+        weights: p.weights.floats(op, slots)?,
+        dst: dst.floats_mut(op, product(op, &[p.rows, p.weight.rows()])?)?,
     })
 }
 
 /// Operands of [`Backend::rms_norm`].
-pub(crate) struct RmsNormView<'a> {
+pub(crate) struct RmsNormView<'a, M: Operand + 'a = HostBuffer> {
     /// `[groups, width]`; `None`: `dst` is the source.
-    pub src: Option<&'a [f32]>,
+    pub src: Option<M::Floats<'a>>,
     /// `[width]`
-    pub weight: &'a [f32],
+    pub weight: M::Floats<'a>,
     /// `[groups, width]`
-    pub dst: &'a mut [f32],
+    pub dst: M::FloatsMut<'a>,
 }
 
 /// [`Backend::rms_norm`]
-pub(crate) fn rms_norm<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
+pub(crate) fn rms_norm<'a, B: Backend<Buffer: Operand>>(
+    dst: &'a mut B::Buffer,
     p: &RmsNorm<'a, B>,
-) -> Result<RmsNormView<'a>> {
+) -> Result<RmsNormView<'a, B::Buffer>> {
     let op = "rms_norm";
     ensure(op, p.width > 0, || "a width of zero".into())?;
     ensure(op, p.eps >= 0.0, || format!("eps is {}", p.eps))?;
     ensure(op, p.src.is_some() || !p.accumulate, || "accumulation in place".into())?;
     let len = product(op, &[p.groups, p.width])?;
     Ok(RmsNormView {
-        src: p.src.map(|b| b.f32(op, len)).transpose()?,
-        weight: p.weight.f32(op, p.width)?,
-        dst: dst.f32_mut(op, len)?,
+        src: p.src.map(|b| b.floats(op, len)).transpose()?,
+        weight: p.weight.floats(op, p.width)?,
+        dst: dst.floats_mut(op, len)?,
     })
 }
 
 /// Operands of [`Backend::layer_norm`].
-pub(crate) struct LayerNormView<'a> {
+pub(crate) struct LayerNormView<'a, M: Operand + 'a = HostBuffer> {
     /// `[groups, width]`; `None`: `dst` is the source.
-    pub src: Option<&'a [f32]>,
+    pub src: Option<M::Floats<'a>>,
     /// `[width]`
-    pub weight: &'a [f32],
+    pub weight: M::Floats<'a>,
     /// `[width]`
-    pub bias: &'a [f32],
+    pub bias: M::Floats<'a>,
     /// `[groups, width]`
-    pub dst: &'a mut [f32],
+    pub dst: M::FloatsMut<'a>,
 }
 
 /// [`Backend::layer_norm`]
-pub(crate) fn layer_norm<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
+pub(crate) fn layer_norm<'a, B: Backend<Buffer: Operand>>(
+    dst: &'a mut B::Buffer,
     p: &LayerNorm<'a, B>,
-) -> Result<LayerNormView<'a>> {
+) -> Result<LayerNormView<'a, B::Buffer>> {
     let op = "layer_norm";
     ensure(op, p.width > 0, || "a width of zero".into())?;
     ensure(op, p.eps >= 0.0, || format!("eps is {}", p.eps))?;
     let len = product(op, &[p.groups, p.width])?;
     Ok(LayerNormView {
-        src: p.src.map(|b| b.f32(op, len)).transpose()?,
-        weight: p.weight.f32(op, p.width)?,
-        bias: p.bias.f32(op, p.width)?,
-        dst: dst.f32_mut(op, len)?,
+        src: p.src.map(|b| b.floats(op, len)).transpose()?,
+        weight: p.weight.floats(op, p.width)?,
+        bias: p.bias.floats(op, p.width)?,
+        dst: dst.floats_mut(op, len)?,
     })
 }
 
 /// [`Backend::activate`]: the values.
-pub(crate) fn activate<'a>(x: &'a mut HostBuffer, p: &Activate) -> Result<&'a mut [f32]> {
-    x.f32_mut("activate", product("activate", &[p.rows, p.width])?)
+pub(crate) fn activate<'a, M: Operand>(x: &'a mut M, p: &Activate) -> Result<M::FloatsMut<'a>> {
+    x.floats_mut("activate", product("activate", &[p.rows, p.width])?)
 }
 
 /// Operands of [`Backend::rope`].
-pub(crate) struct RopeView<'a> {
+pub(crate) struct RopeView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T]`, each with a row in the table.
-    pub positions: &'a [i32],
+    pub positions: M::Ints<'a>,
     /// `[max_positions, rotary_dim / 2, 2]`
-    pub table: &'a [f32],
+    pub table: M::Floats<'a>,
     /// `[T, heads · head_dim]`
-    pub x: &'a mut [f32],
+    pub x: M::FloatsMut<'a>,
 }
 
 /// [`Backend::rope`]
-pub(crate) fn rope<'a, B: Backend<Buffer = HostBuffer>>(
-    x: &'a mut HostBuffer,
+pub(crate) fn rope<'a, B: Backend<Buffer: Operand>>(
+    x: &'a mut B::Buffer,
     p: &Rope<'a, B>,
-) -> Result<RopeView<'a>> {
+) -> Result<RopeView<'a, B::Buffer>> {
     let op = "rope";
     let fits = p.rotary_dim > 0 && p.rotary_dim.is_multiple_of(2) && p.rotary_dim <= p.head_dim;
     ensure(op, fits, || {
         format!("{} of {} values per head cannot be rotated in pairs", p.rotary_dim, p.head_dim)
     })?;
-    let positions = p.positions.i32(op, p.rows)?;
-    let table = p.table.f32(op, p.table.len())?;
-    indices(op, "position", positions, table.len() / p.rotary_dim)?;
-    let x = x.f32_mut(op, product(op, &[p.rows, p.heads, p.head_dim])?)?;
+    let table = p.table.floats(op, p.table.len())?;
+    let end = p.table.len() / p.rotary_dim;
+    let positions = indices(op, "position", p.positions, p.rows, end)?;
+    let x = x.floats_mut(op, product(op, &[p.rows, p.heads, p.head_dim])?)?;
     Ok(RopeView { positions, table, x })
-}
-
-/// Operands of [`Backend::kv_write`].
-pub(crate) struct KvWriteView<'a> {
-    /// `[T, kv_heads · head_dim]`
-    pub k: &'a [f32],
-    /// `[T, kv_heads · head_dim]`
-    pub v: &'a [f32],
-    /// `[T]`, each within the cache. They may repeat; then the last token's values stay.
-    pub slots: &'a [i32],
-}
-
-/// [`Backend::kv_write`] into a cache of shape `spec`.
-pub(crate) fn kv_write<'a, B: Backend<Buffer = HostBuffer>>(
-    spec: &KvSpec,
-    p: &KvWrite<'a, B>,
-) -> Result<KvWriteView<'a>> {
-    let op = "kv_write";
-    let tokens = p.batch.shape.tokens;
-    let len = product(op, &[tokens, spec.kv_heads, spec.head_dim])?;
-    let slots = p.batch.slots.i32(op, tokens)?;
-    indices(op, "slot", slots, spec.blocks * KV_BLOCK_SIZE)?;
-    Ok(KvWriteView { k: p.k.f32(op, len)?, v: p.v.f32(op, len)?, slots })
-}
-
-/// Operands of [`Backend::attention`].
-pub(crate) struct AttentionView<'a> {
-    /// `[T, heads · head_dim]`
-    pub q: &'a [f32],
-    /// `[T, heads · head_dim]`
-    pub dst: &'a mut [f32],
-    /// Sequences `S`.
-    pub seqs: usize,
-    /// Query heads that share a head of keys and values.
-    pub group: usize,
-    query_starts: &'a [i32],
-    kv_lens: &'a [i32],
-    block_tables: &'a [i32],
-    blocks_per_seq: usize,
-}
-
-/// One sequence of an [`AttentionView`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AttentionSeq<'a> {
-    /// Its tokens in the step.
-    pub tokens: Range<usize>,
-    /// Position of its first token; the others follow.
-    pub first_position: usize,
-    /// The blocks of its positions, each within the cache; no more than they need.
-    pub blocks: &'a [i32],
-}
-
-impl<'a> AttentionView<'a> {
-    /// Sequence `i` below [`AttentionView::seqs`].
-    pub fn seq(&self, i: usize) -> AttentionSeq<'a> {
-        let tokens = self.query_starts[i] as usize..self.query_starts[i + 1] as usize;
-        let kv_len = self.kv_lens[i] as usize;
-        let blocks = &self.block_tables[i * self.blocks_per_seq..];
-        AttentionSeq {
-            first_position: kv_len - tokens.len(),
-            tokens,
-            blocks: &blocks[..kv_len.div_ceil(KV_BLOCK_SIZE)],
-        }
-    }
-}
-
-/// [`Backend::attention`]
-pub(crate) fn attention<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
-    p: &Attention<'a, B>,
-) -> Result<AttentionView<'a>> {
-    let op = "attention";
-    let spec = p.kv.spec();
-    let grouped = p.heads > 0 && spec.kv_heads > 0 && p.heads.is_multiple_of(spec.kv_heads);
-    ensure(op, grouped, || format!("{} heads over {} of the cache", p.heads, spec.kv_heads))?;
-    ensure(op, p.window != Some(0), || "a window of no positions".into())?;
-    ensure(op, p.softcap.is_none_or(|c| c > 0.0), || format!("softcap {:?}", p.softcap))?;
-    let shape = p.batch.shape;
-    let len = product(op, &[shape.tokens, p.heads, spec.head_dim])?;
-    let tables = product(op, &[shape.seqs, shape.blocks_per_seq])?;
-    let starts = shape.seqs.saturating_add(1);
-    let view = AttentionView {
-        q: p.q.f32(op, len)?,
-        dst: dst.f32_mut(op, len)?,
-        seqs: shape.seqs,
-        group: p.heads / spec.kv_heads,
-        query_starts: p.batch.query_starts.i32(op, starts)?,
-        kv_lens: p.batch.kv_lens.i32(op, shape.seqs)?,
-        block_tables: p.batch.block_tables.i32(op, tables)?,
-        blocks_per_seq: shape.blocks_per_seq,
-    };
-    sequences(op, &view, shape.tokens)?;
-    for i in 0..view.seqs {
-        indices(op, "block", view.seq(i).blocks, spec.blocks)?;
-    }
-    Ok(view)
-}
-
-/// The sequences share out the tokens in order, and each has the positions and blocks it claims.
-fn sequences(op: &'static str, view: &AttentionView<'_>, tokens: usize) -> Result<()> {
-    let starts = view.query_starts;
-    let covered = starts.first() == Some(&0)
-        && starts.last().is_some_and(|&t| usize::try_from(t) == Ok(tokens));
-    ensure(op, covered, || format!("the sequences do not cover {tokens} tokens"))?;
-    for (i, (&kv_len, start)) in view.kv_lens.iter().zip(starts.windows(2)).enumerate() {
-        // Increasing from zero, so none is negative and no difference overflows.
-        let fits = start[0] < start[1]
-            && kv_len >= start[1] - start[0]
-            && (kv_len as usize).div_ceil(KV_BLOCK_SIZE) <= view.blocks_per_seq;
-        ensure(op, fits, || {
-            format!("sequence {i}: tokens {start:?}, {kv_len} positions, blocks too few or many")
-        })?;
-    }
-    Ok(())
-}
-
-/// Operands of [`Backend::packed_attention`].
-pub(crate) struct PackedAttentionView<'a> {
-    /// `[T, heads · head_dim]`
-    pub q: &'a [f32],
-    /// `[T, kv_heads · head_dim]`
-    pub k: &'a [f32],
-    /// `[T, kv_heads · head_dim]`
-    pub v: &'a [f32],
-    /// `[T, heads · head_dim]`
-    pub dst: &'a mut [f32],
-    /// Query heads that share a head of keys and values.
-    pub group: usize,
-    query_starts: &'a [i32],
-}
-
-impl PackedAttentionView<'_> {
-    /// The tokens of each sequence, none without any.
-    pub fn sequences(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        self.query_starts.windows(2).map(|w| w[0] as usize..w[1] as usize)
-    }
-}
-
-/// [`Backend::packed_attention`]
-pub(crate) fn packed_attention<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
-    p: &PackedAttention<'a, B>,
-) -> Result<PackedAttentionView<'a>> {
-    let op = "packed_attention";
-    let &PackedAttention { tokens, seqs, heads, kv_heads, head_dim, .. } = p;
-    let grouped = heads > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads);
-    ensure(op, grouped, || format!("{heads} heads over {kv_heads} of keys and values"))?;
-    ensure(op, head_dim > 0, || "heads of no values".into())?;
-    ensure(op, p.scale.is_finite(), || format!("a factor of {}", p.scale))?;
-    let (len, kv_len) =
-        (product(op, &[tokens, heads, head_dim])?, product(op, &[tokens, kv_heads, head_dim])?);
-    let starts = p.query_starts.i32(op, seqs.saturating_add(1))?;
-    let covered = starts.first() == Some(&0)
-        && starts.last().is_some_and(|&t| usize::try_from(t) == Ok(tokens))
-        && starts.windows(2).all(|w| w[0] < w[1]);
-    ensure(op, covered, || format!("the sequences do not share out {tokens} tokens"))?;
-    Ok(PackedAttentionView {
-        q: p.q.f32(op, len)?,
-        k: p.k.f32(op, kv_len)?,
-        v: p.v.f32(op, kv_len)?,
-        dst: dst.f32_mut(op, len)?,
-        group: heads / kv_heads,
-        query_starts: starts,
-    })
 }

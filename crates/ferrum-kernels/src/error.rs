@@ -54,6 +54,34 @@ pub enum KernelError {
         /// What they were for.
         what: &'static str,
     },
+    /// There is no such device, or it cannot be used.
+    #[error("no {backend} device: {what}")]
+    NoDevice {
+        /// [`crate::Backend::name`].
+        backend: &'static str,
+        /// Why not.
+        what: String,
+    },
+    /// A device did not do what it was told.
+    #[error("the {backend} backend: {op}: {what}")]
+    Device {
+        /// [`crate::Backend::name`].
+        backend: &'static str,
+        /// The operation, by its name in [`crate::Backend`].
+        op: &'static str,
+        /// The driver's words.
+        what: String,
+    },
+    /// A kernel could not be compiled for the device.
+    #[error("the {backend} backend: compiling {kernel}: {what}")]
+    Compile {
+        /// [`crate::Backend::name`].
+        backend: &'static str,
+        /// The file of kernels.
+        kernel: &'static str,
+        /// The compiler's words.
+        what: String,
+    },
     /// The operating system refused something, such as a thread.
     #[error("{what}: {source}")]
     Os {

@@ -2,12 +2,14 @@
 //!
 //! [`Backend`] is the contract that every device implements; [`params`] holds the parameter
 //! structs of its operations. [`reference::Reference`] is the oracle: plain `f32` Rust, slow and
-//! obviously right. [`cpu::Cpu`] is the fast implementation for processors. A model above this
+//! obviously right. [`cpu::Cpu`] is the fast implementation for processors, [`cuda::Cuda`] that for
+//! NVIDIA cards. A model above this
 //! crate is generic over [`Backend`] and knows nothing of devices or weight formats.
 
 pub mod backend;
 mod checks;
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod host;
 pub mod params;

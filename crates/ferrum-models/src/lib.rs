@@ -27,6 +27,12 @@ pub mod cpu {
     pub use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa, Limits, Tested, physical_cores};
 }
 
+/// NVIDIA cards: what there is, and the kernels compiled for them.
+pub mod cuda {
+    pub use ferrum_kernels::cuda::compile::{Architecture, Compiled, Source, version};
+    pub use ferrum_kernels::cuda::{Properties, devices, keep};
+}
+
 /// What [`load_profiled`] records.
 pub mod profile {
     pub use ferrum_kernels::profiled::{Op, OpRecord, Profiler};

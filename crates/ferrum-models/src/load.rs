@@ -1,6 +1,9 @@
 //! A checkpoint to a [`Runner`] on a device.
 
+use std::path::PathBuf;
+
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa, physical_cores};
+use ferrum_kernels::cuda::{Cuda, CudaConfig};
 use ferrum_kernels::profiled::{Profiled, Profiler};
 use ferrum_kernels::reference::Reference;
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity};
@@ -22,6 +25,8 @@ pub enum Device {
     Cpu,
     /// The plain `f32` oracle: slow, for comparisons.
     Reference,
+    /// The NVIDIA card of this number.
+    Cuda(usize),
 }
 
 /// How a model is loaded.
@@ -35,6 +40,8 @@ pub struct LoadOptions {
     pub threads_batch: Option<usize>,
     /// Instruction set of the CPU backend; `None`: the best that the machine has.
     pub isa: Option<Isa>,
+    /// Folder for the compiled kernels of cards; `None` compiles them at each start.
+    pub kernel_cache: Option<PathBuf>,
     /// Positions that a sequence may have; `None`: [`DEFAULT_CONTEXT`] or what the model was
     /// trained for, whichever is less.
     pub context: Option<usize>,
@@ -67,6 +74,7 @@ impl Default for LoadOptions {
             threads: None,
             threads_batch: None,
             isa: None,
+            kernel_cache: None,
             context: None,
             kv_dtype: KvDType::F16,
             max_seqs: 1,
@@ -142,40 +150,37 @@ pub enum ModelError {
     Options(String),
 }
 
-/// Loads a model onto a device.
-pub fn load(file: &dyn Checkpoint, options: &LoadOptions) -> Result<Box<dyn Runner>, ModelError> {
-    let spec = arch::spec(file)?;
+/// What is done with a backend, whichever it is.
+pub(crate) trait Task {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn run<B: Backend>(self, backend: B) -> Result<Self::Output, ModelError>;
+}
+
+/// Does the task on the device that the options name: the one place where a backend is chosen.
+pub(crate) fn on_device<T: Task>(options: &LoadOptions, task: T) -> Result<T::Output, ModelError> {
     match options.device {
-        Device::Cpu => load_on(cpu(options)?, file, spec, options),
-        Device::Reference => load_on(reference(options)?, file, spec, options),
+        Device::Cpu => {
+            let threads = options.threads.unwrap_or_else(physical_cores);
+            let threads_batch = options.threads_batch;
+            task.run(Cpu::new(CpuConfig { threads, threads_batch, isa: options.isa })?)
+        }
+        Device::Reference => {
+            no_flags_of_the_cpu(options, "reference")?;
+            task.run(Reference::new())
+        }
+        Device::Cuda(ordinal) => {
+            no_flags_of_the_cpu(options, "cuda")?;
+            let kernel_cache = options.kernel_cache.clone();
+            task.run(Cuda::new(&CudaConfig { ordinal, kernel_cache })?)
+        }
     }
 }
 
-/// Loads a model whose operations are measured, at a price of some tens of nanoseconds each.
-pub fn load_profiled(
-    file: &dyn Checkpoint,
-    options: &LoadOptions,
-) -> Result<(Box<dyn Runner>, Profiler), ModelError> {
-    let spec = arch::spec(file)?;
-    Ok(match options.device {
-        Device::Cpu => {
-            let (backend, profiler) = Profiled::new(cpu(options)?);
-            (load_on(backend, file, spec, options)?, profiler)
-        }
-        Device::Reference => {
-            let (backend, profiler) = Profiled::new(reference(options)?);
-            (load_on(backend, file, spec, options)?, profiler)
-        }
-    })
-}
-
-pub(crate) fn cpu(options: &LoadOptions) -> Result<Cpu, KernelError> {
-    let threads = options.threads.unwrap_or_else(physical_cores);
-    Cpu::new(CpuConfig { threads, threads_batch: options.threads_batch, isa: options.isa })
-}
-
-/// The oracle has one thread and plain arithmetic: flags that ask for other are not dropped.
-pub(crate) fn reference(options: &LoadOptions) -> Result<Reference, ModelError> {
+/// Flags that only mean something to the CPU backend are not dropped.
+fn no_flags_of_the_cpu(options: &LoadOptions, device: &str) -> Result<(), ModelError> {
     let flags = [
         ("--threads", options.threads.is_some()),
         ("--threads-batch", options.threads_batch.is_some()),
@@ -183,21 +188,53 @@ pub(crate) fn reference(options: &LoadOptions) -> Result<Reference, ModelError> 
     ];
     match flags.into_iter().find(|(_, given)| *given) {
         Some((flag, _)) => {
-            Err(ModelError::Options(format!("{flag} has no meaning with --device reference")))
+            Err(ModelError::Options(format!("{flag} has no meaning with --device {device}")))
         }
-        None => Ok(Reference::new()),
+        None => Ok(()),
     }
 }
 
-fn load_on<B: Backend>(
-    backend: B,
+/// Loads a model onto a device.
+pub fn load(file: &dyn Checkpoint, options: &LoadOptions) -> Result<Box<dyn Runner>, ModelError> {
+    on_device(options, Load { file, spec: arch::spec(file)?, options })
+}
+
+/// Loads a model whose operations are measured, at a price of some tens of nanoseconds each.
+pub fn load_profiled(
     file: &dyn Checkpoint,
-    spec: DecoderSpec,
     options: &LoadOptions,
-) -> Result<Box<dyn Runner>, ModelError> {
-    let adapters = adapters(file, &spec, options)?;
-    let options = decoder_options(&spec, options)?;
-    Ok(Box::new(DecoderRunner::load(backend, file, spec, &options, &adapters)?))
+) -> Result<(Box<dyn Runner>, Profiler), ModelError> {
+    on_device(options, Measured(Load { file, spec: arch::spec(file)?, options }))
+}
+
+/// Loading a model.
+struct Load<'a> {
+    file: &'a dyn Checkpoint,
+    spec: DecoderSpec,
+    options: &'a LoadOptions,
+}
+
+impl Task for Load<'_> {
+    type Output = Box<dyn Runner>;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Box<dyn Runner>, ModelError> {
+        let Load { file, spec, options } = self;
+        let adapters = adapters(file, &spec, options)?;
+        let options = decoder_options(&spec, options)?;
+        Ok(Box::new(DecoderRunner::load(backend, file, spec, &options, &adapters)?))
+    }
+}
+
+/// The same, with a profiler.
+struct Measured<'a>(Load<'a>);
+
+impl Task for Measured<'_> {
+    type Output = (Box<dyn Runner>, Profiler);
+
+    fn run<B: Backend>(self, backend: B) -> Result<Self::Output, ModelError> {
+        let (backend, profiler) = Profiled::new(backend);
+        Ok((self.0.run(backend)?, profiler))
+    }
 }
 
 /// What a sequence may name, by number.
@@ -272,10 +309,18 @@ pub fn memory_estimate(
     options: &LoadOptions,
 ) -> Result<MemoryEstimate, ModelError> {
     let spec = arch::spec(file)?;
-    let adapters = adapters(file, &spec, options)?;
-    let decoder = decoder_options(&spec, options)?;
-    match options.device {
-        Device::Cpu => decoder.estimate(&cpu(options)?, file, &spec, &adapters),
-        Device::Reference => decoder.estimate(&reference(options)?, file, &spec, &adapters),
+    on_device(options, Estimate(Load { file, spec, options }))
+}
+
+/// Estimating its memory.
+struct Estimate<'a>(Load<'a>);
+
+impl Task for Estimate<'_> {
+    type Output = MemoryEstimate;
+
+    fn run<B: Backend>(self, backend: B) -> Result<MemoryEstimate, ModelError> {
+        let Load { file, spec, options } = self.0;
+        let adapters = adapters(file, &spec, options)?;
+        decoder_options(&spec, options)?.estimate(&backend, file, &spec, &adapters)
     }
 }

@@ -1,8 +1,12 @@
 //! Flags on how a model is loaded.
 
+use std::str::FromStr;
+
 use clap::{Args, ValueEnum};
 use ferrum_models::cpu::Isa;
 use ferrum_models::{Device, KvDType, LoadOptions};
+
+use crate::config::CudaConfig;
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Args)]
@@ -14,8 +18,9 @@ pub struct LoadArgs {
     /// Threads for reading prompts; by default as --threads
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads_batch: Option<u16>,
-    /// Where the model runs
-    #[arg(long, value_enum, default_value_t)]
+    /// Where the model runs: cpu, cuda or cuda:N (the card of that number), or reference (plain f32
+    /// arithmetic, slow, for comparisons); see `ferrum devices`
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub device: DeviceArg,
     /// Instruction set of the CPU device; by default the best that the processor has, see `ferrum
     /// devices` [possible values: portable, avx2, avx512vnni]
@@ -27,13 +32,31 @@ pub struct LoadArgs {
 }
 
 /// Where the model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceArg {
-    /// The processor
-    #[default]
+    /// The processor.
     Cpu,
-    /// The processor in plain f32 arithmetic: slow, for comparisons
+    /// The processor in plain f32 arithmetic.
     Reference,
+    /// An NVIDIA card; without a number the one of `FERRUM_CUDA_DEVICE`, or the first.
+    Cuda(Option<u16>),
+}
+
+impl FromStr for DeviceArg {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let unknown = || format!("no such device: '{name}' (cpu, cuda, cuda:N, reference)");
+        match (name, name.strip_prefix("cuda:")) {
+            ("cpu", _) => Ok(DeviceArg::Cpu),
+            ("reference", _) => Ok(DeviceArg::Reference),
+            ("cuda", _) => Ok(DeviceArg::Cuda(None)),
+            (_, Some(number)) => {
+                number.parse().map(|n| DeviceArg::Cuda(Some(n))).map_err(|_| unknown())
+            }
+            _ => Err(unknown()),
+        }
+    }
 }
 
 /// Element type of the KV cache.
@@ -50,22 +73,25 @@ pub enum KvDTypeArg {
 }
 
 impl LoadArgs {
-    /// The device's name on the command line.
+    /// The device's kind.
     pub fn device_name(&self) -> &'static str {
         match self.device {
             DeviceArg::Cpu => "cpu",
             DeviceArg::Reference => "reference",
+            DeviceArg::Cuda(_) => "cuda",
         }
     }
 
     /// What the loader takes; the rest is its default.
-    pub fn options(&self) -> LoadOptions {
+    pub fn options(&self, cuda: &CudaConfig) -> LoadOptions {
         LoadOptions {
             isa: self.cpu_isa,
             device: match self.device {
                 DeviceArg::Cpu => Device::Cpu,
                 DeviceArg::Reference => Device::Reference,
+                DeviceArg::Cuda(number) => Device::Cuda(number.map_or(cuda.ordinal, usize::from)),
             },
+            kernel_cache: Some(cuda.kernel_cache.clone()),
             threads: self.threads.map(usize::from),
             threads_batch: self.threads_batch.map(usize::from),
             kv_dtype: match self.kv_dtype {

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use ferrum_models::cpu::{Cpu, CpuConfig, Isa, Limits, Tested, physical_cores};
+use ferrum_models::cuda;
 use serde::Serialize;
 
 use crate::args::DevicesArgs;
@@ -14,6 +15,7 @@ use crate::ui::table::{Align, Table};
 struct Report {
     cores: usize,
     instruction_sets: Vec<InstructionSet>,
+    cuda: Cards,
     /// Absent where nothing was measured.
     limits: Option<Vec<Measured>>,
 }
@@ -28,6 +30,23 @@ struct InstructionSet {
     tested: &'static str,
     /// Processor features that it lacks here.
     missing: Vec<&'static str>,
+}
+
+/// NVIDIA cards.
+#[derive(Debug, Serialize)]
+struct Cards {
+    devices: Vec<Card>,
+    /// Why there are none, or why they cannot be used.
+    problem: Option<String>,
+}
+
+/// A card as the table and the JSON show it.
+#[derive(Debug, Serialize)]
+struct Card {
+    /// For `--device`.
+    name: String,
+    description: String,
+    memory_bytes: usize,
 }
 
 /// What some threads can do at most.
@@ -56,7 +75,7 @@ pub fn run(args: &DevicesArgs) -> Result<()> {
         None
     };
     let instruction_sets = Isa::ALL.into_iter().map(|isa| instruction_set(isa, used)).collect();
-    let report = Report { cores, instruction_sets, limits };
+    let report = Report { cores, instruction_sets, cuda: cards(), limits };
     let mut out = io::stdout().lock();
     if args.json {
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?);
@@ -73,6 +92,21 @@ pub fn measure(cpu: &Cpu, threads: usize) -> Result<Measured> {
         f32_gflop_per_s: f32_ops / 1e9,
         int8_gop_per_s: int8_ops / 1e9,
     })
+}
+
+fn cards() -> Cards {
+    match cuda::devices() {
+        Ok(found) => Cards { devices: found.iter().map(card).collect(), problem: None },
+        Err(error) => Cards { devices: Vec::new(), problem: Some(error.to_string()) },
+    }
+}
+
+fn card(card: &cuda::Properties) -> Card {
+    Card {
+        name: format!("cuda:{}", card.ordinal),
+        description: card.to_string(),
+        memory_bytes: card.memory,
+    }
 }
 
 fn instruction_set(isa: Isa, used: Isa) -> InstructionSet {
@@ -97,7 +131,15 @@ fn print(out: &mut dyn Write, report: &Report) -> Result<()> {
     let mut table = Table::new(&columns);
     table.row(["cpu".to_string(), report.cores.to_string(), "the processor".to_string()]);
     table.row(["reference", "1", "plain f32 arithmetic, slow, for comparisons"]);
+    for card in &report.cuda.devices {
+        let memory = card.memory_bytes as f64 / f64::from(1 << 30);
+        let description = format!("{}, {memory:.0} GiB", card.description);
+        table.row([card.name.clone(), String::new(), description]);
+    }
     table.print(out)?;
+    if let Some(problem) = &report.cuda.problem {
+        writeln!(out, "\n{problem}")?;
+    }
 
     writeln!(out)?;
     let titles = ["CPU ISA", "STATUS", "TESTED", "DESCRIPTION"];

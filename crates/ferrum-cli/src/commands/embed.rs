@@ -29,7 +29,7 @@ pub fn run(args: &EmbedArgs, config: &Config) -> Result<()> {
     let options = LoadOptions {
         context: args.context.map(|n| n as usize),
         exact: args.exact,
-        ..args.load.options()
+        ..args.load.options(&config.cuda)
     };
     let texts = TextEncoder::open(&path, options.context)
         .with_context(|| format!("cannot use {}", path.display()))?;

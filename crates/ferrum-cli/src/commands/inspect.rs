@@ -31,7 +31,10 @@ pub fn run(args: &InspectArgs, config: &Config) -> Result<()> {
     let path = Hub::new(config.hub.clone()).local(&reference)?.ok_or_else(|| {
         anyhow!("{} is not on this machine; `ferrum pull {}` gets it", args.file, args.file)
     })?;
-    let options = LoadOptions { context: args.context.map(|n| n as usize), ..args.load.options() };
+    let options = LoadOptions {
+        context: args.context.map(|n| n as usize),
+        ..args.load.options(&config.cuda)
+    };
     let mut out = io::BufWriter::new(io::stdout().lock());
     let name = text::escaped(&path.display().to_string(), usize::MAX);
     // Nothing is printed of what cannot be opened.

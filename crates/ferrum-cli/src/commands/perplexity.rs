@@ -58,7 +58,7 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> Result<()> {
         max_samples: Some(rows),
         step_tokens: STEP_TOKENS,
         lora: args.lora.sources(),
-        ..args.load.options()
+        ..args.load.options(&config.cuda)
     };
     let mut runner = load(&*file.checkpoint, &options)?;
     let mut out = io::stdout().lock();

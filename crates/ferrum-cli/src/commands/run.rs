@@ -34,7 +34,7 @@ pub fn run(args: &RunArgs, config: &Config) -> Result<Outcome> {
         context: args.context.map(|n| n as usize),
         max_samples: args.draft_model.as_ref().map(|_| draft_samples(1, args.draft.draft_max)),
         lora: args.lora.sources(),
-        ..args.load.options()
+        ..args.load.options(&config.cuda)
     };
     let name = file.name.clone();
     let draft = args.draft_model.as_deref().map(|name| open_model(name, config));

@@ -1,64 +1,63 @@
 //! Checks of the operations that work on some rows, or on rows as they are.
 
-use super::{ensure, indices, product};
+use super::{Operand, ensure, indices, product, uploaded};
 use crate::host::HostBuffer;
 use crate::params::{Gate, GatherRows, ScatterAdd};
 use crate::{Backend, Buffer, Result};
 
 /// Operands of [`Backend::gather_rows`].
-pub(crate) struct GatherRowsView<'a> {
+pub(crate) struct GatherRowsView<'a, M: Operand + 'a = HostBuffer> {
     /// `[rows of the buffer, width]`
-    pub src: &'a [f32],
+    pub src: M::Floats<'a>,
     /// `[R]`, each below the rows of `src`.
-    pub rows: &'a [i32],
+    pub rows: M::Ints<'a>,
     /// `[R, width]`
-    pub dst: &'a mut [f32],
+    pub dst: M::FloatsMut<'a>,
 }
 
 /// [`Backend::gather_rows`]
-pub(crate) fn gather_rows<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
+pub(crate) fn gather_rows<'a, B: Backend<Buffer: Operand>>(
+    dst: &'a mut B::Buffer,
     p: &GatherRows<'a, B>,
-) -> Result<GatherRowsView<'a>> {
+) -> Result<GatherRowsView<'a, B::Buffer>> {
     let op = "gather_rows";
     ensure(op, p.width > 0, || "a width of zero".into())?;
-    let src = p.src.f32(op, p.src.len())?;
-    let rows = p.rows.i32(op, p.count)?;
-    indices(op, "row", rows, src.len() / p.width)?;
-    let dst = dst.f32_mut(op, product(op, &[p.count, p.width])?)?;
+    let src = p.src.floats(op, p.src.len())?;
+    let rows = indices(op, "row", p.rows, p.count, p.src.len() / p.width)?;
+    let dst = dst.floats_mut(op, product(op, &[p.count, p.width])?)?;
     Ok(GatherRowsView { src, rows, dst })
 }
 
 /// Operands of [`Backend::scatter_add`].
-pub(crate) struct ScatterAddView<'a> {
+pub(crate) struct ScatterAddView<'a, M: Operand + 'a = HostBuffer> {
     /// `[R, width]`
-    pub src: &'a [f32],
+    pub src: M::Floats<'a>,
     /// `[R]`, growing, each below the rows of `dst`.
-    pub rows: &'a [i32],
+    pub rows: M::Ints<'a>,
     /// `[rows of the buffer, width]`
-    pub dst: &'a mut [f32],
+    pub dst: M::FloatsMut<'a>,
 }
 
 /// [`Backend::scatter_add`]
-pub(crate) fn scatter_add<'a, B: Backend<Buffer = HostBuffer>>(
-    dst: &'a mut HostBuffer,
+pub(crate) fn scatter_add<'a, B: Backend<Buffer: Operand>>(
+    dst: &'a mut B::Buffer,
     p: &ScatterAdd<'a, B>,
-) -> Result<ScatterAddView<'a>> {
+) -> Result<ScatterAddView<'a, B::Buffer>> {
     let op = "scatter_add";
     ensure(op, p.width > 0, || "a width of zero".into())?;
-    let src = p.src.f32(op, product(op, &[p.count, p.width])?)?;
-    let rows = p.rows.i32(op, p.count)?;
+    let src = p.src.floats(op, product(op, &[p.count, p.width])?)?;
     let len = dst.len();
-    indices(op, "row", rows, len / p.width)?;
-    ensure(op, rows.is_sorted_by(|a, b| a < b), || "rows that do not grow".into())?;
-    Ok(ScatterAddView { src, rows, dst: dst.f32_mut(op, len)? })
+    let rows = indices(op, "row", p.rows, p.count, len / p.width)?;
+    let growing = uploaded(op, p.rows, p.count)?.is_sorted_by(|a, b| a < b);
+    ensure(op, growing, || "rows that do not grow".into())?;
+    Ok(ScatterAddView { src, rows, dst: dst.floats_mut(op, len)? })
 }
 
 /// [`Backend::gate`]: the gates, and what they are multiplied with.
-pub(crate) fn gate<'a, B: Backend<Buffer = HostBuffer>>(
-    x: &'a mut HostBuffer,
+pub(crate) fn gate<'a, B: Backend<Buffer: Operand>>(
+    x: &'a mut B::Buffer,
     p: &Gate<'a, B>,
-) -> Result<(&'a mut [f32], &'a [f32])> {
+) -> Result<(<B::Buffer as Operand>::FloatsMut<'a>, <B::Buffer as Operand>::Floats<'a>)> {
     let len = product("gate", &[p.rows, p.width])?;
-    Ok((x.f32_mut("gate", len)?, p.up.f32("gate", len)?))
+    Ok((x.floats_mut("gate", len)?, p.up.floats("gate", len)?))
 }

@@ -46,16 +46,16 @@ impl<'a> Target<'a> {
 }
 
 /// One group of one head, for all tokens.
-struct WriteGroup<'a> {
+struct WriteGroup<'a, 'v> {
     spec: &'a KvSpec,
-    view: &'a checks::KvWriteView<'a>,
+    view: &'a checks::KvWriteView<'v>,
     k: &'a Target<'a>,
     v: &'a Target<'a>,
     head: usize,
     group: usize,
 }
 
-impl Kernel for WriteGroup<'_> {
+impl Kernel for WriteGroup<'_, '_> {
     type Output = ();
 
     #[inline(always)]

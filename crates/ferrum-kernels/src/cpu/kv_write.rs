@@ -50,9 +50,9 @@ fn write<E: KvFloat>(
 }
 
 /// Some values of one head, for all tokens.
-struct Slab<'a, E> {
+struct Slab<'a, 'v, E> {
     spec: &'a KvSpec,
-    view: &'a checks::KvWriteView<'a>,
+    view: &'a checks::KvWriteView<'v>,
     k: &'a SharedSlice<'a, E>,
     v: &'a SharedSlice<'a, E>,
     head: usize,
@@ -60,7 +60,7 @@ struct Slab<'a, E> {
     values: Range<usize>,
 }
 
-impl<E: KvFloat> Kernel for Slab<'_, E> {
+impl<E: KvFloat> Kernel for Slab<'_, '_, E> {
     type Output = ();
 
     #[inline(always)]

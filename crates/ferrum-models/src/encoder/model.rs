@@ -12,7 +12,7 @@ use super::source::{Files, Source};
 use super::weights::Wanted;
 use super::{EmbedError, Input, Sentence};
 use crate::hf::Shards;
-use crate::load::{self, Device, LoadOptions, ModelError};
+use crate::load::{self, LoadOptions, ModelError, Task};
 
 /// A model that turns token ids into vectors, or pairs of texts into scores.
 pub struct Embedder {
@@ -31,15 +31,26 @@ pub struct Embedder {
     step_texts: usize,
 }
 
+/// Loading a model.
+struct Load<'a> {
+    source: Source,
+    options: &'a LoadOptions,
+}
+
+impl Task for Load<'_> {
+    type Output = Embedder;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Embedder, ModelError> {
+        Embedder::load_on(backend, self.source, self.options)
+    }
+}
+
 impl Embedder {
     /// Loads the model at `path`. Of `options`, the device, its threads and instruction set, the
     /// tokens of a step, the context (of causal models) and whether to be exact are heeded.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
         let source = Source::open(path, options.context)?;
-        match options.device {
-            Device::Cpu => Embedder::load_on(load::cpu(options)?, source, options),
-            Device::Reference => Embedder::load_on(load::reference(options)?, source, options),
-        }
+        load::on_device(options, Load { source, options })
     }
 
     fn load_on<B: Backend>(

@@ -77,7 +77,7 @@ pub fn run(name: &str, args: &BenchArgs, config: &Config) -> Result<()> {
         return Err(UsageError("--prefill 0 --decode 0 leaves nothing to measure".into()).into());
     }
     let file = open_model(name, config)?;
-    let options = load_options(args);
+    let options = load_options(args, config);
     let limits = || args.profile.then(|| machine(&options)).transpose();
     let before = limits()?;
     let start = Instant::now();
@@ -126,14 +126,14 @@ pub fn run(name: &str, args: &BenchArgs, config: &Config) -> Result<()> {
     print_profile(&mut out, &report)
 }
 
-fn load_options(args: &BenchArgs) -> LoadOptions {
+fn load_options(args: &BenchArgs, config: &Config) -> LoadOptions {
     let batch = args.batch as usize;
     LoadOptions {
         context: Some(args.depth as usize + args.prefill.max(args.decode) as usize),
         max_seqs: batch,
         step_tokens: (args.step_tokens as usize).max(batch),
         lora: args.lora.sources(),
-        ..args.load.options()
+        ..args.load.options(&config.cuda)
     }
 }
 

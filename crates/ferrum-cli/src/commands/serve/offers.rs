@@ -56,9 +56,9 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
         let path = Hub::new(config.hub.clone()).fetch(&reference, &mut *progress::new(config))?;
         let alias = if i == 0 { args.alias.as_slice() } else { &[] };
         if makes_embeddings(&path)? {
-            encoders.push(encoder((name, &reference, path), alias, args)?);
+            encoders.push(encoder((name, &reference, path), alias, args, config)?);
         } else {
-            let mut candidate = candidate((name, &reference), path, args, &mut waiting)?;
+            let mut candidate = candidate((name, &reference), path, args, config, &mut waiting)?;
             candidate.aliases.extend(alias.iter().cloned());
             candidates.push(candidate);
         }
@@ -92,6 +92,7 @@ fn encoder(
     (name, reference, path): (Option<&str>, &ModelRef, PathBuf),
     alias: &[String],
     args: &ServeArgs,
+    config: &Config,
 ) -> Result<EncoderCandidate> {
     let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let file_name = file_name.unwrap_or_else(|| reference.to_string());
@@ -105,7 +106,7 @@ fn encoder(
     aliases.retain(|alias| *alias != id);
     aliases.extend(alias.iter().cloned());
     let context = args.size.context.map(|n| n as usize);
-    let options = LoadOptions { context, ..args.load.options() };
+    let options = LoadOptions { context, ..args.load.options(&config.cuda) };
     let sizes = EncoderSizes::read(&path, &options).with_context(|| cannot_load(&path))?;
     Ok(EncoderCandidate { id, aliases, path, options, sizes })
 }
@@ -135,6 +136,7 @@ fn candidate(
     (name, reference): (Option<&str>, &ModelRef),
     path: PathBuf,
     args: &ServeArgs,
+    config: &Config,
     waiting: &mut Vec<adapters::Named>,
 ) -> Result<Candidate> {
     let file = open_at(reference, path)?;
@@ -145,7 +147,7 @@ fn candidate(
         max_seqs: size.max_seqs as usize,
         step_tokens: (size.step_tokens as usize).max(size.max_seqs as usize),
         adapters: fitting.iter().map(|adapter| adapter.source.clone()).collect(),
-        ..args.load.options()
+        ..args.load.options(&config.cuda)
     };
     let stem = |path: &Path| {
         let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };

@@ -31,8 +31,8 @@ pub(in crate::cpu) fn check(head_dim: usize) -> Result<()> {
 }
 
 /// What all tasks share.
-struct Job<'a> {
-    view: &'a PackedAttentionView<'a>,
+struct Job<'a, 'v> {
+    view: &'a PackedAttentionView<'v>,
     kv_heads: usize,
     dim: usize,
     scale: f32,
@@ -102,7 +102,7 @@ impl<'a> Scratch<'a> {
 }
 
 /// One head of keys and values of one sequence, for all queries of its group.
-fn attend(isa: Isa, job: &Job<'_>, tokens: Range<usize>, kv_head: usize, memory: &mut [f32]) {
+fn attend(isa: Isa, job: &Job<'_, '_>, tokens: Range<usize>, kv_head: usize, memory: &mut [f32]) {
     let (dim, group) = (job.dim, job.view.group);
     let mut scratch = Scratch::at(memory, tokens.len(), dim);
     load_blocks(job, &tokens, kv_head, &mut scratch);
@@ -138,7 +138,12 @@ fn attend(isa: Isa, job: &Job<'_>, tokens: Range<usize>, kv_head: usize, memory:
 }
 
 /// Lays the keys and values of a head out in blocks; what is behind the last token is zero.
-fn load_blocks(job: &Job<'_>, tokens: &Range<usize>, kv_head: usize, scratch: &mut Scratch<'_>) {
+fn load_blocks(
+    job: &Job<'_, '_>,
+    tokens: &Range<usize>,
+    kv_head: usize,
+    scratch: &mut Scratch<'_>,
+) {
     let dim = job.dim;
     let width = job.kv_heads * dim;
     scratch.k.fill(0.0);

@@ -19,10 +19,10 @@ use std::ops::Range;
 const MAX_ROWS: usize = 6;
 
 /// A tile, or some of its splits.
-pub(super) struct Attend<'a, E> {
+pub(super) struct Attend<'a, 'v, E> {
     pub(super) isa: Isa,
     pub(super) shape: &'a Shape,
-    pub(super) view: &'a AttentionView<'a>,
+    pub(super) view: &'a AttentionView<'v>,
     pub(super) tile: &'a Tile,
     /// Keys of the layer: see [`crate::cpu::CpuKvCache`].
     pub(super) k: Stored<'a, E>,
@@ -36,7 +36,7 @@ pub(super) struct Attend<'a, E> {
     pub(super) dst: &'a SharedSlice<'a, f32>,
 }
 
-impl<E: KvElement> Attend<'_, E> {
+impl<E: KvElement> Attend<'_, '_, E> {
     /// Computes it.
     pub(super) fn run(self) {
         let Attend { isa, shape, view, tile, k, v, partials, scratch, dst } = self;

@@ -1,0 +1,136 @@
+//! One card: its properties, its context, and the kernels that were compiled for it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
+use cudarc::driver::{result, sys};
+
+use super::NAME;
+use super::driver::{self, Named};
+use super::modules::Modules;
+use crate::{KernelError, Result};
+
+/// Which card to take, and where its compiled kernels are kept.
+#[derive(Debug, Clone, Default)]
+pub struct CudaConfig {
+    /// Number of the card.
+    pub ordinal: usize,
+    /// Folder for compiled kernels; `None` compiles them at each start.
+    pub kernel_cache: Option<PathBuf>,
+}
+
+/// What a card is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Properties {
+    /// Number of the card.
+    pub ordinal: usize,
+    /// Its maker's name for it.
+    pub name: String,
+    /// Compute capability: major and minor.
+    pub capability: (u32, u32),
+    /// Memory, in bytes.
+    pub memory: usize,
+    /// Streaming multiprocessors.
+    pub multiprocessors: usize,
+    /// Shared memory that a block can ask for, in bytes.
+    pub shared_memory: usize,
+}
+
+impl fmt::Display for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = self.capability;
+        write!(f, "{} (compute capability {major}.{minor})", self.name)
+    }
+}
+
+/// The cards of this machine; an error says why there is none.
+pub fn devices() -> Result<Vec<Properties>> {
+    (0..driver::count()?).map(|ordinal| properties(ordinal).map(|found| found.1)).collect()
+}
+
+fn properties(ordinal: usize) -> Result<(sys::CUdevice, Properties)> {
+    let count = driver::count()?;
+    let number = i32::try_from(ordinal).ok().filter(|_| ordinal < count);
+    let Some(number) = number else {
+        let what = format!("no device {ordinal}, this machine has {count}");
+        return Err(KernelError::NoDevice { backend: NAME, what });
+    };
+    let device = result::device::get(number).op("open a device")?;
+    let attribute = |which: Attribute| {
+        // SAFETY: the device was opened just now.
+        let value = unsafe { result::device::get_attribute(device, which) };
+        value.op("read an attribute").map(|value| u32::try_from(value).unwrap_or(0))
+    };
+    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let shared = Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    let found = Properties {
+        ordinal,
+        name: result::device::get_name(device).op("read a name")?,
+        capability: (major, minor),
+        // SAFETY: as above.
+        memory: unsafe { result::device::total_mem(device) }.op("read the memory's size")?,
+        multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+        shared_memory: attribute(shared)? as usize,
+    };
+    Ok((device, found))
+}
+
+/// A card in use. Everything that was made on it keeps it alive.
+pub(super) struct Device {
+    pub(super) properties: Properties,
+    pub(super) modules: Modules,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+}
+
+// SAFETY: the driver's handles may be used from every thread that has made the context current,
+// which each call does by `Device::bind`.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+/// Oldest compute capability that the kernels are written for: the first with `cp.async` and
+/// bfloat16.
+const OLDEST: (u32, u32) = (8, 0);
+
+impl Device {
+    pub(super) fn open(config: &CudaConfig) -> Result<Arc<Device>> {
+        let (device, properties) = properties(config.ordinal)?;
+        if properties.capability < OLDEST {
+            let (major, minor) = OLDEST;
+            let what = format!("{properties}: at least {major}.{minor} is needed");
+            return Err(KernelError::NoDevice { backend: NAME, what });
+        }
+        // SAFETY: the device was opened just now; `drop` releases the context.
+        let context = unsafe { result::primary_ctx::retain(device) }.op("open a context")?;
+        let modules = Modules::new(properties.capability, config.kernel_cache.clone());
+        let device = Device { properties, modules, device, context };
+        device.bind("open a context")?;
+        Ok(Arc::new(device))
+    }
+
+    /// Makes the card the calling thread's.
+    pub(super) fn bind(&self, op: &'static str) -> Result<()> {
+        // SAFETY: the context lives as long as `self`.
+        unsafe { result::ctx::set_current(self.context) }.op(op)
+    }
+
+    /// Bytes of the card's memory that nobody uses.
+    pub(super) fn free_memory(&self) -> Result<usize> {
+        self.bind("free memory")?;
+        Ok(result::mem_get_info().op("free memory")?.0)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if self.bind("close a device").is_ok() {
+            self.modules.unload();
+        }
+        // SAFETY: retained in `open`. An error has nobody to hear it.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}

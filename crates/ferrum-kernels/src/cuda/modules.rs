@@ -1,0 +1,157 @@
+//! The kernels of one card: compiled at first use, kept on disk, loaded once.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
+use cudarc::driver::{result, sys};
+
+pub(super) use super::compile::Source;
+use super::compile::{self, Architecture};
+use super::driver::Named;
+use crate::Result;
+
+/// Shared memory that a kernel has without asking for more, in bytes.
+const SHARED_UNASKED: usize = 48 << 10;
+
+/// Modules and functions of one context.
+pub(super) struct Modules {
+    architecture: Architecture,
+    cache: Option<PathBuf>,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<Source, sys::CUmodule>,
+    functions: HashMap<(Source, &'static str), Function>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    raw: sys::CUfunction,
+    /// Dynamic shared memory that it may have.
+    shared: usize,
+}
+
+impl Modules {
+    pub(super) fn new(capability: (u32, u32), cache: Option<PathBuf>) -> Modules {
+        let architecture = Architecture(capability.0, capability.1);
+        Modules { architecture, cache, loaded: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Loaded> {
+        // Nothing that is half done stays behind where a thread panics.
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kernel `entry` of `source`, ready for so many bytes of shared memory. The card must be
+    /// the thread's.
+    pub(super) fn function(
+        &self,
+        source: Source,
+        entry: &'static str,
+        shared: usize,
+    ) -> Result<sys::CUfunction> {
+        let mut loaded = self.lock();
+        let known = loaded.functions.get(&(source, entry)).copied();
+        if let Some(function) = known.filter(|function| shared <= function.shared) {
+            return Ok(function.raw);
+        }
+        let module = self.module(&mut loaded, source)?;
+        let name = CString::new(entry).unwrap_or_default();
+        // SAFETY: the module is loaded.
+        let raw = unsafe { result::module::get_function(module, name) }.op(entry)?;
+        if shared > SHARED_UNASKED {
+            let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function was found just now; `Launch` has held the size against the card's.
+            unsafe { result::function::set_function_attribute(raw, attribute, shared as i32) }
+                .op(entry)?;
+        }
+        let function = Function { raw, shared: shared.max(SHARED_UNASKED) };
+        loaded.functions.insert((source, entry), function);
+        Ok(raw)
+    }
+
+    fn module(&self, loaded: &mut Loaded, source: Source) -> Result<sys::CUmodule> {
+        if let Some(&module) = loaded.modules.get(&source) {
+            return Ok(module);
+        }
+        let module = self.load(source)?;
+        loaded.modules.insert(source, module);
+        Ok(module)
+    }
+
+    /// From the cache, where there is one and the driver takes what it holds.
+    fn load(&self, source: Source) -> Result<sys::CUmodule> {
+        let kept = self.cache.as_deref().and_then(|folder| kept(folder, source, self.architecture));
+        if let Some(module) = kept.and_then(|image| load_image(source, &image).ok()) {
+            return Ok(module);
+        }
+        let compiled = source.compile(self.architecture)?;
+        if let Some(folder) = &self.cache {
+            // Without a cache the next start is slower, that is all.
+            let _ = keep(folder, source, self.architecture, &compiled.image);
+        }
+        load_image(source, &compiled.image)
+    }
+
+    /// Unloads everything; the card must be the thread's.
+    pub(super) fn unload(&self) {
+        let mut loaded = self.lock();
+        loaded.functions.clear();
+        for (_, module) in loaded.modules.drain() {
+            // SAFETY: loaded in `module`. An error has nobody to hear it.
+            let _ = unsafe { result::module::unload(module) };
+        }
+    }
+}
+
+fn load_image(source: Source, image: &[u8]) -> Result<sys::CUmodule> {
+    // SAFETY: an image as NVRTC made it: PTX that ends with zero, or machine code, which says how
+    // long it is. The cache is the user's own.
+    unsafe { result::module::load_data(image.as_ptr().cast()) }.op(source.stem())
+}
+
+/// What the names of all files of one source and architecture begin with.
+fn stem(source: Source, architecture: Architecture) -> String {
+    format!("{}-{:016x}-{architecture}-", source.stem(), source.fingerprint())
+}
+
+/// Where the compiled source is kept: the text, the architecture and NVRTC's version decide.
+fn path(folder: &Path, source: Source, architecture: Architecture) -> Result<PathBuf> {
+    let (major, minor) = compile::version()?;
+    Ok(folder.join(format!("{}nvrtc_{major}.{minor}.cubin", stem(source, architecture))))
+}
+
+/// The compiled source, as this NVRTC or (where there is none) any other has made it.
+fn kept(folder: &Path, source: Source, architecture: Architecture) -> Option<Vec<u8>> {
+    if let Ok(path) = path(folder, source, architecture) {
+        return fs::read(path).ok();
+    }
+    let start = stem(source, architecture);
+    let mut files = fs::read_dir(folder).ok()?.filter_map(io::Result::ok);
+    let file = files.find(|file| file.file_name().to_string_lossy().starts_with(&start))?;
+    fs::read(file.path()).ok()
+}
+
+/// Writes a compiled source to the cache in `folder`; of several that do so at once, one stays.
+pub fn keep(
+    folder: &Path,
+    source: Source,
+    architecture: Architecture,
+    image: &[u8],
+) -> io::Result<()> {
+    let path = path(folder, source, architecture).map_err(io::Error::other)?;
+    fs::create_dir_all(folder)?;
+    let unique = format!("{}-{:?}", std::process::id(), std::thread::current().id());
+    let temporary = folder.join(format!(".{}.{unique}", source.stem()));
+    fs::write(&temporary, image)?;
+    fs::rename(&temporary, &path).inspect_err(|_| {
+        let _ = fs::remove_file(&temporary);
+    })
+}

@@ -1,0 +1,160 @@
+//! `cargo xtask nvrtc`: every kernel to machine code for every architecture, by NVIDIA's own
+//! compiler, and what each takes of a card held against a committed table. Needs no card.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use ferrum_models::cuda::{Architecture, Source};
+
+pub const USAGE: &str = "       \
+cargo xtask nvrtc [--write]         compiles the CUDA kernels and checks what they take of a card";
+
+/// A100; consumer cards of 2020; L4, L40 and 4090; H100; B200; consumer cards of 2025.
+const ARCHITECTURES: [Architecture; 6] = [
+    Architecture(8, 0),
+    Architecture(8, 6),
+    Architecture(8, 9),
+    Architecture(9, 0),
+    Architecture(10, 0),
+    Architecture(12, 0),
+];
+
+const TABLE: &str = "crates/ferrum-kernels/cuda/resources.tsv";
+
+const HEADER: &str = "# What each kernel takes of a card, as NVRTC 13.5.37 reports it; written by `cargo xtask nvrtc --write`.
+# file\tkernel\tarchitecture\tregisters\tshared bytes\tstack bytes
+";
+
+/// The library that the loader finds by itself: a second process, which has it on its path, does
+/// the work.
+pub fn run(root: &Path, args: &[&str]) -> Result<()> {
+    match args {
+        ["with-library", rest @ ..] => check(root, rest.contains(&"--write")),
+        [] | ["--write"] => {
+            let folder = Command::new("python3")
+                .arg(root.join("tools/cuda/wheels.py"))
+                .arg(root.join("target/cuda"))
+                .output()
+                .context("python3")?;
+            ensure!(folder.status.success(), "{}", String::from_utf8_lossy(&folder.stderr));
+            let folder = String::from_utf8(folder.stdout)?;
+            let status = Command::new(std::env::current_exe()?)
+                .args(["nvrtc", "with-library"])
+                .args(args)
+                .env("LD_LIBRARY_PATH", folder.trim())
+                .status()?;
+            ensure!(status.success(), "the kernels are not as they should be");
+            Ok(())
+        }
+        _ => bail!("{USAGE}"),
+    }
+}
+
+fn check(root: &Path, write: bool) -> Result<()> {
+    let mut table = HEADER.to_string();
+    let mut spills = Vec::new();
+    for source in Source::all() {
+        for architecture in ARCHITECTURES {
+            let compiled = source.compile(architecture)?;
+            for kernel in kernels(&compiled.log)? {
+                let Kernel { name, registers, shared, stack, spilt } = &kernel;
+                let line =
+                    format!("{source}\t{name}\t{architecture}\t{registers}\t{shared}\t{stack}");
+                writeln!(table, "{line}")?;
+                if *spilt > 0 {
+                    spills.push(format!("{line}: {spilt} bytes of registers spilt"));
+                }
+            }
+        }
+    }
+    ensure!(spills.is_empty(), "{}", spills.join("\n"));
+    let path = root.join(TABLE);
+    if write {
+        return Ok(fs::write(path, table)?);
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    let new = table.lines().filter(|line| !committed.lines().any(|old| old == *line));
+    let gone = committed.lines().filter(|line| !table.lines().any(|new| new == *line));
+    let changes: Vec<String> =
+        gone.map(|line| format!("- {line}")).chain(new.map(|line| format!("+ {line}"))).collect();
+    let count = table.lines().count() - HEADER.lines().count();
+    println!("{count} kernels, no register spilt");
+    ensure!(
+        changes.is_empty(),
+        "{TABLE} is of another state; see to it that the change is meant, and write it with \
+         --write:\n{}",
+        changes.join("\n")
+    );
+    Ok(())
+}
+
+/// What a kernel takes.
+#[derive(Debug, PartialEq)]
+struct Kernel {
+    name: String,
+    registers: usize,
+    /// Static shared memory, in bytes.
+    shared: usize,
+    /// Local memory of a thread, in bytes.
+    stack: usize,
+    /// Stores and loads of registers for which there was no room, in bytes.
+    spilt: usize,
+}
+
+/// The kernels of a compiler's log.
+fn kernels(log: &str) -> Result<Vec<Kernel>> {
+    let mut kernels: Vec<Kernel> = Vec::new();
+    for line in log.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            let name = rest.split('\'').next().unwrap_or_default().to_string();
+            kernels.push(Kernel { name, registers: 0, shared: 0, stack: 0, spilt: 0 });
+        } else if let Some(kernel) = kernels.last_mut() {
+            if line.contains("bytes stack frame") {
+                kernel.stack = before(line, " bytes stack frame").context("a stack frame")?;
+                let stores = before(line, " bytes spill stores").context("spill stores")?;
+                kernel.spilt =
+                    stores + before(line, " bytes spill loads").context("spill loads")?;
+            } else if line.contains(" registers") {
+                kernel.registers = before(line, " registers").context("registers")?;
+                kernel.shared = before(line, " bytes smem").unwrap_or(0);
+            }
+        }
+    }
+    let read = !kernels.is_empty() && kernels.iter().all(|kernel| kernel.registers > 0);
+    ensure!(read, "the compiler's log is not understood:\n{log}");
+    Ok(kernels)
+}
+
+/// The number that stands before some words.
+fn before(line: &str, words: &str) -> Option<usize> {
+    line[..line.find(words)?].rsplit([' ', ',']).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read() {
+        let log = "ptxas info    : 0 bytes gmem\n\
+            ptxas info    : Compiling entry function 'one' for 'sm_80'\n\
+            ptxas info    : Function properties for one\n\
+            \x20   16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads\n\
+            ptxas info    : Used 40 registers, used 1 barriers, 132 bytes smem, 392 bytes cmem[0]\n\
+            ptxas info    : Compiling entry function 'two' for 'sm_80'\n\
+            ptxas info    : Used 8 registers, used 0 barriers, 360 bytes cmem[0]\n";
+        let kernel = |name: &str, registers, shared, stack, spilt| Kernel {
+            name: name.into(),
+            registers,
+            shared,
+            stack,
+            spilt,
+        };
+        let read = kernels(log).unwrap();
+        assert_eq!(read, [kernel("one", 40, 132, 16, 12), kernel("two", 8, 0, 0, 0)]);
+        assert!(kernels("nothing").is_err());
+    }
+}
