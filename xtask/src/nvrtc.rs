@@ -56,14 +56,13 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
 fn check(root: &Path, write: bool) -> Result<()> {
     let mut table = HEADER.to_string();
     let mut spills = Vec::new();
-    for &source in Source::ALL {
+    for source in Source::all() {
         for architecture in ARCHITECTURES {
             let compiled = source.compile(architecture)?;
             for kernel in kernels(&compiled.log)? {
                 let Kernel { name, registers, shared, stack, spilt } = &kernel;
-                let stem = source.stem();
                 let line =
-                    format!("{stem}\t{name}\t{architecture}\t{registers}\t{shared}\t{stack}");
+                    format!("{source}\t{name}\t{architecture}\t{registers}\t{shared}\t{stack}");
                 writeln!(table, "{line}")?;
                 if *spilt > 0 {
                     spills.push(format!("{line}: {spilt} bytes of registers spilt"));

@@ -5,6 +5,7 @@
 
 typedef signed char i8;
 typedef unsigned char u8;
+typedef short i16;
 typedef unsigned short u16;
 typedef int i32;
 typedef unsigned int u32;
@@ -20,6 +21,10 @@ typedef unsigned long long u64;
 // An entry point: `KERNEL(scale, 256, (float* x, int n)) { … }`, of at most so many threads a block.
 #define KERNEL(name, threads, parameters) \
   extern "C" __global__ void __launch_bounds__(threads) name parameters
+// The same, for a kernel that needs many registers: they are shared out for so many blocks at once on
+// a multiprocessor. Left to itself, the compiler aims for one more and spills a register or two.
+#define KERNEL_RESIDENT(name, threads, blocks, parameters) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name parameters
 // The shared memory that a launch asks for, as an array of a type; at most once in a kernel.
 #define DYNAMIC_SHARED(type, name) \
   extern __shared__ __align__(128) u8 dynamic_shared[]; \
@@ -105,6 +110,13 @@ DEVICE void mma_s8(i32 c[4], const u32 a[4], const u32 b[2]) {
                "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// c[16x8] += a[16x16] · b[16x8] of signed bytes
+DEVICE void mma_s8_k16(i32 c[4], const u32 a[2], u32 b) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 "
+               "{%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 #endif
 

@@ -4,33 +4,57 @@
 //! the kernels include nothing of NVIDIA's.
 
 use std::ffi::{CStr, CString, c_char};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use cudarc::nvrtc::{result, sys};
 
 use super::NAME;
-use crate::{KernelError, Result};
+use crate::{Format, KernelError, Result};
 
 macro_rules! sources {
-    ($($name:ident: $stem:literal),* $(,)?) => {
-        /// A file of kernels in `cuda/`.
+    ($($name:ident: $stem:literal),*; for a format: $($family:ident: $family_stem:literal),* $(,)?) => {
+        /// A file of kernels in `cuda/`; some are compiled for each format of weights.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[allow(missing_docs, reason = "the names are those of the files")]
-        pub enum Source { $($name),* }
+        pub enum Source { $($name,)* $($family(Format)),* }
 
         impl Source {
-            /// Every file, for tests and caches.
-            pub const ALL: &[Source] = &[$(Source::$name),*];
+            /// Everything that there is to compile, for tests and caches.
+            pub fn all() -> Vec<Source> {
+                let families = [$(Source::$family as fn(Format) -> Source),*];
+                let of = |family: fn(Format) -> Source| Format::ALL.map(family);
+                let formats = families.into_iter().flat_map(of);
+                [$(Source::$name),*].into_iter().chain(formats.filter(Source::fits)).collect()
+            }
 
-            /// Its name, without `.cu`.
+            /// The file's name, without `.cu`.
             pub fn stem(self) -> &'static str {
-                match self { $(Source::$name => $stem),* }
+                match self {
+                    $(Source::$name => $stem,)*
+                    $(Source::$family(_) => $family_stem,)*
+                }
+            }
+
+            /// What the file is compiled for, if for any.
+            fn format(self) -> Option<Format> {
+                match self {
+                    $(Source::$name => None,)*
+                    $(Source::$family(format) => Some(format),)*
+                }
             }
 
             /// CUDA C++.
-            pub fn text(self) -> &'static str {
-                match self {
-                    $(Source::$name => include_str!(concat!("../../cuda/", $stem, ".cu"))),*
+            pub fn text(self) -> String {
+                let text = match self {
+                    $(Source::$name => include_str!(concat!("../../cuda/", $stem, ".cu")),)*
+                    $(Source::$family(_) => {
+                        include_str!(concat!("../../cuda/", $family_stem, ".cu"))
+                    })*
+                };
+                match self.format() {
+                    None => text.into(),
+                    Some(format) => format!("#define FORMAT {format}\n{text}"),
                 }
             }
         }
@@ -43,31 +67,74 @@ sources! {
     AttentionPlain: "attention_plain",
     AttentionPrefill: "attention_prefill",
     KvWrite: "kv_write",
+    Activations: "activations",
+    Experts: "experts",
     LayerNorm: "layer_norm",
     PackedAttention: "packed_attention",
     Pointwise: "pointwise",
     RmsNorm: "rms_norm",
     Rope: "rope",
     RouteTopk: "route_topk",
-    Rows: "rows",
+    Rows: "rows";
+    for a format:
+    GemmCodes: "gemm_codes",
+    GemmHalves: "gemm_halves",
+    GemvCodes: "gemv_codes",
+    GemvFloats: "gemv_floats",
+    PackCodes: "pack_codes",
+    PackFloats: "pack_floats",
+    SplitHalves: "split_halves",
+}
+
+impl Source {
+    /// Whether the file is meant for such weights.
+    fn fits(&self) -> bool {
+        match *self {
+            Source::GemmCodes(format) | Source::GemvCodes(format) | Source::PackCodes(format) => {
+                format.block_len() > 1
+            }
+            Source::GemvFloats(format) | Source::PackFloats(format) => format.block_len() == 1,
+            Source::GemmHalves(format) | Source::SplitHalves(format) => {
+                matches!(format, Format::F16 | Format::BF16)
+            }
+            _ => true,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.format() {
+            None => f.write_str(self.stem()),
+            Some(format) => write!(f, "{} {format}", self.stem()),
+        }
+    }
 }
 
 /// What the sources include.
-const HEADERS: [(&str, &str); 6] = [
-    ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
+const HEADERS: &[(&str, &str)] = &[
     ("attention.cuh", include_str!("../../cuda/attention.cuh")),
     ("attention_mma.cuh", include_str!("../../cuda/attention_mma.cuh")),
     ("attention_rows.cuh", include_str!("../../cuda/attention_rows.cuh")),
     ("activation.cuh", include_str!("../../cuda/activation.cuh")),
+    ("activations.cuh", include_str!("../../cuda/activations.cuh")),
     ("block_sum.cuh", include_str!("../../cuda/block_sum.cuh")),
+    ("floats.cuh", include_str!("../../cuda/floats.cuh")),
+    ("formats.cuh", include_str!("../../cuda/formats.cuh")),
+    ("gemm.cuh", include_str!("../../cuda/gemm.cuh")),
+    ("gemv.cuh", include_str!("../../cuda/gemv.cuh")),
+    ("halves.cuh", include_str!("../../cuda/halves.cuh")),
+    ("linear.cuh", include_str!("../../cuda/linear.cuh")),
+    ("products.cuh", include_str!("../../cuda/products.cuh")),
+    ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
 ];
 
 /// An architecture's machine code, `sm_80` for example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Architecture(pub u32, pub u32);
 
-impl std::fmt::Display for Architecture {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sm_{}{}", self.0, self.1)
     }
 }
@@ -156,11 +223,11 @@ struct Program {
 impl Program {
     fn new(source: Source) -> Result<Program> {
         let c_string = |text: &str| CString::new(text).map_err(|e| source.error(e.to_string()));
-        let (text, name) = (c_string(source.text())?, c_string(source.stem())?);
-        let names = HEADERS.map(|header| c_string(header.0));
-        let texts = HEADERS.map(|header| c_string(header.1));
-        let names = names.into_iter().collect::<Result<Vec<_>>>()?;
-        let texts = texts.into_iter().collect::<Result<Vec<_>>>()?;
+        let (text, name) = (c_string(&source.text())?, c_string(source.stem())?);
+        let names = HEADERS.iter().map(|header| c_string(header.0));
+        let texts = HEADERS.iter().map(|header| c_string(header.1));
+        let (names, texts) =
+            (names.collect::<Result<Vec<_>>>()?, texts.collect::<Result<Vec<_>>>()?);
         let pointers = |strings: &[CString]| -> Vec<*const c_char> {
             strings.iter().map(|string| string.as_ptr()).collect()
         };

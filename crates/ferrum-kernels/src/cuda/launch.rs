@@ -97,18 +97,50 @@ impl Launch<'_> {
     pub(super) fn read_if(self, part: Option<&Part<'_>>) -> Self {
         match part {
             Some(part) => self.read(part),
-            None => self.push(&[0]),
+            None => self.null(),
         }
+    }
+
+    /// A pointer into memory, or none.
+    pub(super) fn memory_if(self, place: Option<(&Arc<Memory>, usize)>) -> Self {
+        match place {
+            Some((memory, offset)) => self.memory(memory, offset),
+            None => self.null(),
+        }
+    }
+
+    /// No pointer.
+    pub(super) fn null(self) -> Self {
+        self.push(&[0])
     }
 
     /// A size or number: `int`.
     pub(super) fn int(mut self, value: usize) -> Self {
-        let value = i32::try_from(value).unwrap_or_else(|_| {
+        let value = self.number(value);
+        self.push(&[u64::from(value)])
+    }
+
+    /// Two numbers side by side in a struct: `int` each.
+    pub(super) fn ints(mut self, first: usize, second: usize) -> Self {
+        let (first, second) = (self.number(first), self.number(second));
+        self.push(&[u64::from(first) | u64::from(second) << 32])
+    }
+
+    fn number(&mut self, value: usize) -> u32 {
+        let number = i32::try_from(value).unwrap_or_else(|_| {
             let what = format!("{value} is more than a kernel can count");
             self.wrong.get_or_insert(KernelError::shape(self.op, what));
             0
         });
-        self.push(&[u64::from(value.cast_unsigned())])
+        number.cast_unsigned()
+    }
+
+    /// What `fields` adds, as one struct whose fields fill eight bytes each.
+    pub(super) fn structure(mut self, fields: impl FnOnce(Self) -> Self) -> Self {
+        let arguments = self.starts.len();
+        self = fields(self);
+        self.starts.truncate(arguments + 1);
+        self
     }
 
     /// A `float`.

@@ -6,22 +6,24 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, Need, PackedWeight};
+use crate::backend::{Backend, Need};
 use crate::params::{
     Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
     KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
 };
-use crate::{DType, Format, KernelError, KvDType, Result, WeightSource, checks};
+use crate::{DType, Format, KernelError, KvDType, Result, WeightSource};
 
 mod attention;
 mod buffer;
 pub mod compile;
 mod device;
 mod driver;
+mod graph;
 mod kv_cache;
 mod kv_write;
 mod launch;
 mod layer_norm;
+mod linear;
 mod memory;
 mod modules;
 mod packed_attention;
@@ -35,6 +37,7 @@ mod stream;
 pub use buffer::CudaBuffer;
 pub use device::{CudaConfig, Properties, devices};
 pub use kv_cache::CudaKvCache;
+pub use linear::CudaWeight;
 pub use modules::keep;
 pub use stream::CudaStream;
 
@@ -66,31 +69,6 @@ impl Cuda {
     }
 }
 
-/// A weight on a card.
-pub struct CudaWeight;
-
-impl PackedWeight for CudaWeight {
-    fn format(&self) -> Format {
-        Format::F32
-    }
-
-    fn rows(&self) -> usize {
-        0
-    }
-
-    fn cols(&self) -> usize {
-        0
-    }
-
-    fn experts(&self) -> usize {
-        0
-    }
-
-    fn resident_bytes(&self) -> usize {
-        0
-    }
-}
-
 fn unsupported<T>(what: &str) -> Result<T> {
     Err(KernelError::Unsupported { backend: NAME, what: what.into() })
 }
@@ -100,6 +78,7 @@ impl Backend for Cuda {
     type Buffer = CudaBuffer;
     type Weight = CudaWeight;
     type KvCache = CudaKvCache;
+    type Recording = graph::Recording;
 
     fn name(&self) -> &'static str {
         NAME
@@ -113,7 +92,13 @@ impl Backend for Cuda {
             Need::PackedAttention { head_dim } => {
                 kv_cache::check_head_dim(&self.device, head_dim, KvDType::F32)
             }
-            _ => unsupported("weights yet"),
+            Need::Linear { format, cols } | Need::ExpertLinear { format, cols } => {
+                match linear::packed_bytes(format, 1, cols) {
+                    usize::MAX => unsupported(&format!("{format} weights of {cols} columns")),
+                    _ => Ok(()),
+                }
+            }
+            Need::Embed(_) => Ok(()),
         }
     }
 
@@ -125,6 +110,18 @@ impl Backend for Cuda {
         let buffer = CudaBuffer::new(&self.device, dtype, len)?;
         buffer.memory.clear()?;
         Ok(buffer)
+    }
+
+    fn begin_recording(&self, s: &mut CudaStream) -> Result<bool> {
+        graph::begin(s).map(|()| true)
+    }
+
+    fn end_recording(&self, s: &mut CudaStream) -> Result<graph::Recording> {
+        graph::end(s)
+    }
+
+    fn replay(&self, s: &mut CudaStream, recording: &graph::Recording) -> Result<()> {
+        graph::replay(s, recording)
     }
 
     fn upload_f32(&self, s: &mut CudaStream, src: &[f32], dst: &mut CudaBuffer) -> Result<()> {
@@ -144,34 +141,33 @@ impl Backend for Cuda {
         s.copy_out("download_f32", src.memory, dst)
     }
 
-    fn pack(&self, _: &mut CudaStream, source: &WeightSource<'_>) -> Result<CudaWeight> {
-        checks::pack(source)?;
-        unsupported("weights yet")
+    fn pack(&self, s: &mut CudaStream, source: &WeightSource<'_>) -> Result<CudaWeight> {
+        linear::pack(s, &self.device, source)
     }
 
     fn packed_bytes(&self, format: Format, rows: usize, cols: usize) -> usize {
-        format.row_bytes(cols).unwrap_or(usize::MAX).saturating_mul(rows)
+        linear::packed_bytes(format, rows, cols)
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<CudaKvCache> {
         CudaKvCache::new(&self.device, spec)
     }
 
-    fn embed(&self, _: &mut CudaStream, _: &mut CudaBuffer, _: &Embed<'_, Self>) -> Result<()> {
-        unsupported("embed yet")
+    fn embed(&self, s: &mut CudaStream, dst: &mut CudaBuffer, p: &Embed<'_, Self>) -> Result<()> {
+        linear::embed(s, dst, p)
     }
 
-    fn linear(&self, _: &mut CudaStream, _: Linear<'_, '_, Self>) -> Result<()> {
-        unsupported("linear yet")
+    fn linear(&self, s: &mut CudaStream, p: Linear<'_, '_, Self>) -> Result<()> {
+        linear::linear(s, p)
     }
 
     fn gated_linear(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaBuffer,
-        _: &GatedLinear<'_, Self>,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &GatedLinear<'_, Self>,
     ) -> Result<()> {
-        unsupported("gated_linear yet")
+        linear::gated_linear(s, dst, p)
     }
 
     fn route_topk(&self, s: &mut CudaStream, p: RouteTopk<'_, Self>) -> Result<()> {
@@ -180,20 +176,20 @@ impl Backend for Cuda {
 
     fn expert_gated_linear(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaBuffer,
-        _: &ExpertGatedLinear<'_, Self>,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &ExpertGatedLinear<'_, Self>,
     ) -> Result<()> {
-        unsupported("expert_gated_linear yet")
+        linear::expert_gated_linear(s, dst, p)
     }
 
     fn expert_combine(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaBuffer,
-        _: &ExpertCombine<'_, Self>,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &ExpertCombine<'_, Self>,
     ) -> Result<()> {
-        unsupported("expert_combine yet")
+        linear::expert_combine(s, dst, p)
     }
 
     fn rms_norm(

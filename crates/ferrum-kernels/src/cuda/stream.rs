@@ -19,6 +19,8 @@ pub(super) enum Scratch {
     Attention,
     /// The tokens of each expert.
     Experts,
+    /// Products that are not yet what an operation gives.
+    Products,
     /// Bytes of a file on their way to a weight.
     Staging,
 }
@@ -27,7 +29,7 @@ pub(super) enum Scratch {
 pub struct CudaStream {
     pub(super) device: Arc<Device>,
     pub(super) raw: sys::CUstream,
-    scratch: [Option<Arc<Memory>>; 4],
+    scratch: [Option<Arc<Memory>>; 5],
     /// Memory that the recording under way mentions.
     pub(super) recording: Option<Vec<Arc<Memory>>>,
 }
@@ -60,6 +62,14 @@ impl CudaStream {
         Ok(memory)
     }
 
+    /// An error while operations are recorded.
+    pub(super) fn running(&self, op: &'static str) -> Result<()> {
+        match self.recording {
+            None => Ok(()),
+            Some(_) => Err(KernelError::shape(op, "while operations are recorded")),
+        }
+    }
+
     /// Sets the first `bytes` bytes to zero.
     pub(super) fn zero(&mut self, memory: &Memory, bytes: usize) -> Result<()> {
         assert!(bytes <= memory.bytes(), "within the memory");
@@ -76,6 +86,7 @@ impl CudaStream {
         memory: &Memory,
         offset: usize,
     ) -> Result<()> {
+        self.running(op)?;
         assert!(offset + size_of_val(src) <= memory.bytes(), "within the memory");
         self.device.bind(op)?;
         let dst = memory.address() + offset as u64;
@@ -100,6 +111,7 @@ impl CudaStream {
 
     /// Waits for all work.
     pub(super) fn synchronize(&mut self, op: &'static str) -> Result<()> {
+        self.running(op)?;
         self.device.bind(op)?;
         // SAFETY: the stream is alive.
         unsafe { stream::synchronize(self.raw) }.op(op)

@@ -1,0 +1,43 @@
+// Activations for products with F16 and BF16 weights: each value as a sum of numbers of the weight's
+// own type, so that the tensor cores' products are exact.
+//
+// Two F16 numbers have 22 bits between them. They need a scale, a power of two for each 32 columns,
+// as their exponents are few. Three BF16 numbers have 24 bits and need none.
+#pragma once
+#include "floats.cuh"
+
+// 32 columns of one token, of the number type and so many terms; the largest terms come first. Eight
+// records lie in different banks of shared memory.
+template <int TERMS>
+struct HalvesRecord {
+  u16 terms[TERMS][GROUP];
+  float scale;
+  float unused[3];
+};
+
+// Where a term has the value of column `c` of 32. A lane of a fragment has four words of two columns
+// of a group; so placed, they are eight neighbouring columns, and a lane reads a weight at once.
+DEVICE int fragment_place(int c) {
+  int lane = c / 8, word = c / 2 % 4;
+  return 8 * word + 2 * lane + c % 2;
+}
+
+template <class F>
+struct HalvesOf;
+
+template <>
+struct HalvesOf<F16> {
+  static constexpr int TERMS = 2;
+  static DEVICE u16 round(float v) { return f32_to_f16(v); }
+  static DEVICE void mma(float c[4], const u32 a[4], const u32 b[2]) { mma_f16(c, a, b); }
+  // The exponent at which the largest value of a group lies, 2^14 or more, but below what F16 can hold.
+  static DEVICE int exponent(u32 largest) { return max((int)(largest >> 23), 15) - 14; }
+};
+
+template <>
+struct HalvesOf<BF16> {
+  static constexpr int TERMS = 3;
+  static DEVICE u16 round(float v) { return (u16)(bf16x2(v, 0.0f) & 0xffff); }
+  static DEVICE void mma(float c[4], const u32 a[4], const u32 b[2]) { mma_bf16(c, a, b); }
+  static DEVICE int exponent(u32) { return 127; }
+};

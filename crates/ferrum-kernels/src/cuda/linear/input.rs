@@ -1,0 +1,115 @@
+//! Activations in the forms that products ask for, made once for all that share an input.
+
+use std::sync::Arc;
+
+use super::super::buffer::Part;
+use super::super::launch::Grid;
+use super::super::memory::Memory;
+use super::super::modules::Source;
+use super::super::stream::{CudaStream, Scratch};
+use super::layout::GROUP;
+use crate::{Format, Result};
+
+const THREADS: usize = 256;
+
+/// What a product reads of its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The values as they are.
+    Floats,
+    /// Signed bytes with scales (`cuda/activations.cuh`).
+    Codes,
+    /// Sums of F16 numbers (`cuda/halves.cuh`).
+    F16,
+    /// Sums of BF16 numbers, likewise.
+    Bf16,
+}
+
+impl Form {
+    const ALL: [Form; 4] = [Form::Floats, Form::Codes, Form::F16, Form::Bf16];
+
+    /// Columns of a record, and its bytes, a multiple of 16.
+    pub(super) fn record(self) -> (usize, usize) {
+        match self {
+            Form::Floats => (1, 0),
+            Form::Codes => (2 * GROUP, 80),
+            Form::F16 => (GROUP, 144),
+            Form::Bf16 => (GROUP, 208),
+        }
+    }
+
+    /// Bytes of a row of `cols` values in scratch memory.
+    fn row_bytes(self, cols: usize) -> usize {
+        let (columns, bytes) = self.record();
+        cols.div_ceil(columns) * bytes
+    }
+}
+
+/// An input in all the forms that were asked for.
+pub(super) struct Input {
+    /// Of each form: where it lies.
+    places: [Option<(Arc<Memory>, usize)>; 4],
+}
+
+impl Input {
+    /// Brings `rows` rows of `cols` values into the forms.
+    pub(super) fn new(
+        s: &mut CudaStream,
+        op: &'static str,
+        floats: &Part<'_>,
+        [rows, cols]: [usize; 2],
+        forms: &[Form],
+    ) -> Result<Input> {
+        let wanted = Form::ALL.map(|form| forms.contains(&form));
+        let mut bytes = 0usize;
+        let starts = Form::ALL.map(|form| {
+            let start = bytes;
+            let own = if wanted[form as usize] { form.row_bytes(cols) } else { 0 };
+            bytes = bytes.saturating_add(own.saturating_mul(rows));
+            start
+        });
+        let scratch = s.scratch(Scratch::Activations, bytes)?;
+        let places = Form::ALL.map(|form| {
+            let place = match form {
+                Form::Floats => (floats.memory.clone(), 0),
+                _ => (scratch.clone(), starts[form as usize]),
+            };
+            wanted[form as usize].then_some(place)
+        });
+        let input = Input { places };
+        for form in Form::ALL.into_iter().filter(|&form| wanted[form as usize]) {
+            convert(s, op, floats, [rows, cols], form, input.place(form))?;
+        }
+        Ok(input)
+    }
+
+    /// Where a form lies: memory, and bytes behind its beginning.
+    pub(super) fn place(&self, form: Form) -> (&Arc<Memory>, usize) {
+        let place = self.places[form as usize].as_ref();
+        let (memory, offset) = place.expect("a form that was asked for");
+        (memory, *offset)
+    }
+}
+
+/// Brings an input into one form.
+fn convert(
+    s: &mut CudaStream,
+    op: &'static str,
+    floats: &Part<'_>,
+    [rows, cols]: [usize; 2],
+    form: Form,
+    (memory, offset): (&Arc<Memory>, usize),
+) -> Result<()> {
+    // Threads that share a row: sixteen make a record of 64 columns, or 32 one of 32.
+    let (source, entry, threads) = match form {
+        Form::Floats => return Ok(()),
+        Form::Codes => (Source::Activations, "quantize", cols.div_ceil(2 * GROUP) * 16),
+        Form::F16 => (Source::SplitHalves(Format::F16), "split", cols.div_ceil(GROUP) * 32),
+        Form::Bf16 => (Source::SplitHalves(Format::BF16), "split", cols.div_ceil(GROUP) * 32),
+    };
+    let launch = s.launch(op, source, entry).read(floats).memory(memory, offset);
+    let launch = launch.int(rows).int(cols);
+    let blocks = (rows * threads).div_ceil(THREADS);
+    // SAFETY: the input has been checked, and the place has room for the form.
+    unsafe { launch.run(Grid { blocks: [blocks, 1, 1], threads: THREADS, shared: 0 }) }
+}

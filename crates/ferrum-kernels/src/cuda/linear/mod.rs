@@ -1,0 +1,139 @@
+//! Linear layers: weights in planes, and products with few tokens and with many.
+//!
+//! A weight is taken apart when it is packed, so that kernels read each of its fields aligned
+//! ([`layout`]). Activations are brought into the form that the weights ask for once for all outputs
+//! ([`input`]). Up to eight tokens are multiplied by kernels that take as long as reading the weight
+//! does, more by tensor cores ([`product`]).
+//!
+//! A token's results do not depend on the tokens beside it, except that those of the two kinds of
+//! kernel may differ by rounding.
+
+mod embed;
+mod experts;
+mod input;
+mod layout;
+mod product;
+mod weight;
+
+pub(super) use embed::embed;
+pub(super) use experts::{expert_combine, expert_gated_linear};
+pub use weight::CudaWeight;
+pub(super) use weight::{pack, packed_bytes};
+
+use std::sync::Arc;
+
+use super::launch::Grid;
+use super::memory::Memory;
+use super::modules::Source;
+use super::pointwise::number;
+use super::stream::{CudaStream, Scratch};
+use super::{Cuda, CudaBuffer};
+use crate::checks::Operand;
+use crate::params::{GatedLinear, Linear};
+use crate::{Result, checks};
+use input::Input;
+use product::{Method, Product, Weights};
+
+/// [`crate::Backend::linear`]
+pub(super) fn linear(s: &mut CudaStream, p: Linear<'_, '_, Cuda>) -> Result<()> {
+    const OP: &str = "linear";
+    checks::linear(&p)?;
+    let Some(first) = p.outputs.first() else { return Ok(()) };
+    let cols = first.weight.cols;
+    let floats = p.input.floats(OP, p.rows * cols)?;
+    let method = |weight: &CudaWeight| Method::new(weight.format, p.rows);
+    let form = |weight: &CudaWeight| method(weight).form(weight.format);
+    let forms: Vec<_> = p.outputs.iter().map(|output| form(output.weight)).collect();
+    let input = Input::new(s, OP, &floats, [p.rows, cols], &forms)?;
+    for output in p.outputs.iter_mut() {
+        let dst = output.dst.floats_mut(OP, p.rows * output.weight.rows)?;
+        let bias = output.bias.map(|bias| bias.floats(OP, output.weight.rows)).transpose()?;
+        let product = Product {
+            op: OP,
+            weights: Weights::One(output.weight),
+            method: method(output.weight),
+            input: &input,
+            count: p.rows,
+            slots: None,
+            dst: dst.memory,
+            bias: bias.as_ref().map(|bias| bias.memory),
+            accumulate: output.accumulate,
+        };
+        // SAFETY: `checks` has held the lengths against the buffers.
+        unsafe { product.run(s)? }
+    }
+    Ok(())
+}
+
+/// [`crate::Backend::gated_linear`]
+pub(super) fn gated_linear(
+    s: &mut CudaStream,
+    dst: &mut CudaBuffer,
+    p: &GatedLinear<'_, Cuda>,
+) -> Result<()> {
+    const OP: &str = "gated_linear";
+    let view = checks::gated_linear(dst, p)?;
+    let method = |weight: &CudaWeight| Method::new(weight.format, p.rows);
+    let forms = [p.gate, p.up].map(|weight| method(weight).form(weight.format));
+    let input = Input::new(s, OP, &view.input, [p.rows, p.gate.cols], &forms)?;
+    let product = Product {
+        op: OP,
+        weights: Weights::One(p.gate),
+        method: method(p.gate),
+        input: &input,
+        count: p.rows,
+        slots: None,
+        dst: view.dst.memory,
+        bias: None,
+        accumulate: false,
+    };
+    // SAFETY: as above.
+    unsafe { gated(s, product, p.gate, p.up, method(p.up), number(p.activation)) }
+}
+
+/// Two products and what becomes of them, in one kernel where the formats agree. `product` is that
+/// of the gate.
+///
+/// # Safety
+/// As for [`Product::run`].
+unsafe fn gated(
+    s: &mut CudaStream,
+    product: Product<'_>,
+    gate: &CudaWeight,
+    up: &CudaWeight,
+    method: Method,
+    activation: usize,
+) -> Result<()> {
+    if gate.format == up.format {
+        let weights = Weights::Gated(gate, up, activation);
+        // SAFETY: the caller's promise, here and below.
+        return unsafe { Product { weights, ..product }.run(s) };
+    }
+    let (op, dst, values) = (product.op, product.dst, product.count * gate.rows);
+    let ups = s.scratch(Scratch::Products, values.saturating_mul(size_of::<f32>()))?;
+    unsafe {
+        product.run(s)?;
+        Product { weights: Weights::One(up), method, dst: &ups, ..product }.run(s)?;
+        join_gates(s, op, dst, &ups, values, activation)
+    }
+}
+
+/// `gates[i] = act(gates[i]) · ups[i]`
+///
+/// # Safety
+/// Both must have so many values.
+unsafe fn join_gates(
+    s: &mut CudaStream,
+    op: &'static str,
+    gates: &Arc<Memory>,
+    ups: &Arc<Memory>,
+    values: usize,
+    activation: usize,
+) -> Result<()> {
+    const THREADS: usize = 256;
+    let launch = s.launch(op, Source::Pointwise, "gate");
+    let launch = launch.memory(gates, 0).memory(ups, 0).int(values).int(activation);
+    let grid = Grid { blocks: [values.div_ceil(THREADS), 1, 1], threads: THREADS, shared: 0 };
+    // SAFETY: the caller's promise.
+    unsafe { launch.run(grid) }
+}

@@ -1,0 +1,195 @@
+//! A product of a weight with an input: which kernel computes it, and its launch.
+
+use std::sync::Arc;
+
+use super::super::launch::{Grid, Launch};
+use super::super::memory::Memory;
+use super::super::modules::Source;
+use super::super::stream::CudaStream;
+use super::CudaWeight;
+use super::input::{Form, Input};
+use crate::{Format, Result};
+
+/// Most tokens that the kernels of `cuda/gemv.cuh` work on. With more, reading the weight once for
+/// each eight takes longer than tensor cores do.
+const FEW: usize = 8;
+
+/// Threads of a block of either kind of kernel: four warps.
+const THREADS: usize = 128;
+const WARPS: usize = 4;
+
+/// Records on their way to shared memory: `GEMM_STAGES` in `cuda/gemm.cuh`.
+const STAGES: usize = 3;
+
+/// How a product is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// `cuda/gemv.cuh`: the weight is read once for so many slots.
+    Gemv(usize),
+    /// `cuda/gemm.cuh`: by tiles of so many slots.
+    Gemm(usize),
+}
+
+impl Method {
+    /// For the products of a weight in this format with so many tokens.
+    ///
+    /// The results of the two kinds may differ by rounding, those within a kind do not.
+    pub(super) fn new(format: Format, tokens: usize) -> Method {
+        match tokens {
+            // There are no tensor cores for single precision.
+            _ if format == Format::F32 => Method::Gemv(few(tokens)),
+            0..=FEW => Method::Gemv(few(tokens)),
+            9..=16 => Method::Gemm(16),
+            _ => Method::Gemm(64),
+        }
+    }
+
+    /// What it reads of its input.
+    pub(super) fn form(self, format: Format) -> Form {
+        match (format, self) {
+            (Format::F32, _) | (Format::F16 | Format::BF16, Method::Gemv(_)) => Form::Floats,
+            (Format::F16, Method::Gemm(_)) => Form::F16,
+            (Format::BF16, Method::Gemm(_)) => Form::Bf16,
+            _ => Form::Codes,
+        }
+    }
+
+    fn kernel(self, format: Format, gated: bool) -> (Source, &'static str) {
+        let coded = format.block_len() > 1;
+        let source = match self {
+            Method::Gemv(_) if coded => Source::GemvCodes(format),
+            Method::Gemv(_) => Source::GemvFloats(format),
+            Method::Gemm(_) if coded => Source::GemmCodes(format),
+            Method::Gemm(_) => Source::GemmHalves(format),
+        };
+        let entry = match (self, gated) {
+            (Method::Gemv(1), false) => "gemv_1",
+            (Method::Gemv(2), false) => "gemv_2",
+            (Method::Gemv(4), false) => "gemv_4",
+            (Method::Gemv(_), false) => "gemv_8",
+            (Method::Gemv(1), true) => "gated_gemv_1",
+            (Method::Gemv(2), true) => "gated_gemv_2",
+            (Method::Gemv(4), true) => "gated_gemv_4",
+            (Method::Gemv(_), true) => "gated_gemv_8",
+            (Method::Gemm(16), false) => "gemm_16",
+            (Method::Gemm(_), false) => "gemm_64",
+            (Method::Gemm(16), true) => "gated_gemm_16",
+            (Method::Gemm(_), true) => "gated_gemm_64",
+        };
+        (source, entry)
+    }
+}
+
+/// The smallest kernel for so many slots, or the largest that there is.
+fn few(slots: usize) -> usize {
+    slots.next_power_of_two().min(FEW)
+}
+
+/// What is multiplied.
+#[derive(Clone, Copy)]
+pub(super) enum Weights<'a> {
+    /// A weight.
+    One(&'a CudaWeight),
+    /// A gate and an up-projection of one format; the gate's product goes through the activation of
+    /// this number (`cuda/activation.cuh`), and is multiplied with the other's.
+    Gated(&'a CudaWeight, &'a CudaWeight, usize),
+}
+
+/// Where slots lie, if each is a token's share of an expert.
+#[derive(Clone, Copy)]
+pub(super) struct Slots<'a> {
+    /// The expert of each slot, `[slots]`.
+    pub(super) ids: &'a Arc<Memory>,
+    /// Slots that share a row of the input.
+    pub(super) per_row: usize,
+    /// For [`Method::Gemm`]: what `sort_slots` in `cuda/experts.cu` has made.
+    pub(super) sorted: Option<&'a Sorted>,
+}
+
+/// Slots in the order of their experts, `[slots]`, and behind them the tiles of each expert.
+pub(super) struct Sorted {
+    pub(super) memory: Arc<Memory>,
+    /// Where the tiles begin, in bytes.
+    pub(super) tiles_at: usize,
+    /// Tiles at most.
+    pub(super) tiles: usize,
+}
+
+/// A product of `count` slots; without [`Slots`], a slot is a token.
+pub(super) struct Product<'a> {
+    pub(super) op: &'static str,
+    pub(super) weights: Weights<'a>,
+    pub(super) method: Method,
+    pub(super) input: &'a Input,
+    pub(super) count: usize,
+    pub(super) slots: Option<Slots<'a>>,
+    /// `[count, n]`
+    pub(super) dst: &'a Arc<Memory>,
+    /// `[n]`
+    pub(super) bias: Option<&'a Arc<Memory>>,
+    pub(super) accumulate: bool,
+}
+
+impl Product<'_> {
+    /// Launches the kernel.
+    ///
+    /// # Safety
+    /// The operands must be as long as the shapes say.
+    pub(super) unsafe fn run(&self, s: &mut CudaStream) -> Result<()> {
+        let (first, second, gated, activation) = match self.weights {
+            Weights::One(weight) => (weight, weight, false, 0),
+            Weights::Gated(gate, up, activation) => (gate, up, true, activation),
+        };
+        let (source, entry) = self.method.kernel(first.format, gated);
+        let (input, offset) = self.input.place(self.method.form(first.format));
+        let per_row = self.slots.map_or(1, |slots| slots.per_row);
+        let launch = s.launch(self.op, source, entry).structure(|fields| {
+            let fields = fields.planes(first).planes(second).memory(input, offset);
+            let fields = fields.memory(self.dst, 0).memory_if(self.bias.map(|bias| (bias, 0)));
+            let fields = self.slot_fields(fields);
+            let fields = fields.ints(first.rows, first.cols).ints(first.groups(), self.count);
+            let fields = fields.ints(per_row, first.experts);
+            fields.ints(usize::from(self.accumulate), activation)
+        });
+        let blocks = [self.columns_of_blocks(), self.rows_of_blocks(first.rows, gated), 1];
+        // SAFETY: the caller's promise; the fields are those of `Linear` in `cuda/linear.cuh`.
+        unsafe { launch.run(Grid { blocks, threads: THREADS, shared: self.shared(first.format) }) }
+    }
+
+    /// Bytes of shared memory: stages of records, and two numbers, of each slot.
+    fn shared(&self, format: Format) -> usize {
+        match self.method {
+            Method::Gemv(_) => 0,
+            Method::Gemm(slots) => {
+                let (_, record) = self.method.form(format).record();
+                slots * (STAGES * record + 2 * size_of::<i32>())
+            }
+        }
+    }
+
+    /// The fields `ids`, `sorted` and `tiles`.
+    fn slot_fields<'s>(&self, fields: Launch<'s>) -> Launch<'s> {
+        let sorted = self.slots.and_then(|slots| slots.sorted);
+        let fields = fields.memory_if(self.slots.map(|slots| (slots.ids, 0)));
+        let fields = fields.memory_if(sorted.map(|sorted| (&sorted.memory, 0)));
+        fields.memory_if(sorted.map(|sorted| (&sorted.memory, sorted.tiles_at)))
+    }
+
+    /// Blocks side by side, that read the same rows of the weight.
+    fn columns_of_blocks(&self) -> usize {
+        match (self.method, self.slots.and_then(|slots| slots.sorted)) {
+            (Method::Gemm(_), Some(sorted)) => sorted.tiles,
+            (Method::Gemv(slots) | Method::Gemm(slots), _) => self.count.div_ceil(slots),
+        }
+    }
+
+    /// Blocks that share out the rows of a matrix.
+    fn rows_of_blocks(&self, rows: usize, gated: bool) -> usize {
+        // Of a warp; half as many of each of two weights.
+        let of_warp = match self.method {
+            Method::Gemv(_) => 2,
+            Method::Gemm(_) => 32,
+        };
+        rows.div_ceil(WARPS * of_warp >> usize::from(gated))
+    }
+}
