@@ -23,6 +23,7 @@ mod rope;
 mod small_cases;
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
+use ferrum_kernels::cuda::{Cuda, CudaConfig};
 use ferrum_kernels::profiled::Profiled;
 use ferrum_kernels::reference::Reference;
 use harness::Subject;
@@ -44,6 +45,17 @@ fn cpus() -> Vec<Subject<Cpu>> {
 fn profiled() -> Vec<Subject<Profiled<Cpu>>> {
     let cpu = Cpu::new(CpuConfig { threads: 2, ..CpuConfig::default() }).expect("a processor");
     vec![Subject::new("profiled cpu".into(), Profiled::new(cpu).0)]
+}
+
+/// Emulated cards, which run blocks, warps and lanes in three different orders.
+fn cudas() -> Vec<Subject<Cuda>> {
+    ferrum_cuda_emulator::load().expect("an emulator");
+    let card = |ordinal| {
+        let config = CudaConfig { ordinal, ..CudaConfig::default() };
+        let order = ferrum_cuda_emulator::schedule(ordinal);
+        Subject::new(format!("cuda {order:?}"), Cuda::new(&config).expect("a card"))
+    };
+    ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.map(card).into()
 }
 
 /// The oracle itself, as a backend among others.
@@ -122,6 +134,28 @@ on! { profiled, super::profiled:
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
+}
+
+on! { cuda, super::cudas:
+    linear::linear_of_every_format,
+    linear::linear_of_extremes,
+    linear::linear_with_outputs_of_several_formats,
+    linear::linear_of_nothing,
+    gated_linear::gated_linear_of_some_shapes,
+    gated_linear::gated_linear_of_extremes,
+    embed::embed_of_every_format,
+    embed::embed_adds_up,
+    experts::expert_gated_linear_of_some_shapes,
+    experts::expert_combine_of_every_format,
+    experts::few_tokens_of_experts_are_independent,
+    experts::many_tokens_of_experts_are_independent,
+    experts::experts_worked_by_hand,
+    experts_refused::wrong_operands_of_experts_are_refused,
+    experts_refused::stacks_are_refused_where_one_weight_is_meant,
+    invariance::few_linear_rows_are_independent,
+    invariance::many_linear_rows_are_independent,
+    invariance::few_gated_linear_rows_are_independent,
+    invariance::many_gated_linear_rows_are_independent,
 }
 
 // The oracle cannot be held against itself: against values worked out by hand.
