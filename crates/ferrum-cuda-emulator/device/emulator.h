@@ -52,6 +52,15 @@ template <class... Parameters, void (*kernel)(Parameters...)>
 struct Launcher<void (*)(Parameters...), kernel> {
   using Packed = std::tuple<std::remove_cv_t<Parameters>...>;
 
+  static constexpr unsigned count = sizeof...(Parameters);
+  static_assert(count <= 64, "the mask of pointers has 64 bits");
+
+  static uint64_t pointers() {
+    uint64_t mask = 0;
+    unsigned i = 0;
+    ((mask |= uint64_t(std::is_pointer_v<Parameters>) << i++), ...);
+    return mask;
+  }
   template <size_t... I>
   static void pack_each(void* const* arguments, void* packed, std::index_sequence<I...>) {
     new (packed) Packed(*static_cast<std::remove_cv_t<Parameters>*>(arguments[I])...);
@@ -67,7 +76,7 @@ struct Registration {
   KernelEntry entry;
   template <class L>
   Registration(const char* name, unsigned threads, L)
-      : entry{name, threads, sizeof(typename L::Packed), L::pack, L::run} {
+      : entry{name, threads, L::count, L::pointers(), sizeof(typename L::Packed), L::pack, L::run} {
     emulator_register_kernel(&entry);
   }
 };

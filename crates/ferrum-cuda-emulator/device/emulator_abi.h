@@ -24,6 +24,8 @@ struct Slot {
 struct KernelEntry {
   const char* name;
   unsigned max_threads;
+  unsigned arguments;
+  uint64_t pointers;  // bit i: argument i is a pointer
   size_t argument_bytes;
   void (*pack)(void* const* arguments, void* packed);
   void (*run)(const void* packed);
@@ -32,6 +34,13 @@ struct KernelEntry {
 struct BarrierCount {
   unsigned nonzero;  // threads that came with a predicate other than zero
   unsigned threads;  // threads that came
+};
+
+// What a lane gives to an mma: its fragments; and gets back in the same place: its part of a·b.
+template <class Sum>
+struct Fragments {
+  unsigned a[4], b[2];
+  Sum product[4];
 };
 
 // Runs once, in the lane that arrives last, over what all lanes gave.
@@ -43,6 +52,9 @@ extern "C" {
 // The thread that runs now. One kernel runs at a time in the process, under the driver's lock.
 extern emulator::Thread* emulator_thread;
 extern unsigned char* emulator_dynamic_shared;
+
+// Set around atomic accesses, which are no races.
+extern int emulator_in_atomic;
 
 // Called by a module's constructors while the driver loads it.
 void emulator_register_kernel(const emulator::KernelEntry* entry);
@@ -57,6 +69,11 @@ const emulator::Slot* emulator_collective(unsigned mask, const void* given, size
 
 void emulator_copy_async(void* shared, const void* global, bool valid, int line);
 void emulator_copy_commit();
+// Leaders of mma.
+void emulator_multiply_f16(emulator::Slot* slots);
+void emulator_multiply_bf16(emulator::Slot* slots);
+void emulator_multiply_s8(emulator::Slot* slots);
+void emulator_multiply_s8_k16(emulator::Slot* slots);
 // Fails unless the 16 bytes are aligned, in shared memory, and written.
 void emulator_require_matrix_row(const void* row, const char* what, int line);
 void emulator_copy_wait(unsigned groups_under_way);

@@ -149,12 +149,17 @@ template <class T> inline void __stwb(T* p, T v) { *p = v; }
 
 // --- atomics: emulated threads switch only at barriers and collectives, so plain code is atomic
 namespace emulator {
+struct Atomic {
+  Atomic() { *(volatile int*)&emulator_in_atomic = 1; }
+  ~Atomic() { *(volatile int*)&emulator_in_atomic = 0; }
+};
 template <class T> struct Same { using Type = T; };
 template <class T> using NotDeduced = typename Same<T>::Type;
 }  // namespace emulator
 #define FERRUM_ATOMIC(name, expression)                            \
   template <class T>                                               \
   inline T name(T* p, emulator::NotDeduced<T> v) {                 \
+    emulator::Atomic atomic;                                       \
     T old = *p;                                                    \
     *p = (T)(expression);                                          \
     return old;                                                    \
@@ -172,6 +177,7 @@ FERRUM_ATOMIC(atomicDec, old == 0 || old > v ? v : old - 1)
 #undef FERRUM_ATOMIC
 template <class T>
 inline T atomicCAS(T* p, emulator::NotDeduced<T> expected, emulator::NotDeduced<T> v) {
+  emulator::Atomic atomic;
   T old = *p;
   if (old == expected) *p = v;
   return old;

@@ -78,60 +78,9 @@ FERRUM_LDMATRIX(ldmatrix_x2_trans, 2, true)
 FERRUM_LDMATRIX(ldmatrix_x4_trans, 4, true)
 #undef FERRUM_LDMATRIX
 
-// --- mma: the lane that comes last multiplies the whole matrices
+// --- mma: the lane that comes last multiplies the whole matrices (in the driver: tensor.cpp)
 
 namespace emulator {
-
-// What a lane gives: its fragments; what it gets back in the same place: its part of a·b.
-template <class Sum>
-struct Fragments {
-  unsigned a[4], b[2];
-  Sum product[4];
-};
-
-// a [16, K] · b [K, 8]: `Packed` numbers in a register, which `unpack(register, i)` gives, and
-// `Parts` registers of b in a lane, each for 4 · Packed of K.
-template <class Sum, int Packed, int Parts, class Unpack>
-inline void multiply(Slot* slots, Unpack unpack) {
-  constexpr int Each = 4 * Packed, K = Each * Parts;
-  Sum a[16][K], b[K][8], product[16][8] = {};
-  for (int lane = 0; lane < 32; lane++) {
-    auto from = given_by<Fragments<Sum>>(slots, (unsigned)lane);
-    int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < Packed; i++) {
-      for (int part = 0; part < 2 * Parts; part++)
-        a[g + 8 * (part % 2)][Packed * t + i + Each * (part / 2)] = unpack(from.a[part], i);
-      for (int part = 0; part < Parts; part++)
-        b[Packed * t + i + Each * part][g] = unpack(from.b[part], i);
-    }
-  }
-  for (int row = 0; row < 16; row++)
-    for (int k = 0; k < K; k++)
-      for (int column = 0; column < 8; column++)
-        product[row][column] += a[row][k] * b[k][column];
-  for (int lane = 0; lane < 32; lane++) {
-    int g = lane / 4, t = lane % 4;
-    unsigned char* back = slots[lane].bytes + offsetof(Fragments<Sum>, product);
-    memcpy(back, &product[g][2 * t], 2 * sizeof(Sum));
-    memcpy(back + 2 * sizeof(Sum), &product[g + 8][2 * t], 2 * sizeof(Sum));
-  }
-}
-
-inline void multiply_f16(Slot* slots) {
-  multiply<float, 2, 2>(slots, [](unsigned r, int i) {
-    return f16_to_f32((unsigned short)(r >> (16 * i)));
-  });
-}
-inline void multiply_bf16(Slot* slots) {
-  multiply<float, 2, 2>(slots, [](unsigned r, int i) {
-    return bf16_to_f32((unsigned short)(r >> (16 * i)));
-  });
-}
-inline int signed_byte(unsigned r, int i) { return (int)(signed char)(r >> (8 * i)); }
-inline void multiply_s8(Slot* slots) {
-  multiply<int, 4, 2>(slots, signed_byte);
-}
-inline void multiply_s8_k16(Slot* slots) { multiply<int, 4, 1>(slots, signed_byte); }
 
 template <class Sum>
 inline void mma(Sum* c, const unsigned* a, const unsigned* b, const char* what, int line,
@@ -145,15 +94,15 @@ inline void mma(Sum* c, const unsigned* a, const unsigned* b, const char* what, 
 }  // namespace emulator
 
 inline void mma_f16(float* c, const unsigned* a, const unsigned* b, int line = __builtin_LINE()) {
-  emulator::mma(c, a, b, "mma_f16", line, emulator::multiply_f16);
+  emulator::mma(c, a, b, "mma_f16", line, emulator_multiply_f16);
 }
 inline void mma_bf16(float* c, const unsigned* a, const unsigned* b, int line = __builtin_LINE()) {
-  emulator::mma(c, a, b, "mma_bf16", line, emulator::multiply_bf16);
+  emulator::mma(c, a, b, "mma_bf16", line, emulator_multiply_bf16);
 }
 inline void mma_s8(int* c, const unsigned* a, const unsigned* b, int line = __builtin_LINE()) {
-  emulator::mma(c, a, b, "mma_s8", line, emulator::multiply_s8);
+  emulator::mma(c, a, b, "mma_s8", line, emulator_multiply_s8);
 }
 inline void mma_s8_k16(int* c, const unsigned* a, unsigned b, int line = __builtin_LINE()) {
   unsigned a4[4] = {a[0], a[1], 0, 0}, b2[2] = {b, 0};
-  emulator::mma(c, a4, b2, "mma_s8_k16", line, emulator::multiply_s8_k16);
+  emulator::mma(c, a4, b2, "mma_s8_k16", line, emulator_multiply_s8_k16);
 }

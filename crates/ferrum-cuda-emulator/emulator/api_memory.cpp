@@ -123,6 +123,8 @@ EXPORT Result cuMemsetD32Async(uint64_t p, unsigned v, size_t n, void* stream) {
 // Ordinary host memory is read before the call returns; pinned memory, and any memory that a graph
 // mentions, when the copy runs.
 static Result to_device(uint64_t to, const void* from, size_t bytes, Stream* stream) {
+  if (memory_in_arena(reinterpret_cast<uint64_t>(from)))
+    return fail(kInvalidValue, "a copy to the device comes from device memory");
   if (Result bad = memory_check(to, bytes, "a copy to the device")) return bad;
   auto copy = [=](const void* source) -> Result {
     if (Result gone = memory_check(to, bytes, "a copy to the device")) return gone;
@@ -138,6 +140,8 @@ static Result to_device(uint64_t to, const void* from, size_t bytes, Stream* str
 
 // A copy into ordinary host memory has ended when the call returns.
 static Result to_host(void* to, uint64_t from, size_t bytes, Stream* stream) {
+  if (memory_in_arena(reinterpret_cast<uint64_t>(to)))
+    return fail(kInvalidValue, "a copy to the host goes to device memory");
   if (Result bad = memory_check(from, bytes, "a copy to the host")) return bad;
   auto copy = [=]() -> Result {
     if (Result gone = memory_check(from, bytes, "a copy to the host")) return gone;

@@ -10,16 +10,22 @@ using namespace emulator;
 
 static bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
+// Out of the way of the many copies that are right.
+[[noreturn]] static void refuse(Result result, const char* what, int line, const std::string& why) {
+  fail_thread(result, std::string(what) + " of line " + std::to_string(line) + why);
+}
+
 EXPORT void emulator_copy_async(void* shared, const void* global, bool valid, int line) {
   Fiber& self = *kernel().current;
-  std::string where = " of line " + std::to_string(line);
+  auto from = reinterpret_cast<uint64_t>(global);
   if (!aligned16(shared) || !aligned16(global))
-    fail_thread(kMisalignedAddress, "cp.async" + where + ": an address is not a multiple of 16");
+    refuse(kMisalignedAddress, "cp.async", line, ": an address is not a multiple of 16");
   if (!in_shared_memory(shared, 16))
-    fail_thread(kIllegalAddress, "cp.async" + where + ": the target is not in shared memory");
-  if (valid && !memory_is_live(reinterpret_cast<uint64_t>(global)))
-    fail_thread(kIllegalAddress, "cp.async" + where + " reads an illegal address: " +
-                                     memory_describe(reinterpret_cast<uint64_t>(global)));
+    refuse(kIllegalAddress, "cp.async", line, ": the target is not in shared memory");
+  if (valid && !memory_is_live(from))
+    refuse(kIllegalAddress, "cp.async", line, " reads an illegal address: " + memory_describe(from));
+  races_write(shared, 16);
+  races_forget(shared, 16);
   poison(shared, 16);
   self.copies.push_back({shared, global, valid, line});
   self.uncommitted++;
@@ -45,6 +51,7 @@ void emulator::finish_copies(Fiber& fiber, unsigned groups_under_way) {
   if (ends) copies = fiber.copies.size();
   for (size_t i = 0; i < copies; i++) {
     const PendingCopy& copy = fiber.copies[i];
+    races_write(copy.shared, 16);
     if (copy.valid) memcpy(copy.shared, copy.global, 16);
     else memset(copy.shared, 0, 16);
   }
@@ -53,9 +60,8 @@ void emulator::finish_copies(Fiber& fiber, unsigned groups_under_way) {
 }
 
 EXPORT void emulator_require_matrix_row(const void* row, const char* what, int line) {
-  std::string where = std::string(what) + " of line " + std::to_string(line);
   if (!aligned16(row))
-    fail_thread(kMisalignedAddress, where + ": a row's address is not a multiple of 16");
+    refuse(kMisalignedAddress, what, line, ": a row's address is not a multiple of 16");
   if (!in_shared_memory(row, 16))
-    fail_thread(kIllegalAddress, where + ": a row is not in shared memory");
+    refuse(kIllegalAddress, what, line, ": a row is not in shared memory");
 }

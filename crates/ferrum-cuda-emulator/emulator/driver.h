@@ -143,6 +143,7 @@ struct Module {
   void* library = nullptr;
   int file = -1;  // stays open, since the loader knows the library by the file's number
   std::vector<std::unique_ptr<Function>> functions;
+  bool checks_races = false;  // compiled to report each of its accesses
   unsigned char* shared_begin = nullptr;
   unsigned char* shared_end = nullptr;
 };
@@ -205,6 +206,7 @@ constexpr uint32_t kPoison = 0x7ffb7ffd;
 void poison(void* begin, size_t bytes);
 
 // --- modules.cpp
+void loading_checks_races();  // says the module that is being loaded
 Result module_load(Device* device, const void* image, Module** module);
 
 }  // namespace emulator

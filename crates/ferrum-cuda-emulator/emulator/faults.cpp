@@ -1,8 +1,10 @@
 // What goes wrong inside a kernel: signals of the thread that runs it, and the checks that
 // g++ -fsanitize compiles into modules.
+#include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstring>
@@ -25,6 +27,8 @@ void on_signal(int number, siginfo_t* info, void* context) {
   if (running && pthread_equal(pthread_self(), runner)) {
     fault_signal = number;
     fault_address = reinterpret_cast<uint64_t>(info->si_addr);
+    auto* registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+    kernel().fault_pc = reinterpret_cast<void*>(registers[REG_RIP] + 1);
     siglongjmp(kernel().fault_jump, 1);
   }
   const struct sigaction& before = previous[number];
@@ -82,6 +86,30 @@ std::string fault_message() {
   if (at >= k.dynamic_limit && at < k.dynamic_limit + 4096)
     return "access past the end of dynamic shared memory";
   return "illegal address: " + memory_describe(fault_address);
+}
+
+// Asks addr2line, which comes with g++. An instruction inside the emulator's own headers belongs to
+// the first line outside of them that was inlined around it.
+std::string line_of(void* instruction) {
+  Dl_info info;
+  if (!instruction || !dladdr(instruction, &info) || !info.dli_fname) return "";
+  const Module* module = kernel().launch->function->module;
+  std::string path = "/proc/self/fd/" + std::to_string(module->file);
+  if (path != info.dli_fname) return "";
+  uintptr_t offset = (uintptr_t)instruction - (uintptr_t)info.dli_fbase - 1;
+  char command[160], line[512];
+  snprintf(command, sizeof command, "addr2line -i -e /proc/%d/fd/%d %#lx 2>/dev/null", (int)getpid(),
+           module->file, (unsigned long)offset);
+  FILE* pipe = popen(command, "r");
+  std::string found;
+  while (pipe && fgets(line, sizeof line, pipe)) {
+    const char* slash = strrchr(line, '/');
+    std::string place = slash ? slash + 1 : line;
+    if (found.empty() && place.rfind("emulator", 0) != 0 && place[0] != '?')
+      found = " at " + place.substr(0, place.find_first_of(" \n"));
+  }
+  if (pipe) pclose(pipe);
+  return found;
 }
 
 // --- what -fsanitize calls; the layouts are those of libubsan's

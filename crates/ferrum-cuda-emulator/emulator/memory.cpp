@@ -115,8 +115,15 @@ Result memory_free(uint64_t address) {
 }
 
 bool memory_is_live(uint64_t address) {
+  static const std::pair<const uint64_t, Allocation>* last = nullptr;  // most often the same
+  auto holds = [&](auto* entry) {
+    return entry && entry->second.live && address - entry->first < entry->second.bytes;
+  };
+  if (holds(last)) return true;
   auto* found = nearest(address);
-  return found && found->second.live && address < found->first + found->second.bytes;
+  if (!holds(found)) return false;
+  last = found;
+  return true;
 }
 
 bool memory_in_arena(uint64_t address) {

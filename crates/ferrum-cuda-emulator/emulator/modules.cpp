@@ -15,6 +15,10 @@ namespace emulator {
 // The module whose constructors run now.
 static Module* loading = nullptr;
 
+void loading_checks_races() {
+  if (loading) loading->checks_races = true;
+}
+
 Result module_load(Device* device, const void* image, Module** loaded) {
   ImageHeader header;
   memcpy(header.magic, image, sizeof header.magic);
@@ -75,6 +79,19 @@ static Result check_launch(const Function& function, Index3 grid, Index3 block, 
     return fail(kInvalidValue, name + ": " + std::to_string(dynamic) +
                                    " bytes of dynamic shared memory, allowed are " +
                                    std::to_string(function.max_dynamic_shared));
+  return kSuccess;
+}
+
+// A pointer that no card could follow: into the host's own memory, most often.
+static Result check_pointers(const KernelEntry& entry, void* const* arguments) {
+  for (unsigned i = 0; i < entry.arguments; i++) {
+    if (!(entry.pointers >> i & 1)) continue;
+    uint64_t address = *static_cast<uint64_t*>(arguments[i]);
+    if (!address || memory_in_arena(address) || host_is_pinned(reinterpret_cast<void*>(address)))
+      continue;
+    return fail(kIllegalAddress, std::string(entry.name) + ": argument " + std::to_string(i) +
+                                     " is " + memory_describe(address));
+  }
   return kSuccess;
 }
 
@@ -184,6 +201,7 @@ EXPORT Result cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, uns
   launch->block = {block_x, block_y, block_z};
   launch->dynamic_shared = dynamic;
   if (Result refused = check_launch(*function, launch->grid, launch->block, dynamic)) return refused;
+  if (Result refused = check_pointers(*function->entry, arguments)) return refused;
   // By value, as the card does.
   launch->packed.assign((function->entry->argument_bytes + 7) / 8, 0);
   function->entry->pack(arguments, launch->packed.data());

@@ -148,6 +148,8 @@ std::vector<std::string> flags_of_this_machine() {
       "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing", "-fno-math-errno", "-fcf-protection=none",
       "-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero",
       "-fno-sanitize-recover=all", "-DFERRUM_EMULATOR"};
+  if (getenv("FERRUM_EMULATOR_RACES"))
+    flags.insert(flags.end(), {"-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"});
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c"))
     flags.insert(flags.end(), {"-mavx2", "-mfma", "-mf16c"});

@@ -31,17 +31,15 @@ emulator_switch:
   pop %r12
   pop %rbx
   pop %rbp
-  ret
+  pop %rcx
+  jmp *%rcx
 )");
 
 namespace emulator {
 
 constexpr size_t kStackBytes = 64 << 10, kGuardBytes = 4096;
 
-Kernel& kernel() {
-  static Kernel* state = new Kernel;
-  return *state;
-}
+Kernel& running_kernel = *new Kernel;
 
 void poison(void* begin, size_t bytes) {
   auto* words = static_cast<uint32_t*>(begin);
@@ -79,7 +77,7 @@ static void fiber_main() {
   for (;;) {
     k.launch->function->entry->run(k.launch->packed.data());
     k.current->state = State::kDone;
-    finish_copies(*k.current, 0);
+    if (!k.current->copies.empty()) finish_copies(*k.current, 0);
     k.live--;
     to_scheduler();
   }
@@ -188,6 +186,7 @@ static void begin_block(Index3 block) {
   if (k.launch->dynamic_shared) poison(emulator_dynamic_shared, k.launch->dynamic_shared);
   if (module->shared_begin)
     poison(module->shared_begin, (size_t)(module->shared_end - module->shared_begin));
+  races_begin_block();
   k.live = k.threads;
   k.barrier = {};
   for (unsigned i = 0; i < k.threads; i++) {
@@ -229,6 +228,7 @@ static void release_barrier() {
   Kernel& k = kernel();
   k.barrier.last = {k.barrier.nonzero, k.barrier.arrived};
   k.barrier.arrived = k.barrier.nonzero = 0;
+  races_barrier();
   for (unsigned i = 0; i < k.threads; i++) {
     if (k.fibers[i].state != State::kAtBarrier) continue;
     k.fibers[i].state = State::kReady;
@@ -286,8 +286,10 @@ static void begin_launch(const Launch& launch) {
   k.threads = launch.block.x * launch.block.y * launch.block.z;
   k.warps = (k.threads + 31) / 32;
   k.failure = kSuccess;
+  k.fault_pc = nullptr;
   k.dynamic_limit = dynamic_shared_limit();
   emulator_dynamic_shared = k.dynamic_limit - (launch.dynamic_shared + 127) / 128 * 128;
+  races_begin_launch();
   Index3 at{0, 0, 0};
   for (unsigned i = 0; i < kMaxThreads; i++) {
     Fiber& fiber = k.fibers[i];
@@ -331,7 +333,8 @@ Result run_kernel(Device* device, const Launch& launch) {
   }
   if (k.failure == kSuccess) return kSuccess;
   k.stacks_stale = true;
-  return fail(k.failure, std::string(launch.function->entry->name) + ": " + k.message);
+  return fail(k.failure, std::string(launch.function->entry->name) + ": " + k.message +
+                             line_of(k.fault_pc));
 }
 
 }  // namespace emulator
@@ -385,13 +388,14 @@ EXPORT const Slot* emulator_collective(unsigned mask, const void* given, size_t 
   Meeting& meeting = meeting_of(warp, mask);
   if (!meeting.arrived) {
     meeting.what = what, meeting.line = line;
-  } else if (strcmp(meeting.what, what) || meeting.line != line) {
+  } else if (meeting.line != line || (meeting.what != what && strcmp(meeting.what, what))) {
     fail_thread(kLaunchFailed, std::string("divergent collective: other lanes of the warp wait at ") +
                                    meeting.what + " of line " + std::to_string(meeting.line) +
                                    ", this one at " + what + " of line " + std::to_string(line));
   }
   Slot* slots = meeting.slots[meeting.turn];
-  if (bytes) memcpy(slots[self.thread.lane].bytes, given, bytes);
+  if (bytes == 4) memcpy(slots[self.thread.lane].bytes, given, 4);  // most are floats
+  else if (bytes) memcpy(slots[self.thread.lane].bytes, given, bytes);
   meeting.arrived |= own;
   if (meeting.arrived != mask) {
     self.state = State::kAtCollective, self.waits_at = what, self.line = line;
@@ -399,6 +403,7 @@ EXPORT const Slot* emulator_collective(unsigned mask, const void* given, size_t 
     meeting.reading--;
     return slots;
   }
+  races_collective(self.thread.warp);
   if (leader) leader(slots);
   unsigned others = mask & ~own;
   for (unsigned rest = others; rest; rest &= rest - 1)

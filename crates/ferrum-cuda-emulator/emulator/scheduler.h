@@ -63,10 +63,12 @@ struct Kernel {
   sigjmp_buf fault_jump;
   Result failure = kSuccess;
   std::string message;
+  void* fault_pc = nullptr;     // the instruction to blame, where it is known
   bool stacks_stale = true;  // fibers must start from an empty stack
   unsigned char* dynamic_limit = nullptr;  // one past the end of dynamic shared memory
 };
-Kernel& kernel();
+extern Kernel& running_kernel;  // lives as long as the process
+inline Kernel& kernel() { return running_kernel; }
 
 // Ends the running kernel from inside one of its threads.
 [[noreturn]] void fail_thread(Result result, const std::string& what);
@@ -74,10 +76,19 @@ std::string place_of(const Fiber& fiber);
 bool in_shared_memory(const void* address, size_t bytes);
 void finish_copies(Fiber& fiber, unsigned groups_under_way);
 
+// races.cpp
+void races_begin_launch();
+void races_begin_block();
+void races_barrier();
+void races_collective(unsigned warp);
+void races_write(const void* address, size_t bytes);
+void races_forget(const void* address, size_t bytes);
+
 // faults.cpp: between these two a fault of this thread belongs to the kernel.
 void faults_begin();
 void faults_end();
 std::string fault_message();
+std::string line_of(void* instruction);  // " at file:line", or nothing
 Result fault_result();
 
 }  // namespace emulator

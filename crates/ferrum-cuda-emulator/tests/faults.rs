@@ -252,6 +252,22 @@ fn use_after_free() {
 }
 
 #[test]
+fn pointers_into_host_memory() {
+    let source =
+        "#include \"ptx.cuh\"\nKERNEL(lost, 1, (int n, const float* x, float* y)) { *y = *x + n; }";
+    let gpu = Gpu::open(0);
+    let kernel = gpu.kernel(source, "lost");
+    let (y, host) = (gpu.upload(&[1.0_f32]), [1.0_f32]);
+    let error = gpu.launch(&kernel, 1, 1, &[3, host.as_ptr() as u64, y.0]).unwrap_err();
+    assert_eq!(error.0, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    let copied = unsafe {
+        let inside = std::slice::from_raw_parts(y.0 as *const f32, 1);
+        cudarc::driver::result::memcpy_htod_async(y.0, inside, gpu.stream)
+    };
+    assert_eq!(copied.unwrap_err().0, CUresult::CUDA_ERROR_INVALID_VALUE);
+}
+
+#[test]
 fn wrong_frees() {
     let gpu = Gpu::open(0);
     let x = gpu.upload(&[1.0_f32; 16]);

@@ -88,6 +88,12 @@ DEVICE void ldmatrix_x2_trans(u32 r[2], const void* shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
                : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(shared_row)) : "memory");
 }
+// Four, transposed.
+DEVICE void ldmatrix_x4_trans(u32 r[4], const void* shared_row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(shared_row)) : "memory");
+}
 // c[16x8] += a[16x16] · b[16x8]
 #define FERRUM_MMA_16816(name, type)                                                           \
   DEVICE void name(float c[4], const u32 a[4], const u32 b[2]) {                               \

@@ -12,7 +12,7 @@ use crate::params::{
     Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
     KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
 };
-use crate::{DType, Format, KvDType, Result, StepInput, WeightSource};
+use crate::{DType, Format, KernelError, KvDType, Result, StepInput, WeightSource};
 
 /// A device that can run a model.
 ///
@@ -27,6 +27,9 @@ pub trait Backend: Send + Sized + 'static {
     type Weight: PackedWeight;
     /// Keys and values of one layer, in blocks of [`crate::KV_BLOCK_SIZE`] positions.
     type KvCache: KvStorage;
+    /// Recorded operations, which keep all memory that they mention. `Infallible` where nothing can be
+    /// recorded.
+    type Recording: Send;
 
     /// Short name: `cpu`, `reference`, …
     fn name(&self) -> &'static str;
@@ -45,6 +48,25 @@ pub trait Backend: Send + Sized + 'static {
     /// prepare for it, such as by taking another number of threads, but every value that an
     /// operation computes with comes from the device arrays.
     fn step_begins(&self, _s: &mut Self::Stream, _step: &StepInput) {}
+
+    /// From now on operations are recorded and do not run, until [`Backend::end_recording`]; `false`
+    /// where the backend cannot do that. They must have run once with the same shapes: a recording
+    /// refuses to allocate, to copy to or from the host, and to wait.
+    fn begin_recording(&self, _s: &mut Self::Stream) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// What was recorded. To be called in any case, also where an operation has failed: then it is an
+    /// error.
+    fn end_recording(&self, _s: &mut Self::Stream) -> Result<Self::Recording> {
+        Err(KernelError::Unsupported { backend: self.name(), what: "recordings".into() })
+    }
+
+    /// Runs recorded operations on the stream that recorded them. They read what the device arrays
+    /// hold now; checks of indices are not repeated.
+    fn replay(&self, _s: &mut Self::Stream, _recording: &Self::Recording) -> Result<()> {
+        Err(KernelError::Unsupported { backend: self.name(), what: "recordings".into() })
+    }
 
     /// Copies `src` into the first `src.len()` elements of an `F32` buffer.
     fn upload_f32(&self, s: &mut Self::Stream, src: &[f32], dst: &mut Self::Buffer) -> Result<()>;

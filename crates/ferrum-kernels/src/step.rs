@@ -41,7 +41,7 @@ pub struct StepInput {
 }
 
 /// Sizes of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct StepShape {
     /// Tokens `T`.
     pub tokens: usize,

@@ -9,6 +9,7 @@ use super::Finding;
 /// What each crate of ours may depend on.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("ferrum-kernels", &[]),
+    ("ferrum-cuda-emulator", &[]),
     ("ferrum-hub", &[]),
     ("ferrum-models", &["ferrum-kernels"]),
     ("ferrum-engine", &["ferrum-models"]),

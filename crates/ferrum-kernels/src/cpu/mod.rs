@@ -123,6 +123,7 @@ impl Backend for Cpu {
     type Buffer = HostBuffer;
     type Weight = CpuWeight;
     type KvCache = CpuKvCache;
+    type Recording = std::convert::Infallible;
 
     fn name(&self) -> &'static str {
         NAME

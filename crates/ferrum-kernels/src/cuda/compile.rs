@@ -62,9 +62,15 @@ macro_rules! sources {
 }
 
 sources! {
+    AttentionDecode: "attention_decode",
+    AttentionMerge: "attention_merge",
+    AttentionPlain: "attention_plain",
+    AttentionPrefill: "attention_prefill",
+    KvWrite: "kv_write",
     Activations: "activations",
     Experts: "experts",
     LayerNorm: "layer_norm",
+    PackedAttention: "packed_attention",
     Pointwise: "pointwise",
     RmsNorm: "rms_norm",
     Rope: "rope",
@@ -107,6 +113,9 @@ impl fmt::Display for Source {
 
 /// What the sources include.
 const HEADERS: &[(&str, &str)] = &[
+    ("attention.cuh", include_str!("../../cuda/attention.cuh")),
+    ("attention_mma.cuh", include_str!("../../cuda/attention_mma.cuh")),
+    ("attention_rows.cuh", include_str!("../../cuda/attention_rows.cuh")),
     ("activation.cuh", include_str!("../../cuda/activation.cuh")),
     ("activations.cuh", include_str!("../../cuda/activations.cuh")),
     ("block_sum.cuh", include_str!("../../cuda/block_sum.cuh")),

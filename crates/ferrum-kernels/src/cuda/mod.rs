@@ -6,22 +6,27 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, KvStorage, Need};
+use crate::backend::{Backend, Need};
 use crate::params::{
     Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
     KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
 };
-use crate::{DType, Format, KernelError, Result, WeightSource, checks};
+use crate::{DType, Format, KernelError, KvDType, Result, WeightSource};
 
+mod attention;
 mod buffer;
 pub mod compile;
 mod device;
 mod driver;
+mod graph;
+mod kv_cache;
+mod kv_write;
 mod launch;
 mod layer_norm;
 mod linear;
 mod memory;
 mod modules;
+mod packed_attention;
 mod pointwise;
 mod rms_norm;
 mod rope;
@@ -31,6 +36,7 @@ mod stream;
 
 pub use buffer::CudaBuffer;
 pub use device::{CudaConfig, Properties, devices};
+pub use kv_cache::CudaKvCache;
 pub use linear::CudaWeight;
 pub use modules::keep;
 pub use stream::CudaStream;
@@ -63,21 +69,6 @@ impl Cuda {
     }
 }
 
-/// The KV cache of one layer on a card.
-pub struct CudaKvCache {
-    spec: KvSpec,
-}
-
-impl KvStorage for CudaKvCache {
-    fn spec(&self) -> &KvSpec {
-        &self.spec
-    }
-
-    fn resident_bytes(&self) -> usize {
-        0
-    }
-}
-
 fn unsupported<T>(what: &str) -> Result<T> {
     Err(KernelError::Unsupported { backend: NAME, what: what.into() })
 }
@@ -87,6 +78,7 @@ impl Backend for Cuda {
     type Buffer = CudaBuffer;
     type Weight = CudaWeight;
     type KvCache = CudaKvCache;
+    type Recording = graph::Recording;
 
     fn name(&self) -> &'static str {
         NAME
@@ -94,6 +86,12 @@ impl Backend for Cuda {
 
     fn check(&self, need: &Need) -> Result<()> {
         match *need {
+            Need::Attention { head_dim, kv } => {
+                kv_cache::check_head_dim(&self.device, head_dim, kv)
+            }
+            Need::PackedAttention { head_dim } => {
+                kv_cache::check_head_dim(&self.device, head_dim, KvDType::F32)
+            }
             Need::Linear { format, cols } | Need::ExpertLinear { format, cols } => {
                 match linear::packed_bytes(format, 1, cols) {
                     0 | usize::MAX => unsupported(&format!("{format} weights of {cols} columns")),
@@ -101,7 +99,6 @@ impl Backend for Cuda {
                 }
             }
             Need::Embed(_) => Ok(()),
-            Need::Attention { .. } | Need::PackedAttention { .. } => unsupported("attention yet"),
         }
     }
 
@@ -113,6 +110,18 @@ impl Backend for Cuda {
         let buffer = CudaBuffer::new(&self.device, dtype, len)?;
         buffer.memory.clear()?;
         Ok(buffer)
+    }
+
+    fn begin_recording(&self, s: &mut CudaStream) -> Result<bool> {
+        graph::begin(s).map(|()| true)
+    }
+
+    fn end_recording(&self, s: &mut CudaStream) -> Result<graph::Recording> {
+        graph::end(s)
+    }
+
+    fn replay(&self, s: &mut CudaStream, recording: &graph::Recording) -> Result<()> {
+        graph::replay(s, recording)
     }
 
     fn upload_f32(&self, s: &mut CudaStream, src: &[f32], dst: &mut CudaBuffer) -> Result<()> {
@@ -141,8 +150,7 @@ impl Backend for Cuda {
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<CudaKvCache> {
-        checks::kv_cache(spec)?;
-        unsupported("KV caches yet")
+        CudaKvCache::new(&self.device, spec)
     }
 
     fn embed(&self, s: &mut CudaStream, dst: &mut CudaBuffer, p: &Embed<'_, Self>) -> Result<()> {
@@ -216,29 +224,29 @@ impl Backend for Cuda {
 
     fn kv_write(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaKvCache,
-        _: &KvWrite<'_, Self>,
+        s: &mut CudaStream,
+        kv: &mut CudaKvCache,
+        p: &KvWrite<'_, Self>,
     ) -> Result<()> {
-        unsupported("kv_write yet")
+        kv_write::kv_write(s, kv, p)
     }
 
     fn attention(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaBuffer,
-        _: &Attention<'_, Self>,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &Attention<'_, Self>,
     ) -> Result<()> {
-        unsupported("attention yet")
+        attention::attention(s, dst, p)
     }
 
     fn packed_attention(
         &self,
-        _: &mut CudaStream,
-        _: &mut CudaBuffer,
-        _: &PackedAttention<'_, Self>,
+        s: &mut CudaStream,
+        dst: &mut CudaBuffer,
+        p: &PackedAttention<'_, Self>,
     ) -> Result<()> {
-        unsupported("packed_attention yet")
+        packed_attention::packed_attention(s, dst, p)
     }
 
     fn gather_rows(

@@ -62,6 +62,14 @@ impl CudaStream {
         Ok(memory)
     }
 
+    /// An error while operations are recorded.
+    pub(super) fn running(&self, op: &'static str) -> Result<()> {
+        match self.recording {
+            None => Ok(()),
+            Some(_) => Err(KernelError::shape(op, "while operations are recorded")),
+        }
+    }
+
     /// Sets the first `bytes` bytes to zero.
     pub(super) fn zero(&mut self, memory: &Memory, bytes: usize) -> Result<()> {
         assert!(bytes <= memory.bytes(), "within the memory");
@@ -78,6 +86,7 @@ impl CudaStream {
         memory: &Memory,
         offset: usize,
     ) -> Result<()> {
+        self.running(op)?;
         assert!(offset + size_of_val(src) <= memory.bytes(), "within the memory");
         self.device.bind(op)?;
         let dst = memory.address() + offset as u64;
@@ -102,6 +111,7 @@ impl CudaStream {
 
     /// Waits for all work.
     pub(super) fn synchronize(&mut self, op: &'static str) -> Result<()> {
+        self.running(op)?;
         self.device.bind(op)?;
         // SAFETY: the stream is alive.
         unsafe { stream::synchronize(self.raw) }.op(op)

@@ -79,6 +79,8 @@ impl<B: Backend> Backend for Profiled<B> {
     type Buffer = B::Buffer;
     type Weight = B::Weight;
     type KvCache = B::KvCache;
+    // Operations are measured one by one.
+    type Recording = std::convert::Infallible;
 
     fn name(&self) -> &'static str {
         self.inner.name()

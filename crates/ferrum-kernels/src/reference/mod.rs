@@ -112,6 +112,7 @@ impl Backend for Reference {
     type Buffer = HostBuffer;
     type Weight = Weight;
     type KvCache = KvCache;
+    type Recording = std::convert::Infallible;
 
     fn name(&self) -> &'static str {
         "reference"

@@ -49,7 +49,7 @@ fn profiled() -> Vec<Subject<Profiled<Cpu>>> {
 
 /// Emulated cards, which run blocks, warps and lanes in three different orders.
 fn cudas() -> Vec<Subject<Cuda>> {
-    ferrum_cuda_emulator::load().expect("an emulator");
+    ferrum_cuda_emulator::load().expect("an emulated driver");
     let card = |ordinal| {
         let config = CudaConfig { ordinal, ..CudaConfig::default() };
         let order = ferrum_cuda_emulator::schedule(ordinal);
@@ -144,18 +144,40 @@ on! { cuda, super::cudas:
     gated_linear::gated_linear_of_some_shapes,
     gated_linear::gated_linear_of_extremes,
     embed::embed_of_every_format,
-    embed::embed_adds_up,
-    experts::expert_gated_linear_of_some_shapes,
+    experts::routes_of_every_shape,
+    experts::expert_gated_linear_of_every_format,
     experts::expert_combine_of_every_format,
     experts::few_tokens_of_experts_are_independent,
     experts::many_tokens_of_experts_are_independent,
     experts::experts_worked_by_hand,
     experts_refused::wrong_operands_of_experts_are_refused,
     experts_refused::stacks_are_refused_where_one_weight_is_meant,
+    rms_norm::rms_norm_of_every_shape,
+    layer_norm::layer_norm_of_every_shape,
+    layer_norm::layer_norm_rows_are_independent,
+    layer_norm::activate_of_every_shape,
+    packed_attention::packed_attention_of_every_shape,
+    packed_attention::packed_sequences_are_independent,
+    packed_attention::wrong_packed_attention_is_refused,
+    embed::embed_adds_up,
+    rope::rope_of_every_shape,
+    gather_rows::gather_rows_of_every_shape,
+    gather_rows::scatter_add_of_every_shape,
+    gather_rows::a_gate_after_linears_is_a_gated_linear,
+    gather_rows::wrong_scatters_and_gates_are_refused,
+    attention::attention_of_every_shape,
+    attention::attention_over_long_contexts,
+    attention::attention_of_large_scores,
+    attention::attention_in_chunks_equals_one_shot,
     invariance::few_linear_rows_are_independent,
     invariance::many_linear_rows_are_independent,
     invariance::few_gated_linear_rows_are_independent,
     invariance::many_gated_linear_rows_are_independent,
+    invariance::attention_of_sequences_is_independent,
+    small_cases::worked_by_hand,
+    refusals::wrong_operands_are_refused,
+    refusals::wrong_batches_are_refused,
+    refusals::wrong_weights_and_caches_are_refused,
 }
 
 // The oracle cannot be held against itself: against values worked out by hand.

@@ -11,6 +11,7 @@ use mlp::Routing;
 
 use super::adapters::{Adapters, Linears};
 use super::memory::ActivationSizes;
+use super::recordings::Recordings;
 use super::weights::{DecoderWeights, LayerWeights, Loader, check_file, vector_values};
 use super::{DecoderSpec, QkNorm, rope_table};
 use crate::checkpoint::Checkpoint;
@@ -45,6 +46,8 @@ pub struct DecoderRunner<B: Backend> {
     adapters: Option<Adapters<B>>,
     /// Numbers that a sequence may name, from 0.
     adapter_count: usize,
+    /// Decode steps that the backend has recorded.
+    recordings: Recordings<B>,
     limits: RunnerLimits,
     /// Results of the last step on the host: logits `[R, vocab]`, or states `[T, hidden]`.
     logits: Vec<f32>,
@@ -137,6 +140,7 @@ impl<B: Backend> DecoderRunner<B> {
             act,
             adapters: loaded,
             adapter_count: adapters.len().max(1),
+            recordings: Recordings::default(),
             limits,
             logits: Vec::new(),
         })
@@ -250,7 +254,7 @@ impl<B: Backend> DecoderRunner<B> {
         )
     }
 
-    /// Logits of the rows to sample, into `self.logits`.
+    /// Logits of the rows to sample, into `act.logits`.
     fn head(&mut self) -> Result<(), KernelError> {
         let (b, s, act) = (&self.backend, &mut self.stream, &mut self.act);
         let rows = self.batch.shape.samples;
@@ -285,11 +289,7 @@ impl<B: Backend> DecoderRunner<B> {
                 rows,
                 outputs: &mut [LinearOutput { weight, bias: None, dst, accumulate: false }],
             },
-        )?;
-        self.logits.resize(rows * self.spec.vocab, 0.0);
-        b.download_f32(s, &act.logits, &mut self.logits)?;
-        self.spec.logits.apply(&mut self.logits);
-        Ok(())
+        )
     }
 }
 
@@ -337,10 +337,14 @@ impl<B: Backend> Runner for DecoderRunner<B> {
     }
 
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
-        self.layers(step)?;
-        self.logits.clear();
-        if self.batch.shape.samples > 0 {
-            self.head()?;
+        self.upload(step)?;
+        self.run()?;
+        let samples = self.batch.shape.samples;
+        self.logits.resize(samples * self.spec.vocab, 0.0);
+        if samples > 0 {
+            let (src, dst) = (&self.act.logits, &mut self.logits);
+            self.backend.download_f32(&mut self.stream, src, dst)?;
+            self.spec.logits.apply(&mut self.logits);
         }
         Ok(&self.logits)
     }
@@ -349,7 +353,8 @@ impl<B: Backend> Runner for DecoderRunner<B> {
 impl<B: Backend> DecoderRunner<B> {
     /// Runs one packed step, and gives the normalised states of all of its tokens, `[T, hidden]`.
     pub fn states(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
-        self.layers(step)?;
+        self.upload(step)?;
+        self.layers()?;
         let (groups, width) = (self.batch.shape.tokens, self.spec.hidden);
         let (weight, eps) = (&self.weights.output_norm, self.spec.norm_eps);
         let src = Some(&self.act.x);
@@ -360,8 +365,8 @@ impl<B: Backend> DecoderRunner<B> {
         Ok(&self.logits)
     }
 
-    /// Runs all layers: the residual stream is in `act.x` then.
-    fn layers(&mut self, step: &StepInput) -> Result<(), KernelError> {
+    /// Checks the step and puts it on the device.
+    fn upload(&mut self, step: &StepInput) -> Result<(), KernelError> {
         let limits = &self.limits;
         step.validate(&limits.capacity, limits.kv_blocks, limits.vocab)?;
         if let Some(len) = step.kv_lens.iter().find(|&&len| len as usize > limits.context) {
@@ -376,6 +381,41 @@ impl<B: Backend> DecoderRunner<B> {
         if let Some(adapters) = &mut self.adapters {
             adapters.begin(&self.backend, &mut self.stream, step)?;
         }
+        Ok(())
+    }
+
+    /// Computes the logits of the step that was uploaded: anew, or by what was recorded of a step of
+    /// the same shape.
+    fn run(&mut self) -> Result<(), KernelError> {
+        let shape = self.batch.shape;
+        // What an adapter computes depends on more than the shape.
+        if self.adapters.is_some() || !self.recordings.wants(&shape) {
+            return self.compute();
+        }
+        if let Some(recording) = self.recordings.get(&shape) {
+            return self.backend.replay(&mut self.stream, recording);
+        }
+        if !self.backend.begin_recording(&mut self.stream)? {
+            self.recordings.give_up();
+            return self.compute();
+        }
+        let computed = self.compute();
+        let recording = self.backend.end_recording(&mut self.stream);
+        computed?;
+        let recording = self.recordings.keep(shape, recording?);
+        self.backend.replay(&mut self.stream, recording)
+    }
+
+    fn compute(&mut self) -> Result<(), KernelError> {
+        self.layers()?;
+        match self.batch.shape.samples {
+            0 => Ok(()),
+            _ => self.head(),
+        }
+    }
+
+    /// Runs all layers: the residual stream is in `act.x` then.
+    fn layers(&mut self) -> Result<(), KernelError> {
         self.backend.embed(
             &mut self.stream,
             &mut self.act.x,

@@ -3,6 +3,7 @@
 mod adapters;
 mod forward;
 mod memory;
+mod recordings;
 mod rope_table;
 mod spec;
 mod weights;

@@ -1,0 +1,141 @@
+// Attention of the sequences that have few tokens in a step, on tensor cores, over a cache in F16
+// with heads of 64, 96, 128 or 256 values: decodes, and drafts to be verified. The context is split
+// over blocks, and a split over the four warps of a block, each of which copies its own keys and
+// values and waits for nobody; `attention_merge` brings the splits together.
+//
+// Reference shape, one token with 32 heads over 8 of 128 values after 4096 positions: reads 16.8 MB
+// of keys and values once, writes and reads again 0.5 MB of states (32 splits); 67 Mflop, 4 flop a
+// byte, so memory is the limit: 5 us at 3.35 TB/s. A block of 128 positions asks for all of its 64
+// KB at once. Tensor cores multiply 16 rows whether there are as many or not, which still takes a
+// fifth of the time that memory does.
+#include "attention_mma.cuh"
+
+constexpr int DECODE_WARPS = 4;
+
+// Positions of a tile: as many as leave shared memory for the widest heads.
+template <int DIM>
+constexpr int DECODE_KEYS = DIM > 128 ? 16 : 32;
+
+// Numbers of a warp's keys and values. Its sums take their place in the end: [16, DIM] of floats.
+template <int DIM>
+constexpr int DECODE_TILES = 2 * DECODE_KEYS<DIM> * MMA_STRIDE<DIM>;
+
+// This warp's part of the positions `begin .. end`: every fourth tile.
+template <int DIM>
+DEVICE void attend_tiles(WarpRows<DIM>& w, const u16* high, const u16* low, u16* k_tile,
+                         const PagedRows& keys, const PagedRows& values, const Scores& scores,
+                         int begin, int end) {
+  constexpr int KEYS = DECODE_KEYS<DIM>, STEP = DECODE_WARPS * KEYS;
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  u16* v_tile = k_tile + KEYS * MMA_STRIDE<DIM>;
+  // Which warp takes a tile depends on the tile alone, so that sums do not depend on `begin`.
+  int first = begin / KEYS;
+  int ahead = (warp - first % DECODE_WARPS + DECODE_WARPS) % DECODE_WARPS;
+  int at = (first + ahead) * KEYS;
+  if (at < end) copy_tile<DIM, KEYS, 32>(k_tile, keys, lane, at, begin, end);
+  for (; at < end; at += STEP) {
+    float weights[KEYS / 8][4];
+    copy_tile<DIM, KEYS, 32>(v_tile, values, lane, at, begin, end);
+    cp_async_wait<1>();
+    __syncwarp();  // the keys are there
+    multiply_keys<DIM, KEYS>(weights, high, low, k_tile);
+    soften<DIM, KEYS>(w, weights, scores, at);
+    cp_async_wait<0>();
+    __syncwarp();  // the values are there; the keys are used up
+    if (at + STEP < end) copy_tile<DIM, KEYS, 32>(k_tile, keys, lane, at + STEP, begin, end);
+    multiply_values<DIM, KEYS>(w, weights, v_tile);
+    __syncwarp();  // the values are used up
+  }
+}
+
+// Leaves this warp's sums in `sums`, [16, DIM], and its state in `states`, [16] of (max, sum).
+template <int DIM>
+DEVICE void leave_state(float* sums, float* states, const WarpRows<DIM>& w) {
+  int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int row = lane / 4 + 8 * half;
+    float weights = row_weights(w.weights[half]);
+    if (lane % 4 == 0) states[2 * row] = w.largest[half], states[2 * row + 1] = weights;
+#pragma unroll
+    for (int n = 0; n < DIM / 8; n++) {
+      sums[row * DIM + n * 8 + lane % 4 * 2] = w.sums[n][2 * half];
+      sums[row * DIM + n * 8 + lane % 4 * 2 + 1] = w.sums[n][2 * half + 1];
+    }
+  }
+}
+
+// Block (split, kv_head · tile, seq). Where a sequence has one split, its output is final. `out`,
+// `q`: [T, heads, DIM]; `partials`: [tokens, heads, gridDim.x, DIM]; `states`: the same without
+// DIM, of pairs (max, sum).
+template <int DIM>
+DEVICE void attention_decode(float* out, float* partials, float* states, const float* q,
+                             const u16* k, const u16* v, const int* query_starts,
+                             const int* kv_lens, const int* block_tables, int blocks_per_seq,
+                             int kv_heads, int group, const Scores& scores, int most_tokens) {
+  constexpr int STRIDE = MMA_STRIDE<DIM>, TILES = DECODE_TILES<DIM>;
+  int seq = blockIdx.z, kv_head = blockIdx.y % kv_heads, warp = threadIdx.x / 32;
+  QueryRows rows;
+  Splits splits;
+  bool some = decode_rows(rows, splits, seq, blockIdx.y / kv_heads, MMA_ROWS, blockIdx.x, group,
+                          most_tokens, scores.window, query_starts, kv_lens);
+  if (!some) return;
+  int begin = (splits.first + (int)blockIdx.x) * splits.len;
+  int end = min(begin + splits.len, end_seen(rows, scores, group));
+  begin = max(begin, first_seen(rows, scores, group));
+  const int* table = block_tables + (i64)seq * blocks_per_seq;
+  PagedRows keys = {reinterpret_cast<const u8*>(k), nullptr, table, kv_heads, kv_head};
+  PagedRows values = {reinterpret_cast<const u8*>(v), nullptr, table, kv_heads, kv_head};
+
+  // [16, STRIDE] twice, DECODE_TILES for each warp, [DECODE_WARPS, 16] states
+  DYNAMIC_SHARED(u16, memory);
+  u16 *high = memory, *low = memory + MMA_ROWS * STRIDE, *tiles = memory + 2 * MMA_ROWS * STRIDE;
+  float* warp_states = reinterpret_cast<float*>(tiles + DECODE_WARPS * TILES);
+  WarpRows<DIM> w;
+  load_rows(w, high, low, q, rows, scores, rows.first, rows.count, group, kv_heads, kv_head);
+  attend_tiles(w, high, low, tiles + warp * TILES, keys, values, scores, begin, end);
+  leave_state(reinterpret_cast<float*>(tiles + warp * TILES), warp_states + warp * 2 * MMA_ROWS, w);
+  __syncthreads();
+
+  int first = decode_token(seq, most_tokens, query_starts), row_splits = gridDim.x;
+  for (int i = threadIdx.x; i < rows.count * DIM; i += DECODE_WARPS * 32) {
+    int row = i / DIM, d = i % DIM;
+    float largest = NEGATIVE_INFINITY, sum = 0.0f, weights = 0.0f;
+#pragma unroll
+    for (int n = 0; n < DECODE_WARPS; n++) {
+      largest = fmaxf(largest, warp_states[(n * MMA_ROWS + row) * 2]);
+    }
+#pragma unroll
+    for (int n = 0; n < DECODE_WARPS; n++) {
+      const float* state = warp_states + (n * MMA_ROWS + row) * 2;
+      // A warp that saw nothing has nothing to add.
+      float factor = state[0] == NEGATIVE_INFINITY ? 0.0f : exp2f(state[0] - largest);
+      weights = fmaf(factor, state[1], weights);
+      sum = fmaf(factor, reinterpret_cast<const float*>(tiles + n * TILES)[i], sum);
+    }
+    if (splits.count == 1) {
+      i64 to = query_offset(rows.token, rows.first + row, group, kv_heads, kv_head, DIM) + d;
+      out[to] = sum / weights;
+      continue;
+    }
+    i64 at = query_offset(first, rows.first + row, group, kv_heads, kv_head, row_splits);
+    at += blockIdx.x;
+    partials[at * DIM + d] = sum;
+    if (d == 0) states[2 * at] = largest, states[2 * at + 1] = weights;
+  }
+}
+
+#define ATTENTION_DECODE(name, dim)                                                               \
+  KERNEL(name, 128,                                                                               \
+         (float* out, float* partials, float* states, const float* q, const u16* k, const u16* v, \
+          const int* query_starts, const int* kv_lens, const int* block_tables,                   \
+          int blocks_per_seq, int kv_heads, int group, float scale, float softcap, int window,    \
+          int most_tokens)) {                                                                     \
+    attention_decode<dim>(out, partials, states, q, k, v, query_starts, kv_lens, block_tables,    \
+                          blocks_per_seq, kv_heads, group, Scores{scale, softcap, window, true},  \
+                          most_tokens);                                                           \
+  }
+ATTENTION_DECODE(attention_decode_64, 64)
+ATTENTION_DECODE(attention_decode_96, 96)
+ATTENTION_DECODE(attention_decode_128, 128)
+ATTENTION_DECODE(attention_decode_256, 256)

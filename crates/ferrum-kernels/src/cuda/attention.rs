@@ -1,0 +1,279 @@
+//! `attention`: sequences of few tokens by kernels that split the context, those of many by kernels
+//! that do not. Both are launched over the whole step, and a block that has nothing to do there ends
+//! at once: what a sequence has is read from the step's arrays, so that a recording holds for every
+//! step of its shape.
+//!
+//! A token gets the same, to the bit, alone and in any batch. A prompt in chunks of more than
+//! [`MOST_TOKENS`] is the same as in one step, too; tokens one by one are not, as they go through other
+//! kernels, and a context beyond [`SPLITS_AIM`] splits doubles their length at powers of two.
+
+use super::kv_cache::check_head_dim;
+use super::launch::{Grid, Launch};
+use super::modules::Source;
+use super::stream::{CudaStream, Scratch};
+use super::{Cuda, CudaBuffer};
+use crate::checks::{self, AttentionView};
+use crate::params::{Attention, KvSpec};
+use crate::{KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType, KvStorage, Result, StepShape};
+
+/// Threads of a block of each kernel.
+pub(super) const THREADS: usize = 128;
+
+/// Query rows of a block of `attention_rows.cuh`.
+pub(super) const ROWS_TILE: usize = 8;
+
+/// Query rows of a block of `attention_decode.cu`, which all its warps take, and those of a block of
+/// `attention_prefill.cu`.
+const DECODE_ROWS: usize = 16;
+const DECODE_WARPS: usize = 4;
+const PREFILL_ROWS: usize = 64;
+
+/// Sequences of at most so many tokens have their contexts split: decodes, and drafts.
+const MOST_TOKENS: usize = 8;
+
+/// Positions of a split at least, and splits that a long context is cut into (`attention.cuh`).
+const SPLIT_LEAST: usize = 128;
+const SPLITS_AIM: usize = 64;
+
+/// Shared memory of a block of `attention_rows.cuh`, as `rows_shared` shares it out.
+pub(super) fn rows_shared_bytes(head_dim: usize, kv: KvDType) -> usize {
+    let (value, scales) = match kv {
+        KvDType::F32 => (4, 0),
+        KvDType::F16 => (2, 0),
+        KvDType::Q8_0 => (1, KV_BLOCK_SIZE / KV_SCALE_GROUP * head_dim),
+    };
+    let tiles = 2 * (KV_BLOCK_SIZE * (head_dim * value + 16) + scales * size_of::<u16>());
+    let floats = ROWS_TILE * (head_dim + KV_BLOCK_SIZE + 3);
+    tiles + floats * size_of::<f32>()
+}
+
+/// Kernels count query rows in 32 bits.
+pub(super) fn countable(op: &'static str, tokens: usize, heads: usize) -> Result<()> {
+    match tokens.checked_mul(heads).map(i32::try_from) {
+        Some(Ok(_)) => Ok(()),
+        _ => {
+            let what = format!("{tokens} tokens of {heads} heads are more than a kernel can count");
+            Err(KernelError::shape(op, what))
+        }
+    }
+}
+
+/// [`crate::Backend::attention`]
+pub(super) fn attention(
+    s: &mut CudaStream,
+    dst: &mut CudaBuffer,
+    p: &Attention<'_, Cuda>,
+) -> Result<()> {
+    let view = checks::attention(dst, p)?;
+    let &KvSpec { head_dim, dtype, .. } = p.kv.spec();
+    check_head_dim(&s.device, head_dim, dtype)?;
+    countable("attention", p.batch.shape.tokens, p.heads)?;
+    let StepShape { tokens, seqs, .. } = p.batch.shape;
+    if seqs == 0 {
+        return Ok(());
+    }
+    // Tokens that a sequence of this step may have.
+    let longest = tokens - (seqs - 1);
+    if seqs > 1 || tokens <= MOST_TOKENS {
+        decode(s, &view, p, longest.min(MOST_TOKENS))?;
+    }
+    if longest > MOST_TOKENS {
+        prefill(s, &view, p)?;
+    }
+    Ok(())
+}
+
+/// Splits of a sequence at most, in a step of this shape.
+fn most_splits(shape: &StepShape, window: Option<usize>) -> usize {
+    let positions = shape.blocks_per_seq.saturating_mul(KV_BLOCK_SIZE);
+    let seen = window.map_or(positions, |window| window.min(positions));
+    // Of a window that begins and ends anywhere, one more at either end.
+    let windowed = (seen + MOST_TOKENS - 1) / SPLIT_LEAST + 2;
+    windowed.min(positions.div_ceil(SPLIT_LEAST)).min(SPLITS_AIM + 2)
+}
+
+/// Tokens of the sequences of at most [`MOST_TOKENS`]: those of this step, or if it is recorded as
+/// many as a step of its shape can have.
+fn decode_tokens(recorded: bool, view: &AttentionView<'_, CudaBuffer>, shape: &StepShape) -> usize {
+    if recorded {
+        return shape.tokens.min(shape.seqs * MOST_TOKENS);
+    }
+    let tokens = (0..shape.seqs).map(|i| view.seq(i).tokens.len());
+    tokens.filter(|&tokens| tokens <= MOST_TOKENS).sum()
+}
+
+/// What the kernels of all kinds have last: `scale`, `softcap`, `window`, `most_tokens`.
+fn scores<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>) -> Launch<'s> {
+    let launch = launch.float(p.scale).float(p.softcap.unwrap_or(0.0));
+    launch.int(window(p)).int(MOST_TOKENS)
+}
+
+/// Positions that a token sees, as a kernel counts them.
+fn window(p: &Attention<'_, Cuda>) -> usize {
+    p.window.map_or(i32::MAX as usize, |window| window.min(i32::MAX as usize))
+}
+
+/// The sequences of at most [`MOST_TOKENS`] tokens, of which this step has some of `longest`.
+fn decode(
+    s: &mut CudaStream,
+    view: &AttentionView<'_, CudaBuffer>,
+    p: &Attention<'_, Cuda>,
+    longest: usize,
+) -> Result<()> {
+    let &KvSpec { kv_heads, head_dim, dtype, .. } = p.kv.spec();
+    let shape = p.batch.shape;
+    let splits = most_splits(&shape, p.window);
+    let states = decode_tokens(s.recording.is_some(), view, &shape) * p.heads * splits;
+    let partials = states * head_dim * size_of::<f32>();
+    let scratch = s.scratch(Scratch::Attention, partials + states * 2 * size_of::<f32>())?;
+
+    let mma = mma(p.kv.spec());
+    let (source, entry, rows, shared) = match mma {
+        Some(mma) => (Source::AttentionDecode, mma.decode, DECODE_ROWS, mma.decode_shared),
+        None => {
+            let shared = rows_shared_bytes(head_dim, dtype);
+            (Source::AttentionPlain, plain(dtype).split, ROWS_TILE, shared)
+        }
+    };
+    let launch = s.launch("attention", source, entry).write(&view.dst);
+    let launch = launch.memory(&scratch, 0).memory(&scratch, partials).read(&view.q);
+    let launch = step(cache(launch, p, mma.is_some()), p).int(shape.blocks_per_seq);
+    let launch = launch.int(kv_heads).int(view.group);
+    let launch = if mma.is_some() { launch } else { launch.int(head_dim) };
+    let blocks = [splits, kv_heads * (longest * view.group).div_ceil(rows), shape.seqs];
+    // SAFETY: `checks` has held the lengths, the sequences and their blocks; the scratch memory is as
+    // long as the kernel needs.
+    unsafe { scores(launch, p).run(Grid { blocks, threads: THREADS, shared }) }?;
+    if splits == 1 {
+        return Ok(());
+    }
+
+    let launch = s.launch("attention", Source::AttentionMerge, "attention_merge");
+    let launch = launch.write(&view.dst).memory(&scratch, 0).memory(&scratch, partials);
+    let launch = launch.memory(&p.batch.query_starts.memory, 0).memory(&p.batch.kv_lens.memory, 0);
+    let launch = launch.int(splits).int(head_dim).int(window(p)).int(MOST_TOKENS);
+    let blocks = [p.heads, longest, shape.seqs];
+    // SAFETY: as above.
+    unsafe { launch.run(Grid { blocks, threads: THREADS, shared: 0 }) }
+}
+
+/// The sequences of more than [`MOST_TOKENS`] tokens.
+fn prefill(
+    s: &mut CudaStream,
+    view: &AttentionView<'_, CudaBuffer>,
+    p: &Attention<'_, Cuda>,
+) -> Result<()> {
+    let &KvSpec { kv_heads, head_dim, dtype, .. } = p.kv.spec();
+    let StepShape { tokens, seqs, blocks_per_seq, .. } = p.batch.shape;
+    let mma = mma(p.kv.spec());
+    let (source, entry, rows, shared) = match mma {
+        Some(mma) => (Source::AttentionPrefill, mma.prefill, PREFILL_ROWS, mma.prefill_shared),
+        None => {
+            let shared = rows_shared_bytes(head_dim, dtype);
+            (Source::AttentionPlain, plain(dtype).whole, ROWS_TILE, shared)
+        }
+    };
+    let launch = s.launch("attention", source, entry).write(&view.dst).read(&view.q);
+    let launch = step(cache(launch, p, mma.is_some()), p);
+    let launch = launch.int(blocks_per_seq).int(seqs).int(view.group);
+    let launch = if mma.is_some() { launch } else { launch.int(head_dim) };
+    // A tile that is not full for each sequence, and full ones.
+    let blocks = [tokens * view.group / rows + seqs, kv_heads, 1];
+    // SAFETY: `checks` has held the lengths, the sequences and their blocks.
+    unsafe { scores(launch, p).run(Grid { blocks, threads: THREADS, shared }) }
+}
+
+/// Kernels on tensor cores for heads of one width, and their shared memory.
+#[derive(Clone, Copy)]
+struct Mma {
+    decode: &'static str,
+    decode_shared: usize,
+    prefill: &'static str,
+    prefill_shared: usize,
+}
+
+/// Those for a cache, if there are any.
+fn mma(spec: &KvSpec) -> Option<Mma> {
+    let (decode, prefill) = match (spec.dtype, spec.head_dim) {
+        (KvDType::F16, 64) => ("attention_decode_64", "attention_prefill_64"),
+        (KvDType::F16, 96) => ("attention_decode_96", "attention_prefill_96"),
+        (KvDType::F16, 128) => ("attention_decode_128", "attention_prefill_128"),
+        (KvDType::F16, 256) => ("attention_decode_256", "attention_prefill_256"),
+        _ => return None,
+    };
+    // Of queries two halves, of each tile keys and values. A row has 16 bytes more than its values.
+    let row = (spec.head_dim + 8) * size_of::<u16>();
+    let wide = spec.head_dim > 128;
+    let (decode_keys, prefill_keys) = if wide { (16, 32) } else { (32, 64) };
+    let decode_rows = 2 * (DECODE_ROWS + DECODE_WARPS * decode_keys);
+    let states = DECODE_WARPS * DECODE_ROWS * 2 * size_of::<f32>();
+    Some(Mma {
+        decode,
+        decode_shared: decode_rows * row + states,
+        prefill,
+        prefill_shared: 2 * (PREFILL_ROWS + prefill_keys) * row,
+    })
+}
+
+/// Kernels by multiply-adds: over a split, and over all that is seen.
+struct Plain {
+    split: &'static str,
+    whole: &'static str,
+}
+
+fn plain(dtype: KvDType) -> Plain {
+    let (split, whole) = match dtype {
+        KvDType::F16 => ("attention_plain_split_f16", "attention_plain_f16"),
+        KvDType::F32 => ("attention_plain_split_f32", "attention_plain_f32"),
+        KvDType::Q8_0 => ("attention_plain_split_q8_0", "attention_plain_q8_0"),
+    };
+    Plain { split, whole }
+}
+
+/// `k`, `v`, and unless a kernel knows of none `k_scales`, `v_scales`.
+fn cache<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>, without_scales: bool) -> Launch<'s> {
+    let kv = p.kv;
+    let launch = launch.memory(&kv.k, 0).memory(&kv.v, 0);
+    if without_scales {
+        return launch;
+    }
+    launch.memory(&kv.k, kv.scales).memory(&kv.v, kv.scales)
+}
+
+/// `query_starts`, `kv_lens`, `block_tables`.
+fn step<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>) -> Launch<'s> {
+    let batch = p.batch;
+    let launch = launch.memory(&batch.query_starts.memory, 0).memory(&batch.kv_lens.memory, 0);
+    launch.memory(&batch.block_tables.memory, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `splits_of` counts in `attention.cuh`.
+    fn splits(kv_len: usize, tokens: usize, window: usize) -> usize {
+        let mut len = SPLIT_LEAST;
+        while len * SPLITS_AIM < kv_len.min(window) {
+            len *= 2;
+        }
+        kv_len.div_ceil(len) - (kv_len + 1).saturating_sub(tokens + window) / len
+    }
+
+    #[test]
+    fn the_grid_has_room_for_all_splits() {
+        for blocks_per_seq in [1, 3, 4, 5, 63, 256, 257, 300, 1024] {
+            let shape = StepShape { tokens: 8, seqs: 1, blocks_per_seq, samples: 0 };
+            for window in [None, Some(1), Some(127), Some(130), Some(4096), Some(8192), Some(9000)]
+            {
+                let most = most_splits(&shape, window);
+                for kv_len in 1..=blocks_per_seq * KV_BLOCK_SIZE {
+                    for tokens in 1..=MOST_TOKENS.min(kv_len) {
+                        let found = splits(kv_len, tokens, window.unwrap_or(i32::MAX as usize));
+                        assert!(found <= most, "{kv_len} {tokens} {window:?} {blocks_per_seq}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The paged KV cache of one layer on a card.
+
+use std::sync::Arc;
+
+use super::NAME;
+use super::attention::rows_shared_bytes;
+use super::device::Device;
+use super::memory::Memory;
+use crate::params::KvSpec;
+use crate::{KV_SCALE_GROUP, KernelError, KvDType, KvStorage, Result, checks};
+
+/// Keys and values of one layer, each in one memory: `[blocks, kv_heads, KV_BLOCK_SIZE, head_dim]`,
+/// so that what a block holds of a head lies together. In [`KvDType::Q8_0`] the scales lie behind the
+/// bytes, as `[blocks, kv_heads, KV_BLOCK_SIZE, head_dim / KV_SCALE_GROUP]`.
+pub struct CudaKvCache {
+    spec: KvSpec,
+    pub(super) k: Arc<Memory>,
+    pub(super) v: Arc<Memory>,
+    /// Where the scales begin in each, in bytes; at the end where there are none.
+    pub(super) scales: usize,
+}
+
+/// Values per head that the kernels take at most (`ROWS_ITEMS` in `attention_rows.cuh`).
+const WIDEST_HEAD: usize = 512;
+
+/// The kernels work on eights of a head, and on whole groups that share a scale, and hold a block of
+/// keys and values in shared memory.
+pub(super) fn check_head_dim(device: &Device, head_dim: usize, kv: KvDType) -> Result<()> {
+    let unit = if kv == KvDType::Q8_0 { KV_SCALE_GROUP } else { 8 };
+    let fits = (unit..=WIDEST_HEAD).contains(&head_dim)
+        && head_dim.is_multiple_of(unit)
+        && rows_shared_bytes(head_dim, kv) <= device.properties.shared_memory;
+    if !fits {
+        let what = format!("attention with {head_dim} values per head and keys in {kv:?}");
+        return Err(KernelError::Unsupported { backend: NAME, what });
+    }
+    Ok(())
+}
+
+impl CudaKvCache {
+    /// Allocates a zeroed cache.
+    pub(super) fn new(device: &Arc<Device>, spec: &KvSpec) -> Result<CudaKvCache> {
+        check_head_dim(device, spec.head_dim, spec.dtype)?;
+        let values = checks::kv_cache(spec)?;
+        if i32::try_from(spec.kv_heads.saturating_mul(spec.head_dim)).is_err() {
+            let what = format!("{} heads are more than a kernel can count", spec.kv_heads);
+            return Err(KernelError::shape("kv_cache", what));
+        }
+        let bytes = spec.dtype.bytes(values);
+        let memory = || -> Result<Arc<Memory>> {
+            let memory = Memory::new(device, bytes, "a KV cache")?;
+            memory.clear()?;
+            Ok(Arc::new(memory))
+        };
+        // A cache has whole blocks, so the scales begin at a multiple of 1024 bytes.
+        let scales = if spec.dtype == KvDType::Q8_0 { values } else { bytes };
+        Ok(CudaKvCache { spec: *spec, k: memory()?, v: memory()?, scales })
+    }
+}
+
+impl KvStorage for CudaKvCache {
+    fn spec(&self) -> &KvSpec {
+        &self.spec
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.k.bytes() + self.v.bytes()
+    }
+}

@@ -1,0 +1,34 @@
+//! `kv_write`: a block for the keys of a token, and one for its values.
+
+use super::launch::Grid;
+use super::modules::Source;
+use super::stream::CudaStream;
+use super::{Cuda, CudaKvCache};
+use crate::params::KvWrite;
+use crate::{KvDType, KvStorage, Result, checks};
+
+const THREADS: usize = 256;
+
+pub(super) fn kv_write(
+    s: &mut CudaStream,
+    kv: &mut CudaKvCache,
+    p: &KvWrite<'_, Cuda>,
+) -> Result<()> {
+    let view = checks::kv_write(kv.spec(), p)?;
+    let spec = *kv.spec();
+    let entry = match spec.dtype {
+        KvDType::F16 => "kv_write_f16",
+        KvDType::F32 => "kv_write_f32",
+        KvDType::Q8_0 => "kv_write_q8_0",
+    };
+    let launch = s.launch("kv_write", Source::KvWrite, entry).memory(&kv.k, 0).memory(&kv.v, 0);
+    let launch = match spec.dtype {
+        KvDType::Q8_0 => launch.memory(&kv.k, kv.scales).memory(&kv.v, kv.scales),
+        KvDType::F16 | KvDType::F32 => launch,
+    };
+    let launch = launch.read(&view.k).read(&view.v).read(&view.slots);
+    let launch = launch.int(spec.kv_heads).int(spec.head_dim);
+    let blocks = [p.batch.shape.tokens, 2, 1];
+    // SAFETY: `checks` has held the lengths, and the slots against the cache.
+    unsafe { launch.run(Grid { blocks, threads: THREADS, shared: 0 }) }
+}
