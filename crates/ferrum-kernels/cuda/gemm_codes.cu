@@ -11,9 +11,9 @@
 #define FORMAT Q4_K
 #endif
 
-template <class F, int TILES_>
+template <class F, int TILES_, int SPLIT_>
 struct CodesStep {
-  static constexpr int TILES = TILES_, SLOTS = 8 * TILES;
+  static constexpr int TILES = TILES_, SLOTS = 8 * TILES, SPLIT = SPLIT_;
   static constexpr int RECORD = RECORD_BYTES, GROUPS = 2;
   // Stored words from which a lane's two are unpacked.
   static constexpr int LOW = F::LOW == 4 ? 1 : 2, HIGH = F::HIGH;
@@ -92,12 +92,12 @@ struct CodesStep {
   }
 };
 
-#define GEMM(name, tiles, gated)                       \
-  KERNEL(name, 128, (Linear p)) {                      \
-    DYNAMIC_SHARED(uint4, shared);                     \
-    gemm<CodesStep<FORMAT, tiles>, gated>(p, shared);  \
+#define GEMM(name, tiles, split, blocks, gated)               \
+  KERNEL_RESIDENT(name, 128, blocks, (Linear p)) {            \
+    DYNAMIC_SHARED(uint4, shared);                            \
+    gemm<CodesStep<FORMAT, tiles, split>, gated>(p, shared);  \
   }
-GEMM(gemm_16, 2, false)
-GEMM(gemm_64, 8, false)
-GEMM(gated_gemm_16, 2, true)
-GEMM(gated_gemm_64, 8, true)
+GEMM(gemm_16, 2, 4, 4, false)
+GEMM(gemm_64, 8, 1, 2, false)
+GEMM(gated_gemm_16, 2, 4, 4, true)
+GEMM(gated_gemm_64, 8, 1, 2, true)

@@ -11,11 +11,11 @@
 #define FORMAT F16
 #endif
 
-template <class F, int TILES_>
+template <class F, int TILES_, int SPLIT_>
 struct HalvesStep {
   using Of = HalvesOf<F>;
   using Records = HalvesRecord<Of::TERMS>;
-  static constexpr int TILES = TILES_, SLOTS = 8 * TILES;
+  static constexpr int TILES = TILES_, SLOTS = 8 * TILES, SPLIT = SPLIT_;
   static constexpr int RECORD = sizeof(Records), GROUPS = 1;
 
   // A lane's part of a group: of the rows `g` and `g + 8` of two fragments, the columns from 8·t on
@@ -66,12 +66,12 @@ struct HalvesStep {
   }
 };
 
-#define GEMM(name, tiles, gated)                       \
-  KERNEL(name, 128, (Linear p)) {                      \
-    DYNAMIC_SHARED(uint4, shared);                     \
-    gemm<HalvesStep<FORMAT, tiles>, gated>(p, shared);  \
+#define GEMM(name, tiles, split, blocks, gated)               \
+  KERNEL_RESIDENT(name, 128, blocks, (Linear p)) {            \
+    DYNAMIC_SHARED(uint4, shared);                            \
+    gemm<HalvesStep<FORMAT, tiles, split>, gated>(p, shared);  \
   }
-GEMM(gemm_16, 2, false)
-GEMM(gemm_64, 8, false)
-GEMM(gated_gemm_16, 2, true)
-GEMM(gated_gemm_64, 8, true)
+GEMM(gemm_16, 2, 4, 4, false)
+GEMM(gemm_64, 8, 1, 2, false)
+GEMM(gated_gemm_16, 2, 4, 4, true)
+GEMM(gated_gemm_64, 8, 1, 2, true)

@@ -94,7 +94,7 @@ impl Backend for Cuda {
             }
             Need::Linear { format, cols } | Need::ExpertLinear { format, cols } => {
                 match linear::packed_bytes(format, 1, cols) {
-                    usize::MAX => unsupported(&format!("{format} weights of {cols} columns")),
+                    0 | usize::MAX => unsupported(&format!("{format} weights of {cols} columns")),
                     _ => Ok(()),
                 }
             }

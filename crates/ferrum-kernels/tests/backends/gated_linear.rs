@@ -10,7 +10,7 @@ use ferrum_kernels::{Backend, Format};
 
 use crate::common::{Pattern, Rng, WeightBytes};
 use crate::harness::{Report, Subject, oracle};
-use crate::linear::{Inputs, ROWS, noise, widths};
+use crate::linear::{Inputs, ROWS, SOME_ROWS, noise, widths};
 
 /// Largest slope of SiLU (1.0998) and GELU (1.1290).
 pub const SLOPE: f64 = 1.13;
@@ -74,12 +74,26 @@ fn check<B: Backend>(
 
 /// Every format of either weight, number of tokens, and activation.
 pub fn gated_linear_of_every_format<B: Backend>(subjects: &mut [Subject<B>]) {
+    gated_linear_of_shapes(subjects, &[1, 8, 17, 48], &ROWS);
+}
+
+/// Every format, and some shapes: for backends that are emulated.
+pub fn gated_linear_of_some_shapes<B: Backend>(subjects: &mut [Subject<B>]) {
+    gated_linear_of_shapes(subjects, &[1, 48], &SOME_ROWS);
+}
+
+/// Every format, so many output features and tokens.
+fn gated_linear_of_shapes<B: Backend>(
+    subjects: &mut [Subject<B>],
+    heights: &[usize],
+    tokens: &[usize],
+) {
     let mut report = Report::new();
     let mut rng = Rng::new(11);
     for (at, format) in Format::ALL.into_iter().enumerate() {
         for &cols in widths(format) {
-            for n in [1, 8, 17, 48] {
-                for rows in ROWS {
+            for &n in heights {
+                for &rows in tokens {
                     // Mostly the same format, as in most files; every fourth time another.
                     let mut other = format;
                     if (rows + n) % 4 == 0 && cols % 256 == 0 {

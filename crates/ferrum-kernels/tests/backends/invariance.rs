@@ -14,9 +14,26 @@ use crate::linear::{self, Inputs, Output};
 
 /// Each row of a linear, alone and with others; each output, alone and with others.
 pub fn linear_rows_and_outputs_are_independent<B: Backend>(subjects: &mut [Subject<B>]) {
+    linear_rows_among(subjects, 37, &[1, 2, 3, 4, 6, 8, 12]);
+}
+
+/// The same of few rows (up to 8), and of many (up to 64, and more): for a backend whose kernels for
+/// these differ by rounding.
+pub fn few_linear_rows_are_independent<B: Backend>(subjects: &mut [Subject<B>]) {
+    linear_rows_among(subjects, 8, &[1, 2, 3, 4, 6]);
+}
+
+/// See [`few_linear_rows_are_independent`].
+pub fn many_linear_rows_are_independent<B: Backend>(subjects: &mut [Subject<B>]) {
+    linear_rows_among(subjects, 37, &[9, 12]);
+    linear_rows_among(subjects, 140, &[65]);
+}
+
+/// Compares `rows` rows at once with `counts` of them.
+fn linear_rows_among<B: Backend>(subjects: &mut [Subject<B>], rows: usize, counts: &[usize]) {
     let mut report = Report::new();
     let mut rng = Rng::new(81);
-    let (rows, cols) = (37, 512);
+    let cols = 512;
     for (at, format) in Format::ALL.into_iter().enumerate() {
         let x = Inputs::Normal.make(&mut rng, rows * cols);
         let formats = [format, Format::ALL[(at + 5) % Format::ALL.len()]];
@@ -29,7 +46,7 @@ pub fn linear_rows_and_outputs_are_independent<B: Backend>(subjects: &mut [Subje
         for s in &mut *subjects {
             let packed: Vec<_> = outputs.iter().map(|o| s.pack(&o.weight)).collect();
             let want = linear::run(s, rows, &x, &outputs, &packed);
-            for count in [1, 2, 3, 4, 6, 8, 12] {
+            for &count in counts {
                 for from in (0..=rows - count).step_by(count) {
                     let mut part = Output { before: vec![], ..outputs[0].clone() };
                     part.before.extend(&outputs[0].before[from * 41..(from + count) * 41]);
@@ -46,9 +63,25 @@ pub fn linear_rows_and_outputs_are_independent<B: Backend>(subjects: &mut [Subje
 
 /// Each row of a gated linear, alone and with others.
 pub fn gated_linear_rows_are_independent<B: Backend>(subjects: &mut [Subject<B>]) {
+    gated_linear_rows_among(subjects, 21, &[1, 4, 5]);
+}
+
+/// As [`few_linear_rows_are_independent`].
+pub fn few_gated_linear_rows_are_independent<B: Backend>(subjects: &mut [Subject<B>]) {
+    gated_linear_rows_among(subjects, 8, &[1, 5]);
+}
+
+/// As [`few_linear_rows_are_independent`].
+pub fn many_gated_linear_rows_are_independent<B: Backend>(subjects: &mut [Subject<B>]) {
+    gated_linear_rows_among(subjects, 30, &[10, 17]);
+    gated_linear_rows_among(subjects, 140, &[65]);
+}
+
+/// Compares `rows` rows at once with `counts` of them.
+fn gated_linear_rows_among<B: Backend>(subjects: &mut [Subject<B>], rows: usize, counts: &[usize]) {
     let mut report = Report::new();
     let mut rng = Rng::new(82);
-    let (rows, cols, n) = (21, 256, 40);
+    let (cols, n) = (256, 40);
     for format in Format::ALL {
         let mut weight = || WeightBytes::new(&mut rng, format, n, cols, Pattern::Random);
         let (gate, up) = (weight(), weight());
@@ -61,7 +94,7 @@ pub fn gated_linear_rows_are_independent<B: Backend>(subjects: &mut [Subject<B>]
         };
         for s in &mut *subjects {
             let want = gated_linear::run(s, &c);
-            for count in [1, 4, 5] {
+            for &count in counts {
                 for from in (0..=rows - count).step_by(count) {
                     let x = c.x[from * cols..(from + count) * cols].to_vec();
                     let part = gated_linear::Case { rows: count, x, ..c.clone() };

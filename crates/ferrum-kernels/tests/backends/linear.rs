@@ -19,6 +19,9 @@ pub const F32_ERROR: f64 = 2e-6;
 /// Numbers of tokens: those around the tiles of kernels, and a whole prefill chunk.
 pub const ROWS: [usize; 10] = [1, 2, 3, 4, 5, 7, 8, 16, 23, 33];
 
+/// A few of them, and those around the tiles of tensor cores.
+pub const SOME_ROWS: [usize; 6] = [1, 3, 8, 9, 33, 70];
+
 /// What the activations look like.
 #[derive(Debug, Clone, Copy)]
 pub enum Inputs {
@@ -172,14 +175,24 @@ fn check<B: Backend>(
 /// Every format, number of tokens, input and output features, with and without bias and
 /// accumulation.
 pub fn linear_of_every_format_and_shape<B: Backend>(subjects: &mut [Subject<B>]) {
+    linear_of_shapes(subjects, &[1, 3, 8, 15, 16, 17, 48, 130], &ROWS);
+}
+
+/// Every format, and some shapes: for backends that are emulated.
+pub fn linear_of_every_format<B: Backend>(subjects: &mut [Subject<B>]) {
+    linear_of_shapes(subjects, &[1, 17, 130], &SOME_ROWS);
+}
+
+/// Every format, so many output features and tokens.
+fn linear_of_shapes<B: Backend>(subjects: &mut [Subject<B>], heights: &[usize], tokens: &[usize]) {
     let mut report = Report::new();
     let mut rng = Rng::new(1);
     for format in Format::ALL {
         let (mut squares, mut count, mut turn) = (0.0, 0, 0);
         let widths = widths(format);
         for &cols in widths {
-            for n in [1, 3, 8, 15, 16, 17, 48, 130] {
-                let mut rows = ROWS.to_vec();
+            for &n in heights {
+                let mut rows = tokens.to_vec();
                 if n == 17 && cols == *widths.last().unwrap_or(&0) {
                     rows.push(512);
                 }

@@ -5,8 +5,8 @@
 //! ([`input`]). Up to eight tokens are multiplied by kernels that take as long as reading the weight
 //! does, more by tensor cores ([`product`]).
 //!
-//! A token's results do not depend on the tokens beside it, except that those of the two kinds of
-//! kernel may differ by rounding.
+//! A token's results do not depend on the tokens beside it, except that those of different kernels
+//! may differ by rounding: those for up to 8 tokens, up to 64, and more.
 
 mod embed;
 mod experts;

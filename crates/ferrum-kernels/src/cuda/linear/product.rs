@@ -14,6 +14,9 @@ use crate::{Format, Result};
 /// each eight takes longer than tensor cores do.
 const FEW: usize = 8;
 
+/// Most tokens for tiles of 16, of which there are enough to keep a card busy.
+const SOME: usize = 64;
+
 /// Threads of a block of either kind of kernel: four warps.
 const THREADS: usize = 128;
 const WARPS: usize = 4;
@@ -26,20 +29,21 @@ const STAGES: usize = 3;
 pub(super) enum Method {
     /// `cuda/gemv.cuh`: the weight is read once for so many slots.
     Gemv(usize),
-    /// `cuda/gemm.cuh`: by tiles of so many slots.
+    /// `cuda/gemm.cuh`: by tiles of so many slots, 16 or 64.
     Gemm(usize),
 }
 
 impl Method {
     /// For the products of a weight in this format with so many tokens.
     ///
-    /// The results of the two kinds may differ by rounding, those within a kind do not.
+    /// The results of different methods may differ by rounding; those of [`Method::Gemv`] for any
+    /// number of slots do not.
     pub(super) fn new(format: Format, tokens: usize) -> Method {
         match tokens {
             // There are no tensor cores for single precision.
             _ if format == Format::F32 => Method::Gemv(few(tokens)),
             0..=FEW => Method::Gemv(few(tokens)),
-            9..=16 => Method::Gemm(16),
+            ..=SOME => Method::Gemm(16),
             _ => Method::Gemm(64),
         }
     }
@@ -51,6 +55,14 @@ impl Method {
             (Format::F16, Method::Gemm(_)) => Form::F16,
             (Format::BF16, Method::Gemm(_)) => Form::Bf16,
             _ => Form::Codes,
+        }
+    }
+
+    /// Parts of the columns that the warps of a block share out.
+    fn parts(self) -> usize {
+        match self {
+            Method::Gemm(16) => WARPS,
+            _ => 1,
         }
     }
 
@@ -156,13 +168,13 @@ impl Product<'_> {
         unsafe { launch.run(Grid { blocks, threads: THREADS, shared: self.shared(first.format) }) }
     }
 
-    /// Bytes of shared memory: stages of records, and two numbers, of each slot.
+    /// Bytes of shared memory: for each slot, stages of records of each part, and two numbers.
     fn shared(&self, format: Format) -> usize {
         match self.method {
             Method::Gemv(_) => 0,
             Method::Gemm(slots) => {
                 let (_, record) = self.method.form(format).record();
-                slots * (STAGES * record + 2 * size_of::<i32>())
+                slots * (STAGES * self.method.parts() * record + 2 * size_of::<i32>())
             }
         }
     }
@@ -190,6 +202,7 @@ impl Product<'_> {
             Method::Gemv(_) => 2,
             Method::Gemm(_) => 32,
         };
-        rows.div_ceil(WARPS * of_warp >> usize::from(gated))
+        let warps = WARPS / self.method.parts();
+        rows.div_ceil(warps * of_warp >> usize::from(gated))
     }
 }
