@@ -8,6 +8,7 @@ use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{result, sys};
 
 use super::NAME;
+use super::compile::Architecture;
 use super::driver::{self, Named};
 use super::modules::Modules;
 use crate::{KernelError, Result};
@@ -36,6 +37,13 @@ pub struct Properties {
     pub multiprocessors: usize,
     /// Shared memory that a block can ask for, in bytes.
     pub shared_memory: usize,
+}
+
+impl Properties {
+    /// What kernels are compiled for.
+    pub fn architecture(&self) -> Architecture {
+        Architecture(self.capability.0, self.capability.1)
+    }
 }
 
 impl fmt::Display for Properties {
@@ -106,7 +114,7 @@ impl Device {
         }
         // SAFETY: the device was opened just now; `drop` releases the context.
         let context = unsafe { result::primary_ctx::retain(device) }.op("open a context")?;
-        let modules = Modules::new(properties.capability, config.kernel_cache.clone());
+        let modules = Modules::new(properties.architecture(), config.kernel_cache.clone());
         let device = Device { properties, modules, device, context };
         device.bind("open a context")?;
         Ok(Arc::new(device))
