@@ -35,7 +35,7 @@ mod rows;
 mod stream;
 
 pub use buffer::CudaBuffer;
-pub use device::{CudaConfig, Properties, devices};
+pub use device::{CudaConfig, Peaks, Properties, devices};
 pub use kv_cache::CudaKvCache;
 pub use linear::CudaWeight;
 pub use modules::keep;
@@ -110,6 +110,10 @@ impl Backend for Cuda {
         let buffer = CudaBuffer::new(&self.device, dtype, len)?;
         buffer.memory.clear()?;
         Ok(buffer)
+    }
+
+    fn synchronize(&self, s: &mut CudaStream) -> Result<()> {
+        s.synchronize("synchronize")
     }
 
     fn begin_recording(&self, s: &mut CudaStream) -> Result<bool> {
