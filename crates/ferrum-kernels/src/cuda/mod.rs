@@ -47,6 +47,11 @@ use device::Device;
 /// [`Backend::name`], also in errors.
 const NAME: &str = "cuda";
 
+/// Bytes of a card's memory that nobody uses.
+pub fn free_memory(ordinal: usize) -> Result<usize> {
+    Device::open(&CudaConfig { ordinal, kernel_cache: None })?.free_memory()
+}
+
 /// A card.
 pub struct Cuda {
     device: Arc<Device>,
@@ -61,11 +66,6 @@ impl Cuda {
     /// What the card is.
     pub fn properties(&self) -> &Properties {
         &self.device.properties
-    }
-
-    /// Bytes of its memory that nobody uses.
-    pub fn free_memory(&self) -> Result<usize> {
-        self.device.free_memory()
     }
 }
 
