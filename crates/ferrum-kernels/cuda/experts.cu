@@ -1,5 +1,5 @@
-// What linears over the experts of a mixture need beside the products: the order of slots (a token's
-// share of one expert) by expert, and sums over a token's slots.
+// What linears over the experts of a mixture need beside the products: the order of slots (a
+// token's share of one expert) by expert, and sums over a token's slots.
 #include "ptx.cuh"
 
 // Slots of no expert that there is are left out of everything.
