@@ -1,6 +1,7 @@
 // What the parts of the emulated driver (libcuda) share. One lock guards all of it.
 #pragma once
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -105,6 +106,8 @@ struct Stream {
   Device* device = nullptr;
   bool blocking = true;  // waits for the legacy default stream, and that one for it
   std::deque<Operation> queue;
+  bool busy = false;  // an operation has begun and waits, with the lock released, for other ranks
+  std::thread::id runner;  // and which thread runs it
   std::shared_ptr<Capture> capture;
 };
 
@@ -151,6 +154,7 @@ struct Module {
 // Everything there is in the process.
 struct Driver {
   std::recursive_mutex lock;
+  std::condition_variable_any changed;  // some stream has more work, or has done some
   bool initialised = false;
   Device devices[kDevices];
   Handles<Stream> streams;
@@ -188,7 +192,9 @@ Stream* find_stream(void* handle);
 Result submit(Stream* stream, Operation operation);
 Result drain(Stream* stream);
 Result drain_device(Device* device);
-void run_next(Stream* stream);
+// Runs the oldest operation, or waits for the thread that does. An error means that it never ends.
+Result run_next(Stream* stream);
+bool has_work(const Stream* stream);
 // An error, which also spoils captures under way, if such a call is not allowed now.
 Result refuse_while_capturing(const char* call);
 Result refuse_on_capturing(Stream* stream, const char* call);

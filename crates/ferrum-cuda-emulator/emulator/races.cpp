@@ -3,6 +3,7 @@
 // compiled with FERRUM_EMULATOR_RACES=1 call the functions at the end at every access (those of
 // g++ -fsanitize=thread). Also finds reads of what no thread of the block has written.
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "scheduler.h"
@@ -20,6 +21,7 @@ struct Access {
   uint16_t thread = 0;
   uint8_t bytes = 0;      // which of the word's four
   bool lanes = false;     // several lanes of the thread's warp have read
+  bool agreed = false;    // other threads have written the same value
 };
 
 // What is known of four bytes of shared memory.
@@ -46,6 +48,19 @@ Region dynamic_region, static_region;
 uint32_t epoch = 1, block_epoch = 1;
 uint32_t turns[kMaxThreads / 32];
 
+// A write that nothing orders after another thread's access, before it happens: if it turns out
+// to leave the value as it was, no harm is done.
+struct Doubt {
+  Word* word;
+  const unsigned char* at;
+  unsigned char old[4];
+  uint8_t bytes;
+  const char* first;
+  Access earlier;
+  void* pc;
+};
+std::vector<Doubt> doubts;
+
 // Whether nothing orders an earlier access before one of this thread now.
 bool unordered(const Access& earlier, const Thread& now, uint16_t thread) {
   if (!earlier.bytes || earlier.epoch != epoch) return false;
@@ -65,7 +80,7 @@ std::string name_of(uint16_t thread) {
 }
 
 void note(Access& access, uint16_t thread, uint8_t bytes) {
-  access = {epoch, turns[thread / 32], thread, bytes, false};
+  access = {epoch, turns[thread / 32], thread, bytes, false, false};
 }
 
 void note_read(Access& access, uint16_t thread, uint8_t bytes) {
@@ -81,7 +96,7 @@ void note_read(Access& access, uint16_t thread, uint8_t bytes) {
   }
 }
 
-void check_word(Word& word, uint8_t bytes, bool write, void* pc) {
+void check_word(Word& word, const unsigned char* at, uint8_t bytes, bool write, void* pc) {
   const Thread& now = kernel().current->thread;
   uint16_t thread = (uint16_t)(32 * now.warp + now.lane);
   if (word.block != block_epoch) word.block = block_epoch, word.written = 0;
@@ -89,30 +104,49 @@ void check_word(Word& word, uint8_t bytes, bool write, void* pc) {
     word.written |= bytes;
     return;
   }
-  if (word.write.thread != thread && (word.write.bytes & bytes) && unordered(word.write, now, thread))
-    report("write", word.write, write ? "write" : "read", pc);
+  bool after_write = word.write.thread != thread && (word.write.bytes & bytes) &&
+                     unordered(word.write, now, thread);
   if (!write) {
+    if (after_write && !word.write.agreed) report("write", word.write, "read", pc);
     if ((word.written & bytes) != bytes) {
       kernel().fault_pc = pc;
       fail_thread(kLaunchFailed, "read of shared memory that nothing has written");
     }
     return note_read(word.read, thread, bytes);
   }
-  if ((word.read.bytes & bytes) && unordered(word.read, now, thread))
-    report("read", word.read, "write", pc);
+  bool after_read = (word.read.bytes & bytes) && unordered(word.read, now, thread);
+  bool known = (word.written & bytes) == bytes;
   word.written |= bytes;
-  note(word.write, thread, bytes);
+  if (!after_write && !after_read) return note(word.write, thread, bytes);
+  Doubt doubt{&word, at, {}, bytes, after_write ? "write" : "read",
+              after_write ? word.write : word.read, pc};
+  if (!known) report(doubt.first, doubt.earlier, "write", pc);
+  memcpy(doubt.old, at, 4);
+  doubts.push_back(doubt);
+}
+
+void settle() {
+  for (const Doubt& doubt : doubts)
+    for (int i = 0; i < 4; i++)
+      if ((doubt.bytes >> i & 1) && doubt.at[i] != doubt.old[i]) {
+        Doubt found = doubt;
+        doubts.clear();
+        report(found.first, found.earlier, "write", found.pc);
+      }
+  for (const Doubt& doubt : doubts) doubt.word->write.agreed = true;
+  doubts.clear();
 }
 
 void check_region(Region& region, const unsigned char* at, size_t size, bool write, void* pc) {
   for (size_t offset = (size_t)(at - region.begin), end = offset + size; offset < end;) {
     size_t in_word = offset % 4, count = std::min(4 - in_word, end - offset);
-    check_word(region.words[offset / 4], (uint8_t)(((1u << count) - 1) << in_word), write, pc);
+    check_word(region.words[offset / 4], region.begin + offset / 4 * 4, (uint8_t)(((1u << count) - 1) << in_word), write, pc);
     offset += count;
   }
 }
 
 inline void check(const void* address, size_t size, bool write, void* pc) {
+  if (!doubts.empty()) settle();
   auto* at = static_cast<const unsigned char*>(address);
   if (dynamic_region.has(at)) check_region(dynamic_region, at, size, write, pc);
   else if (static_region.has(at)) check_region(static_region, at, size, write, pc);
@@ -125,6 +159,10 @@ void races_begin_launch() {
   dynamic_region.set(emulator_dynamic_shared, launch.dynamic_shared);
   static_region.set(module->shared_begin, (size_t)(module->shared_end - module->shared_begin));
   emulator_in_atomic = 0;
+  doubts.clear();
+}
+void races_settle() {
+  if (!doubts.empty()) settle();
 }
 void races_begin_block() { block_epoch = ++epoch; }
 void races_barrier() { epoch++; }

@@ -76,6 +76,7 @@ static void fiber_main() {
   Kernel& k = kernel();
   for (;;) {
     k.launch->function->entry->run(k.launch->packed.data());
+    races_settle();
     k.current->state = State::kDone;
     if (!k.current->copies.empty()) finish_copies(*k.current, 0);
     k.live--;
@@ -344,6 +345,7 @@ Result run_kernel(Device* device, const Launch& launch) {
 using namespace emulator;
 
 EXPORT BarrierCount emulator_barrier(int predicate, const char* what, int line) {
+  races_settle();
   Kernel& k = kernel();
   Fiber& self = *k.current;
   Barrier& barrier = k.barrier;
@@ -378,6 +380,7 @@ static Meeting& meeting_of(Warp& warp, unsigned mask) {
 
 EXPORT const Slot* emulator_collective(unsigned mask, const void* given, size_t bytes,
                                        const char* what, int line, Leader leader) {
+  races_settle();
   Kernel& k = kernel();
   Fiber& self = *k.current;
   Warp& warp = k.warp_states[self.thread.warp];

@@ -79,6 +79,7 @@ void finish_copies(Fiber& fiber, unsigned groups_under_way);
 // races.cpp
 void races_begin_launch();
 void races_begin_block();
+void races_settle();  // before a thread stops
 void races_barrier();
 void races_collective(unsigned warp);
 void races_write(const void* address, size_t bytes);

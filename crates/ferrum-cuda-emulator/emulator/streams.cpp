@@ -21,20 +21,40 @@ Stream* find_stream(void* handle) {
   return stream;
 }
 
-void run_next(Stream* stream) {
+bool has_work(const Stream* stream) { return stream->busy || !stream->queue.empty(); }
+
+static void blame(Device* device, Result result) {
+  if (result == kSuccess || device->sticky != kSuccess) return;
+  device->sticky = result;
+  device->failure = last_message();
+}
+
+Result run_next(Stream* stream) {
+  Device* device = stream->device;
+  if (stream->busy && stream->runner == std::this_thread::get_id()) {
+    fail(kLaunchFailed, "a stream waits, by way of another one, for itself");
+    blame(device, kLaunchFailed);
+    return kLaunchFailed;
+  }
+  if (stream->busy) {
+    driver().changed.wait(driver().lock);
+    return kSuccess;
+  }
+  if (stream->queue.empty()) return kSuccess;
   Operation operation = std::move(stream->queue.front());
   stream->queue.pop_front();
-  Device* device = stream->device;
-  if (device->sticky != kSuccess && !operation.always) return;
+  if (device->sticky != kSuccess && !operation.always) return kSuccess;
+  stream->busy = true;
+  stream->runner = std::this_thread::get_id();
   Result result = operation.run();
-  if (result != kSuccess && device->sticky == kSuccess) {
-    device->sticky = result;
-    device->failure = last_message();
-  }
+  stream->busy = false;
+  blame(device, result);
+  driver().changed.notify_all();
+  return kSuccess;
 }
 
 Result drain(Stream* stream) {
-  while (!stream->queue.empty()) run_next(stream);
+  while (has_work(stream) && run_next(stream) == kSuccess) {}
   return stream->device->sticky;
 }
 
@@ -63,6 +83,7 @@ Result submit(Stream* stream, Operation operation) {
   if (device->sticky != kSuccess && !operation.always) return device->sticky;
   order_with_legacy(stream);
   stream->queue.push_back(std::move(operation));
+  driver().changed.notify_all();
   if (stream->queue.size() > kLongestQueue) run_next(stream);
   return kSuccess;
 }
@@ -142,9 +163,9 @@ EXPORT Result cuStreamQuery(void* handle) {
   Lock lock(driver().lock);
   FIND_STREAM(stream, handle);
   if (Result refused = refuse_on_capturing(stream, "cuStreamQuery")) return refused;
-  if (!stream->queue.empty()) run_next(stream);
+  if (!stream->busy) run_next(stream);
   if (stream->device->sticky != kSuccess) return stream->device->sticky;
-  return stream->queue.empty() ? kSuccess : kNotReady;
+  return has_work(stream) ? kNotReady : kSuccess;
 }
 
 EXPORT Result cuStreamGetCtx(void* handle, void** context) {
@@ -210,7 +231,7 @@ EXPORT Result cuEventRecord(void* handle, void* stream_handle) {
 
 // The work of the event's stream up to the event.
 static void reach(const std::shared_ptr<Mark>& mark) {
-  while (!mark->reached && !mark->stream->queue.empty()) run_next(mark->stream);
+  while (!mark->reached && has_work(mark->stream) && run_next(mark->stream) == kSuccess) {}
 }
 
 // A capture that has ended leaves its events without meaning.
@@ -268,7 +289,8 @@ EXPORT Result cuEventQuery(void* handle) {
   Lock lock(driver().lock);
   FIND_EVENT(event, handle);
   if (Result refused = refuse_captured(event, "cuEventQuery")) return refused;
-  if (event->mark && !event->mark->reached) run_next(event->mark->stream);
+  if (event->mark && !event->mark->reached && !event->mark->stream->busy)
+    run_next(event->mark->stream);
   if (event->device->sticky != kSuccess) return event->device->sticky;
   return !event->mark || event->mark->reached ? kSuccess : kNotReady;
 }

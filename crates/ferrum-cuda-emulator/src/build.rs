@@ -13,6 +13,7 @@ const HOST: &[(&str, &str)] = &[
     ("../device/emulator_abi.h", include_str!("../device/emulator_abi.h")),
     ("driver.h", include_str!("../emulator/driver.h")),
     ("image.h", include_str!("../emulator/image.h")),
+    ("nccl.h", include_str!("../emulator/nccl.h")),
     ("scheduler.h", include_str!("../emulator/scheduler.h")),
     ("api_device.cpp", include_str!("../emulator/api_device.cpp")),
     ("api_memory.cpp", include_str!("../emulator/api_memory.cpp")),
@@ -21,7 +22,9 @@ const HOST: &[(&str, &str)] = &[
     ("graphs.cpp", include_str!("../emulator/graphs.cpp")),
     ("memory.cpp", include_str!("../emulator/memory.cpp")),
     ("modules.cpp", include_str!("../emulator/modules.cpp")),
+    ("nccl.cpp", include_str!("../emulator/nccl.cpp")),
     ("races.cpp", include_str!("../emulator/races.cpp")),
+    ("reduce.cpp", include_str!("../emulator/reduce.cpp")),
     ("scheduler.cpp", include_str!("../emulator/scheduler.cpp")),
     ("tensor.cpp", include_str!("../emulator/tensor.cpp")),
     ("streams.cpp", include_str!("../emulator/streams.cpp")),
@@ -41,6 +44,7 @@ const DEVICE: &[(&str, &str)] = &[
 /// The libraries carry the names that cudarc asks the loader for first.
 pub(crate) const DRIVER: &str = "libcuda.so";
 pub(crate) const NVRTC: &str = "libnvrtc.so";
+pub(crate) const NCCL: &str = "libnccl.so";
 
 /// Where everything lies once it is built.
 pub(crate) struct Built {
@@ -118,8 +122,10 @@ fn compile_all(work: &Path) -> Result<(), Error> {
         .map(|(name, _)| *name)
         .filter(|name| name.ends_with(".cpp"))
         .partition(|name| *name == "nvrtc.cpp");
-    compile(work, &driver, DRIVER)?;
-    compile(work, &nvrtc, NVRTC)
+    compile(work, &driver, DRIVER, &[])?;
+    compile(work, &nvrtc, NVRTC, &[])?;
+    // NCCL lives in the driver; this is only its name.
+    compile(work, &[], NCCL, &["-L..", "-Wl,--no-as-needed", "-l:libcuda.so"])
 }
 
 /// The same choice as the emulated NVRTC makes for kernels.
@@ -135,7 +141,7 @@ fn vector_flags() -> &'static [&'static str] {
 }
 
 /// One object for each source, side by side, then a library of them.
-fn compile(work: &Path, sources: &[&str], library: &str) -> Result<(), Error> {
+fn compile(work: &Path, sources: &[&str], library: &str, more: &[&str]) -> Result<(), Error> {
     let folder = work.join("emulator");
     let compilers: Vec<_> = sources
         .iter()
@@ -155,7 +161,7 @@ fn compile(work: &Path, sources: &[&str], library: &str) -> Result<(), Error> {
     linker.arg("-shared").arg(format!("-Wl,-soname,{library}"));
     linker.arg("-o").arg(work.join(library));
     linker.args(sources.iter().map(|source| source.replace(".cpp", ".o")));
-    linker.args(["-ldl", "-lpthread"]);
+    linker.args(more).args(["-ldl", "-lpthread"]);
     finish(linker.spawn().map_err(Error::NoCompiler)?)
 }
 

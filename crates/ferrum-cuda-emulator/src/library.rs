@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::Error;
-use crate::build::{Built, DRIVER, NVRTC};
+use crate::build::{Built, DRIVER, NCCL, NVRTC};
 
 unsafe extern "C" {
     fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void;
@@ -23,10 +23,11 @@ type Configure = unsafe extern "C" fn(*const c_char, *const c_char);
 
 static FAILURE: OnceLock<Failure> = OnceLock::new();
 
-/// Loads both libraries for the whole process: kernels resolve their symbols against the driver.
+/// Loads the libraries for the whole process: kernels resolve their symbols against the driver.
 pub(crate) fn load(built: &Built) -> Result<(), Error> {
     let driver = open(&built.libraries.join(DRIVER))?;
     let nvrtc = open(&built.libraries.join(NVRTC))?;
+    open(&built.libraries.join(NCCL))?;
     let configure = symbol(nvrtc, c"ferrum_emulator_configure")?;
     let failure = symbol(driver, c"ferrum_emulator_failure")?;
     // SAFETY: the two functions have these types in the sources that were just compiled.

@@ -197,6 +197,39 @@ fn a_missing_barrier_shows() {
 }
 
 #[test]
+fn a_missing_wait_shows() {
+    // The second copy goes where the first has arrived: what is read early is not the old value.
+    let source = |wait: &str| {
+        format!(
+            "#include \"ptx.cuh\"\n\
+             KERNEL(twice, 32, (const float* x, float* out)) {{\n\
+               DYNAMIC_SHARED(float, s);\n\
+               int t = 4 * threadIdx.x;\n\
+               cp_async16(s + t, x + t);\n\
+               cp_async_commit();\n\
+               cp_async_wait<0>();\n\
+               cp_async16(s + t, x + 128 + t);\n\
+               cp_async_commit();\n\
+               {wait}\n\
+               for (int i = 0; i < 4; i++) out[t + i] = s[t + i];\n\
+             }}"
+        )
+    };
+    let x: Vec<f32> = (0..256).map(|i| i as f32).collect();
+    Gpu::each(|gpu| {
+        let (input, output) = (gpu.upload(&x), Buffer::new(512).unwrap());
+        let run = |wait: &str| -> Vec<f32> {
+            let kernel = gpu.kernel(&source(wait), "twice");
+            gpu.launch_with(&kernel, 1, 32, 512, &[input.0, output.0]).unwrap();
+            gpu.download(&output, 128).unwrap()
+        };
+        assert_eq!(run("cp_async_wait<0>();"), x[128..]);
+        assert!(run("").iter().all(|v| v.is_nan()));
+        assert!(run("cp_async_wait<1>();").iter().all(|v| v.is_nan()));
+    });
+}
+
+#[test]
 fn schedules_differ() {
     let source = "#include \"ptx.cuh\"\n\
         KERNEL(order, 64, (u32* next, u32* out)) {\n\

@@ -70,9 +70,20 @@ fn writes_after_reads() {
 #[test]
 fn writes_to_the_same_place() {
     races(
-        "s[t / 2] = x[t];\n__syncthreads();\nout[t] = s[t / 2];",
+        "s[t / 2] = x[t] + t;\n__syncthreads();\nout[t] = s[t / 2];",
         &["between a write of thread 0", "this write"],
     );
+}
+
+#[test]
+fn warps_that_write_the_same() {
+    let body = |value: &str| {
+        format!(
+            "for (int i = t % 32; i < 128; i += 32) s[i] = {value};\n__syncwarp();\nout[t] = s[127 - t];"
+        )
+    };
+    runs(&body("x[i]"));
+    races(&body("x[i] + (t == 127)"), &["between a", "this write", "test.cu:5"]);
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! at once: what a sequence has is read from the step's arrays, so that a recording holds for every
 //! step of its shape.
 //!
-//! A token gets the same, to the bit, alone and in any batch. A prompt in chunks of more than
-//! [`MOST_TOKENS`] is the same as in one step, too; tokens one by one are not, as they go through other
-//! kernels, and a context beyond [`SPLITS_AIM`] splits doubles their length at powers of two.
+//! A sequence gets the same, to the bit, alone and in any batch. So does a prompt in chunks of more than
+//! [`MOST_TOKENS`] and in one step. What does not hold, as the order of sums is another: a prompt in
+//! smaller chunks, and drafts that cross a length of context at which splits become longer (8192
+//! positions, and each power of two from there).
 
 use super::kv_cache::check_head_dim;
 use super::launch::{Grid, Launch};

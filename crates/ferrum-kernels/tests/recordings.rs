@@ -1,0 +1,144 @@
+//! Recorded operations on an emulated card: they give what they give when they run, with what the
+//! arrays hold at the time; and a recording refuses what it cannot hold.
+
+use ferrum_kernels::cuda::{Cuda, CudaConfig};
+use ferrum_kernels::params::{GatherRows, RmsNorm};
+use ferrum_kernels::{Backend, DType, Result};
+
+type Stream = <Cuda as Backend>::Stream;
+type Buffer = <Cuda as Backend>::Buffer;
+
+const WIDTH: usize = 48;
+const ROWS: usize = 3;
+
+struct Setting {
+    card: Cuda,
+    stream: Stream,
+    /// `[5, WIDTH]`
+    src: Buffer,
+    /// `[ROWS]`
+    rows: Buffer,
+    /// `[ROWS, WIDTH]`
+    dst: Buffer,
+    /// `[WIDTH]`
+    weight: Buffer,
+}
+
+impl Setting {
+    fn new() -> Result<Setting> {
+        ferrum_cuda_emulator::load().expect("an emulated driver");
+        let card = Cuda::new(&CudaConfig::default())?;
+        let mut stream = card.stream()?;
+        let src: Vec<f32> = (0..5 * WIDTH).map(|i| (i % 17) as f32 - 7.5).collect();
+        let mut setting = Setting {
+            src: card.alloc(DType::F32, src.len())?,
+            rows: card.alloc(DType::I32, ROWS)?,
+            dst: card.alloc(DType::F32, ROWS * WIDTH)?,
+            weight: card.alloc(DType::F32, WIDTH)?,
+            stream: card.stream()?,
+            card,
+        };
+        setting.card.upload_f32(&mut stream, &src, &mut setting.src)?;
+        setting.card.upload_f32(&mut stream, &[0.5; WIDTH], &mut setting.weight)?;
+        let mut back = vec![0.0; src.len()];
+        setting.card.download_f32(&mut stream, &setting.src, &mut back)?;
+        assert_eq!(back, src);
+        Ok(setting)
+    }
+
+    fn choose(&mut self, rows: [i32; ROWS]) -> Result<()> {
+        self.card.upload_i32(&mut self.stream, &rows, &mut self.rows)
+    }
+
+    /// Picks rows and normalises them.
+    fn run(&mut self) -> Result<()> {
+        let (src, rows) = (&self.src, &self.rows);
+        let p = GatherRows { src, rows, count: ROWS, width: WIDTH };
+        self.card.gather_rows(&mut self.stream, &mut self.dst, &p)?;
+        let (weight, groups, width) = (&self.weight, ROWS, WIDTH);
+        let p = RmsNorm { src: None, weight, groups, width, eps: 1e-5, accumulate: false };
+        self.card.rms_norm(&mut self.stream, &mut self.dst, &p)
+    }
+
+    fn result(&mut self) -> Result<Vec<f32>> {
+        let mut result = vec![0.0; ROWS * WIDTH];
+        self.card.download_f32(&mut self.stream, &self.dst, &mut result)?;
+        Ok(result)
+    }
+}
+
+#[test]
+fn a_replay_is_a_run_with_what_the_arrays_hold() -> Result<()> {
+    let mut s = Setting::new()?;
+    s.choose([0, 1, 2])?;
+    s.run()?;
+    let first = s.result()?;
+    s.choose([4, 0, 3])?;
+    s.run()?;
+    let second = s.result()?;
+    assert_ne!(first, second);
+
+    assert!(s.card.begin_recording(&mut s.stream)?);
+    s.run()?;
+    let recording = s.card.end_recording(&mut s.stream)?;
+    s.choose([0, 1, 2])?;
+    // Nothing has run while it was recorded.
+    assert_eq!(s.result()?, second);
+    for (rows, expected) in [([0, 1, 2], &first), ([4, 0, 3], &second), ([0, 1, 2], &first)] {
+        s.choose(rows)?;
+        s.card.replay(&mut s.stream, &recording)?;
+        assert_eq!(&s.result()?, expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_recording_keeps_the_memory_that_it_mentions() -> Result<()> {
+    let mut s = Setting::new()?;
+    s.choose([0, 1, 2])?;
+    s.run()?;
+    assert!(s.card.begin_recording(&mut s.stream)?);
+    s.run()?;
+    let recording = s.card.end_recording(&mut s.stream)?;
+    // The emulator fails where a replay meets memory that was freed.
+    s.weight = s.card.alloc(DType::F32, WIDTH)?;
+    s.card.replay(&mut s.stream, &recording)?;
+    assert!(s.result()?.iter().any(|&v| v != 0.0), "by the old weight");
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_recorded_is_refused() -> Result<()> {
+    let mut s = Setting::new()?;
+    s.choose([0, 1, 2])?;
+    s.run()?;
+    assert!(s.card.begin_recording(&mut s.stream)?);
+    assert!(s.card.begin_recording(&mut s.stream).is_err(), "one at a time");
+    assert!(s.choose([1, 2, 3]).is_err(), "a copy to the card");
+    assert!(s.result().is_err(), "a copy from the card, which waits");
+    s.run()?;
+    s.card.end_recording(&mut s.stream)?;
+    assert!(s.card.end_recording(&mut s.stream).is_err(), "it has ended");
+
+    assert!(s.card.begin_recording(&mut s.stream)?);
+    assert!(s.card.alloc(DType::F32, 5).is_err(), "memory");
+    assert!(s.card.end_recording(&mut s.stream).is_err(), "it was broken off");
+    // And the stream works again.
+    s.choose([0, 1, 2])?;
+    s.run()?;
+    s.result()?;
+    Ok(())
+}
+
+#[test]
+fn a_recording_runs_on_its_own_stream() -> Result<()> {
+    let mut s = Setting::new()?;
+    s.choose([0, 1, 2])?;
+    s.run()?;
+    assert!(s.card.begin_recording(&mut s.stream)?);
+    s.run()?;
+    let recording = s.card.end_recording(&mut s.stream)?;
+    let mut other = s.card.stream()?;
+    assert!(s.card.replay(&mut other, &recording).is_err());
+    Ok(())
+}
