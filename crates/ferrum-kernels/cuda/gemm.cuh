@@ -163,7 +163,8 @@ DEVICE void gemm(const Linear& p, uint4* shared) {
     if (next < records.share) gemm_fetch<Step>(p, free, inputs, records, next);
     cp_async_commit();
     const u8* stage = reinterpret_cast<const u8*>(shared + r % GEMM_STAGES * STAGE) + part * PART;
-#pragma unroll
+    // Unrolled, it would need more registers than there are.
+#pragma unroll 1
     for (int within = 0; within < Step::GROUPS; within++) {
       int group = (first + r) * Step::GROUPS + within;
       if (group >= last_group) break;
