@@ -21,9 +21,9 @@ DEVICE u32 round_four(float4 x, float factor) {
   return a | b << 8 | c << 16 | d << 24;
 }
 
-// records[rows, ceil(cols / 64)] from x[rows, cols]; `cols` is a multiple of 32, and columns past the
-// last are zero. Sixteen lanes make a record. Reads 4 bytes a value and writes 1.25: of 512 x 4096
-// values 8.4 + 2.6 MB.
+// records[rows, ceil(cols / 64)] from x[rows, cols]; `cols` is a multiple of 32, and columns past
+// the last are zero. Sixteen lanes make a record. Reads 4 bytes a value and writes 1.25: of
+// 512 x 4096 values 8.4 + 2.6 MB.
 //
 // A value that is not a number makes the scale one, so that it is seen in every product.
 KERNEL(quantize, 256, (const float* x, Record* records, int rows, int cols)) {

@@ -1,5 +1,5 @@
-// What linears over the experts of a mixture need beside the products: the order of slots (a token's
-// share of one expert) by expert, and sums over a token's slots.
+// What linears over the experts of a mixture need beside the products: the order of slots (a
+// token's share of one expert) by expert, and sums over a token's slots.
 #include "ptx.cuh"
 
 // Slots of no expert that there is are left out of everything.
@@ -37,7 +37,8 @@ DEVICE void place_tiles(i32* next, i32* tiles, int experts, int width) {
 // sorted[slots]: the slots in the order of their experts, ids[slots]; tiles[max_tiles, 3]: expert,
 // first place in `sorted`, and number of slots; none in the last ones. One block.
 //
-// Which of an expert's slots comes first is left to chance: no result depends on it.
+// Which of an expert's slots comes first is left to chance: no result depends on it. Reads the ids
+// twice, from the second-level cache, and writes as much: of 512 tokens with 8 experts each 16 KB.
 KERNEL(sort_slots, 1024, (const i32* ids, i32* sorted, i32* tiles, int slots, int experts,
                           int width, int max_tiles)) {
   DYNAMIC_SHARED(i32, next);  // [experts]
@@ -56,7 +57,8 @@ KERNEL(sort_slots, 1024, (const i32* ids, i32* sorted, i32* tiles, int slots, in
 }
 
 // dst[t, :] (+)= sum over j of weights[t, j] * products[t * used + j, :], in the order of `j`; a
-// thread for each value. Reads 4 * used and writes 4 bytes a value.
+// thread for each value. Reads 4 * used and writes 4 bytes a value: of 512 tokens with 8 experts each
+// and 4096 values 67 + 8.4 MB.
 KERNEL(combine_slots, 256, (const float* products, const float* weights, const i32* ids,
                             float* dst, int tokens, int n, int used, int experts,
                             int accumulate)) {

@@ -1,16 +1,16 @@
 // The weight formats on the device: how a weight lies in memory, and what its codes stand for.
 //
-// A weight is taken apart when it is packed (`pack_codes.cu`). Columns are worked on in groups of 32,
-// and every format is brought into the same order, in exactly the bytes of the file:
+// A weight is taken apart when it is packed (`pack_codes.cu`). Columns are worked on in groups of
+// 32, and every format is brought into the same order, in exactly the bytes of the file:
 //
 // - the plane `low` has, for each group, the lower LOW bits of its 32 codes as LOW words, and the
 //   plane `high` the HIGH bits above them as HIGH words;
 // - the planes `scales` and `factors` have what a block says about its codes, in the file's bytes.
 //
 // So whatever a thread asks for is aligned, and threads that take neighbouring groups read
-// neighbouring bytes. Within a group, word `j` of eight holds the codes of the columns 4j .. 4j + 3,
+// neighbouring bytes. Within a group, word `j` of eight holds the codes of the columns 4j to 4j + 3,
 // one in a byte, as both `dp4a` and the tensor cores take them. `unpack` makes the words `j` and
-// `j + 4` at once, because of 4-bit codes these two lie in the two nibbles of one stored word.
+// `j + 4` at once, because of 4-bit codes these two lie in the nibbles of one stored word.
 #pragma once
 #include "ptx.cuh"
 

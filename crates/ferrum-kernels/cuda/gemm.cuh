@@ -6,9 +6,9 @@
 // slots of the tile. The activations are the right operand, in records of whole groups of columns
 // that go through shared memory, some records ahead.
 //
-// With few slots there are not enough blocks to keep a card busy, nor enough to do for a warp while it
-// waits for the weight. There the warps of a block share out the columns instead of the rows: each
-// sums up a part of them, in the order of the columns, and the parts are added in their order.
+// With few slots there are not enough blocks to keep a card busy, nor enough to do for a warp while
+// it waits for the weight. There the warps of a block share out the columns instead of the rows:
+// each sums up a part of them, in the order of the columns, and the parts are added in their order.
 //
 // So a token's results do not depend on the tokens beside it, nor on the tile. They may differ by
 // rounding from those of another split, and from those of `gemv.cuh`.
@@ -98,8 +98,8 @@ DEVICE void gemm_add_parts(float* sums, float* shared) {
   }
 }
 
-// Stores what a lane has: of fragment `i` and slots 8·n + 2·(lane % 4) + {0, 1} the rows `g` (first
-// two) and `g + 8`.
+// Stores what a lane has: of either fragment and slots 8·n + 2·(lane % 4) + {0, 1} the rows `g`
+// (first two) and `g + 8`.
 template <class Step, bool GATED>
 DEVICE void gemm_store(const Linear& p, const GemmRows& rows, int count, const int* slots,
                        const float (*sums)[Step::TILES][4]) {
@@ -122,8 +122,8 @@ DEVICE void gemm_store(const Linear& p, const GemmRows& rows, int count, const i
   }
 }
 
-// The whole product. A `Step` says what a record is, what a lane keeps of a group of the weight, and
-// how a group is multiplied. `shared` has room for the stages and two numbers of each slot.
+// The whole product. A `Step` says what a record is, what a lane keeps of a group of the weight,
+// and how a group is multiplied. `shared` has room for the stages and two numbers of each slot.
 template <class Step, bool GATED>
 DEVICE void gemm(const Linear& p, uint4* shared) {
   constexpr int PART = Step::SLOTS * Step::RECORD, STAGE = Step::SPLIT * PART / 16;
@@ -163,7 +163,8 @@ DEVICE void gemm(const Linear& p, uint4* shared) {
     if (next < records.share) gemm_fetch<Step>(p, free, inputs, records, next);
     cp_async_commit();
     const u8* stage = reinterpret_cast<const u8*>(shared + r % GEMM_STAGES * STAGE) + part * PART;
-#pragma unroll
+    // Unrolled, it would need more registers than there are.
+#pragma unroll 1
     for (int within = 0; within < Step::GROUPS; within++) {
       int group = (first + r) * Step::GROUPS + within;
       if (group >= last_group) break;

@@ -18,8 +18,8 @@ struct HalvesStep {
   static constexpr int TILES = TILES_, SLOTS = 8 * TILES, SPLIT = SPLIT_;
   static constexpr int RECORD = sizeof(Records), GROUPS = 1;
 
-  // A lane's part of a group: of the rows `g` and `g + 8` of two fragments, the columns from 8·t on
-  // (t = lane % 4), as `fragment_place` has them.
+  // A lane's part of a group: of the rows `g` and `g + 8` of two fragments, the columns from 8·t
+  // on (t = lane % 4), as `fragment_place` has them.
   struct Weights {
     u32 words[2][2][4];
   };

@@ -1,13 +1,13 @@
-// Activations for products with F16 and BF16 weights: each value as a sum of numbers of the weight's
-// own type, so that the tensor cores' products are exact.
+// Activations for products with F16 and BF16 weights: each value as a sum of numbers of the
+// weight's own type, so that the tensor cores' products are exact.
 //
 // Two F16 numbers have 22 bits between them. They need a scale, a power of two for each 32 columns,
 // as their exponents are few. Three BF16 numbers have 24 bits and need none.
 #pragma once
 #include "floats.cuh"
 
-// 32 columns of one token, of the number type and so many terms; the largest terms come first. Eight
-// records lie in different banks of shared memory.
+// 32 columns of one token, of the number type and so many terms; the largest terms come first.
+// Eight records lie in different banks of shared memory.
 template <int TERMS>
 struct HalvesRecord {
   u16 terms[TERMS][GROUP];
@@ -15,8 +15,9 @@ struct HalvesRecord {
   float unused[3];
 };
 
-// Where a term has the value of column `c` of 32. A lane of a fragment has four words of two columns
-// of a group; so placed, they are eight neighbouring columns, and a lane reads a weight at once.
+// Where a term has the value of column `c` of 32. A lane of a fragment has four words of two
+// columns of a group; so placed, they are eight neighbouring columns, and a lane reads those of a
+// weight at once.
 DEVICE int fragment_place(int c) {
   int lane = c / 8, word = c / 2 % 4;
   return 8 * word + 2 * lane + c % 2;
@@ -30,7 +31,7 @@ struct HalvesOf<F16> {
   static constexpr int TERMS = 2;
   static DEVICE u16 round(float v) { return f32_to_f16(v); }
   static DEVICE void mma(float c[4], const u32 a[4], const u32 b[2]) { mma_f16(c, a, b); }
-  // The exponent at which the largest value of a group lies, 2^14 or more, but below what F16 can hold.
+  // That of the scale, biased: the largest value comes to lie at 2^14, below what F16 can hold.
   static DEVICE int exponent(u32 largest) { return max((int)(largest >> 23), 15) - 14; }
 };
 

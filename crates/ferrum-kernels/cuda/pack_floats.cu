@@ -18,8 +18,8 @@ KERNEL(pack, 128, (const u8* src, u8* dst, int rows, int cols, int padded)) {
   }
 }
 
-// dst[t, :] (+)= scale * table[tokens[t], :], a thread for each value. Reads BYTES and writes 4 bytes
-// a value: of 512 tokens of 4096 columns in F16 4.2 + 8.4 MB.
+// dst[t, :] (+)= scale * table[tokens[t], :], a thread for each value. Reads BYTES and writes 4
+// bytes a value: of 512 tokens of 4096 columns in F16 4.2 + 8.4 MB.
 KERNEL(embed, 128, (Planes table, const i32* tokens, float* dst, int count, int rows, int cols,
                     int padded, float scale, int accumulate)) {
   i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;

@@ -3,8 +3,8 @@
 #include "activations.cuh"
 #include "formats.cuh"
 
-// From the sums of products of codes (`dots[0]` over 32 columns, or one for each 16 of them) and the
-// sums of the activations: the product in units of the activations' scale.
+// From the sums of products of codes (`dots[0]` over 32 columns, or one for each 16 of them) and
+// the sums of the activations: the product in units of the activations' scale.
 template <class F>
 DEVICE float group_product(const Scales<F::HALVES>& s, const int* dots, u32 sums) {
   int a = first_sum(sums), b = second_sum(sums);

@@ -6,8 +6,8 @@
 #define FORMAT F16
 #endif
 
-// records[rows, ceil(cols / 32)] from x[rows, cols], with zeroes past `cols`; a warp for each record.
-// Reads 4 bytes a value and writes 4.5 (F16) or 6.5: of 512 x 4096 values 8.4 + 9.4 MB.
+// records[rows, ceil(cols / 32)] from x[rows, cols], with zeroes past `cols`; a warp for each
+// record. Reads 4 bytes a value and writes 4.5 (F16) or 6.5: of 512 x 4096 values 8.4 + 9.4 MB.
 template <class F>
 DEVICE void split_group(const float* x, u8* records, int rows, int cols) {
   using Of = HalvesOf<F>;
