@@ -92,7 +92,9 @@ DEVICE void attention_decode(float* out, float* partials, float* states, const f
   u16 *high = memory, *low = memory + MMA_ROWS * STRIDE, *tiles = memory + 2 * MMA_ROWS * STRIDE;
   float* warp_states = reinterpret_cast<float*>(tiles + DECODE_WARPS * TILES);
   WarpRows<DIM> w;
-  load_rows(w, high, low, q, rows, scores, rows.first, rows.count, group, kv_heads, kv_head);
+  load_rows(w, high, low, q, rows, scores, rows.first, rows.count, group, kv_heads, kv_head,
+            warp == 0);
+  __syncthreads();  // the queries are there
   attend_tiles(w, high, low, tiles + warp * TILES, keys, values, scores, begin, end);
   leave_state(reinterpret_cast<float*>(tiles + warp * TILES), warp_states + warp * 2 * MMA_ROWS, w);
   __syncthreads();

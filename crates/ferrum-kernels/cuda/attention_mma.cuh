@@ -37,11 +37,11 @@ DEVICE void split_halves(float a, float b, u32& high, u32& low) {
 }
 
 // Brings this warp's rows, from packed row `first` on, to `high` and `low`: [16, MMA_STRIDE]. Rows
-// from `count` on are zero.
+// from `count` on are zero. Of warps that share their rows, one keeps them there.
 template <int DIM>
 DEVICE void load_rows(WarpRows<DIM>& w, u16* high, u16* low, const float* q, const QueryRows& rows,
                       const Scores& scores, int first, int count, int group, int kv_heads,
-                      int kv_head) {
+                      int kv_head, bool keep) {
   int lane = threadIdx.x % 32;
   for (int row = 0; row < MMA_ROWS; row++) {
     i64 from = query_offset(rows.token, first + row, group, kv_heads, kv_head, DIM);
@@ -60,6 +60,7 @@ DEVICE void load_rows(WarpRows<DIM>& w, u16* high, u16* low, const float* q, con
     for (int i = 0; i < DIM / 32; i++) {
       float value = x[i] * up;
       u16 half = f32_to_f16(value);
+      if (!keep) continue;
       high[row * MMA_STRIDE<DIM> + i * 32 + lane] = half;
       low[row * MMA_STRIDE<DIM> + i * 32 + lane] = f32_to_f16(value - f16_to_f32(half));
     }

@@ -46,7 +46,8 @@ DEVICE void attention_prefill(float* out, const float* q, const u16* k, const u1
   // begin.
   int at = begin / KEYS * KEYS;
   copy_tile<DIM, KEYS, PREFILL_THREADS>(k_tile, keys, threadIdx.x, at, begin, end);
-  load_rows(w, high, low, q, rows, scores, rows.first + first, count, group, kv_heads, kv_head);
+  load_rows(w, high, low, q, rows, scores, rows.first + first, count, group, kv_heads, kv_head,
+            true);
   for (; at < end; at += KEYS) {
     float weights[KEYS / 8][4];
     copy_tile<DIM, KEYS, PREFILL_THREADS>(v_tile, values, threadIdx.x, at, begin, end);
