@@ -1,5 +1,6 @@
 //! Repository chores: `cargo xtask <chore>`.
 
+mod gpu_check;
 mod nvrtc;
 mod peers;
 mod synth;
@@ -26,8 +27,14 @@ fn main() -> ExitCode {
         ["synth", preset, out] => synth::run(preset, Path::new(out)),
         ["tidy"] => tidy::run(),
         ["nvrtc", args @ ..] => root().and_then(|root| nvrtc::run(root, args)),
+        ["gpu-check", args @ ..] => root().and_then(|root| gpu_check::run(root, args)),
         ["bench-peers", args @ ..] => root().and_then(|root| peers::run(root, args)),
-        _ => Err(anyhow::anyhow!("{USAGE}\n{}\n{}", nvrtc::USAGE, peers::USAGE)),
+        _ => Err(anyhow::anyhow!(
+            "{USAGE}\n{}\n{}\n{}",
+            nvrtc::USAGE,
+            gpu_check::USAGE,
+            peers::USAGE
+        )),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,13 +1,16 @@
 //! How much context and KV cache a server gets: as asked, or as the memory allows.
 
 use anyhow::{Result, bail};
-use ferrum_models::{Checkpoint, KV_BLOCK_SIZE, LoadOptions, arch, memory_estimate};
+use ferrum_models::{Checkpoint, Device, KV_BLOCK_SIZE, LoadOptions, arch, cuda, memory_estimate};
 
 use crate::ui::text;
 
 /// Part of the memory that is free which a server takes by default, weights included; the rest is
 /// for the page cache and for others.
 const SHARE: f64 = 0.7;
+
+/// The same of a card, which has no page cache; the rest is for scratch memory and recordings.
+const CARD_SHARE: f64 = 0.9;
 
 /// What is known when sizes are chosen.
 #[derive(Debug, Clone, Copy)]
@@ -78,15 +81,19 @@ pub enum Room {
 }
 
 impl Room {
-    /// The part of the machine's free memory that a server takes by default.
-    pub fn by_default() -> Room {
-        default_memory().map_or(Room::Unknown, Room::Whole)
+    /// The part of the device's free memory that a server takes by default.
+    pub fn by_default(device: Device) -> Room {
+        default_memory(device).map_or(Room::Unknown, Room::Whole)
     }
 }
 
 /// The memory that a server takes by default, where it is known what is free.
-pub fn default_memory() -> Option<u64> {
-    free_memory().map(|free| (free as f64 * SHARE) as u64)
+pub fn default_memory(device: Device) -> Option<u64> {
+    let (free, share) = match device {
+        Device::Cuda(card) => (cuda::free_memory(card).ok()? as u64, CARD_SHARE),
+        Device::Cpu | Device::Reference => (free_memory()?, SHARE),
+    };
+    Some((free as f64 * share) as u64)
 }
 
 /// What a model needs, before its context and its KV cache are chosen.

@@ -16,6 +16,10 @@ constexpr float WEIGHT_UNIT = 16384.0f;    // what the largest weight of a row i
 template <int DIM>
 constexpr int MMA_STRIDE = DIM + 8;
 
+// Turns of the outer loops that are unrolled: more would keep too many addresses in registers.
+template <int DIM>
+constexpr int MMA_UNROLL = DIM > 128 ? 1 : 2;
+
 // What a warp knows of its rows. In a fragment of sums, lane `l` has columns `2(l % 4)` and the
 // next of rows `l / 4` (numbers 0 and 1 of four) and `l / 4 + 8` (2 and 3).
 template <int DIM>
@@ -83,7 +87,7 @@ DEVICE void load_rows(WarpRows<DIM>& w, u16* high, u16* low, const float* q, con
 template <int DIM, int KEYS, int THREADS>
 DEVICE void copy_tile(u16* to, const PagedRows& from, int thread, int at, int begin, int end) {
   constexpr int PIECES = DIM / 8;
-#pragma unroll 2  // more would keep too many addresses in registers
+#pragma unroll MMA_UNROLL<DIM>
   for (int i = thread; i < KEYS * PIECES; i += THREADS) {
     int row = i / PIECES, piece = i % PIECES, position = at + row;
     bool valid = position >= begin && position < end;
@@ -107,7 +111,7 @@ DEVICE void multiply_keys(float products[KEYS / 8][4], const u16* high, const u1
   }
   int query = lane % 16 * MMA_STRIDE<DIM> + lane / 16 * 8;
   int key = (lane / 16 * 8 + lane % 8) * MMA_STRIDE<DIM> + lane / 8 % 2 * 8;
-#pragma unroll 2
+#pragma unroll MMA_UNROLL<DIM>
   for (int k = 0; k < DIM; k += 16) {
     u32 a_high[4], a_low[4];
     ldmatrix_x4(a_high, high + query + k);
@@ -132,22 +136,21 @@ DEVICE void soften(WarpRows<DIM>& w, float products[KEYS / 8][4], const Scores& 
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     float largest = w.largest[half];
-    u32 seen = 0;
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         float& x = products[n][2 * half + i];
-        x = scores.exponent(x, w.scale[half]);
         bool sees = scores.sees(w.position[half], at + n * 8 + column + i);
-        seen |= (u32)sees << (2 * n + i);
-        if (sees) largest = fmaxf(largest, x);
+        x = sees ? scores.exponent(x, w.scale[half]) : NEGATIVE_INFINITY;
+        largest = fmaxf(largest, x);
       }
     }
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-    // Where nothing has been seen so far there is nothing to scale.
-    float factor = largest == NEGATIVE_INFINITY ? 1.0f : exp2f(w.largest[half] - largest);
+    // Where nothing has been seen so far, so that no difference of infinities comes about.
+    float base = largest == NEGATIVE_INFINITY ? 0.0f : largest;
+    float factor = exp2f(w.largest[half] - base);
     w.largest[half] = largest;
     w.weights[half] *= factor;
 #pragma unroll
@@ -155,7 +158,7 @@ DEVICE void soften(WarpRows<DIM>& w, float products[KEYS / 8][4], const Scores& 
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         float& x = products[n][2 * half + i];
-        x = seen >> (2 * n + i) & 1 ? exp2f(x - largest) * WEIGHT_UNIT : 0.0f;
+        x = exp2f(x - base) * WEIGHT_UNIT;
         w.weights[half] += x;
       }
     }

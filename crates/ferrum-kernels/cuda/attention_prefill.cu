@@ -12,9 +12,9 @@
 constexpr int PREFILL_ROWS = 64;
 constexpr int PREFILL_THREADS = 128;
 
-// Positions of a tile: as many as leave shared memory for two blocks (one, for the widest heads).
+// Positions of a tile: as many as there are registers and shared memory for.
 template <int DIM>
-constexpr int PREFILL_KEYS = DIM > 128 ? 32 : 64;
+constexpr int PREFILL_KEYS = DIM > 128 ? 16 : 64;
 
 // Block (tile, kv_head). `out`, `q`: [T, heads, DIM]
 template <int DIM>

@@ -49,6 +49,11 @@ pub trait Backend: Send + Sized + 'static {
     /// operation computes with comes from the device arrays.
     fn step_begins(&self, _s: &mut Self::Stream, _step: &StepInput) {}
 
+    /// Waits until everything that was queued has run; nothing where operations run at once.
+    fn synchronize(&self, _s: &mut Self::Stream) -> Result<()> {
+        Ok(())
+    }
+
     /// From now on operations are recorded and do not run, until [`Backend::end_recording`]; `false`
     /// where the backend cannot do that. They must have run once with the same shapes: a recording
     /// refuses to allocate, to copy to or from the host, and to wait.

@@ -3,6 +3,7 @@
 mod convert;
 mod draft;
 mod embed;
+mod kernels;
 mod load;
 mod lora;
 mod measure;
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 pub use convert::ConvertArgs;
 pub use draft::{DraftArgs, draft_samples};
 pub use embed::EmbedArgs;
+pub use kernels::{KernelsAction, KernelsArgs, KernelsBuildArgs};
 pub use load::LoadArgs;
 pub use lora::{LoraArgs, named_source};
 pub use measure::{
@@ -97,6 +99,8 @@ pub enum Command {
     Perplexity(PerplexityArgs),
     /// List the devices that models can run on
     Devices(DevicesArgs),
+    /// Compiled kernels for NVIDIA cards
+    Kernels(KernelsArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ferrum_models::cpu::{Cpu, CpuConfig, Isa, Limits, Tested, physical_cores};
 use ferrum_models::cuda;
 use serde::Serialize;
@@ -49,7 +49,7 @@ struct Card {
     memory_bytes: usize,
 }
 
-/// What some threads can do at most.
+/// What some threads can do at most, or the multiprocessors of a card.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Measured {
     threads: usize,
@@ -88,6 +88,19 @@ pub fn measure(cpu: &Cpu, threads: usize) -> Result<Measured> {
     let Limits { read, f32_ops, int8_ops, .. } = cpu.limits(threads)?;
     Ok(Measured {
         threads,
+        read_gb_per_s: read / 1e9,
+        f32_gflop_per_s: f32_ops / 1e9,
+        int8_gop_per_s: int8_ops / 1e9,
+    })
+}
+
+/// What a card can do at most.
+pub fn card_peaks(ordinal: usize) -> Result<Measured> {
+    let cards = cuda::devices()?;
+    let card = cards.get(ordinal).with_context(|| format!("no card {ordinal}"))?;
+    let cuda::Peaks { read, f32_ops, int8_ops } = card.peaks();
+    Ok(Measured {
+        threads: card.multiprocessors,
         read_gb_per_s: read / 1e9,
         f32_gflop_per_s: f32_ops / 1e9,
         int8_gop_per_s: int8_ops / 1e9,

@@ -6,6 +6,7 @@ mod convert;
 mod devices;
 mod embed;
 mod inspect;
+mod kernels;
 mod list;
 mod perplexity;
 mod pull;
@@ -38,6 +39,7 @@ pub fn run(command: Command, config: Config) -> Result<Outcome> {
         Command::Bench(args) => bench::run(&args, &config)?,
         Command::Perplexity(args) => perplexity::run(&args, &config)?,
         Command::Devices(args) => devices::run(&args)?,
+        Command::Kernels(args) => kernels::run(&args, &config)?,
         Command::Completions { shell } => completions(shell)?,
         Command::Man => man()?,
     }

@@ -205,7 +205,7 @@ fn mma(spec: &KvSpec) -> Option<Mma> {
     // Of queries two halves, of each tile keys and values. A row has 16 bytes more than its values.
     let row = (spec.head_dim + 8) * size_of::<u16>();
     let wide = spec.head_dim > 128;
-    let (decode_keys, prefill_keys) = if wide { (16, 32) } else { (32, 64) };
+    let (decode_keys, prefill_keys) = if wide { (16, 16) } else { (32, 64) };
     let decode_rows = 2 * (DECODE_ROWS + DECODE_WARPS * decode_keys);
     let states = DECODE_WARPS * DECODE_ROWS * 2 * size_of::<f32>();
     Some(Mma {

@@ -6,6 +6,7 @@
 use std::ffi::{CStr, CString, c_char};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::str::FromStr;
 
 use cudarc::nvrtc::{result, sys};
 
@@ -136,6 +137,18 @@ pub struct Architecture(pub u32, pub u32);
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sm_{}{}", self.0, self.1)
+    }
+}
+
+impl FromStr for Architecture {
+    type Err = String;
+
+    /// `sm_80`, `sm_120`, …
+    fn from_str(name: &str) -> Result<Self, String> {
+        let number = name.strip_prefix("sm_").and_then(|number| number.parse::<u32>().ok());
+        let number = number.filter(|number| (10..1000).contains(number));
+        let number = number.ok_or_else(|| format!("no such architecture: '{name}' (sm_90)"))?;
+        Ok(Architecture(number / 10, number % 10))
     }
 }
 

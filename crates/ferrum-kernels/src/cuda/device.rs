@@ -8,6 +8,7 @@ use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{result, sys};
 
 use super::NAME;
+use super::compile::Architecture;
 use super::driver::{self, Named};
 use super::modules::Modules;
 use crate::{KernelError, Result};
@@ -36,6 +37,47 @@ pub struct Properties {
     pub multiprocessors: usize,
     /// Shared memory that a block can ask for, in bytes.
     pub shared_memory: usize,
+    /// Kilohertz of its processors.
+    pub clock: usize,
+    /// Kilohertz of its memory, which moves data at both edges.
+    pub memory_clock: usize,
+    /// Bits of its memory's bus.
+    pub bus_width: usize,
+}
+
+/// What a card can do at most, by its data sheet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Peaks {
+    /// Bytes of memory read a second.
+    pub read: f64,
+    /// Operations on `f32` numbers a second, a multiply-add counted as two.
+    pub f32_ops: f64,
+    /// Operations of tensor cores on 8-bit numbers a second, counted likewise.
+    pub int8_ops: f64,
+}
+
+impl Properties {
+    /// What the card can do at most, from its clocks and the operations a clock of its multiprocessors
+    /// (NVIDIA's white papers on GA100, GA102, AD102, GH100, GB100 and GB202, without sparsity).
+    pub fn peaks(&self) -> Peaks {
+        let (f32_ops, int8_ops) = match self.capability {
+            (8, 0) => (128.0, 4096.0),
+            (9, _) => (256.0, 8192.0),
+            (10, _) => (256.0, 16384.0),
+            _ => (256.0, 2048.0),
+        };
+        let clocks = self.multiprocessors as f64 * self.clock as f64 * 1e3;
+        Peaks {
+            read: 2.0 * self.memory_clock as f64 * 1e3 * self.bus_width as f64 / 8.0,
+            f32_ops: f32_ops * clocks,
+            int8_ops: int8_ops * clocks,
+        }
+    }
+
+    /// What kernels are compiled for.
+    pub fn architecture(&self) -> Architecture {
+        Architecture(self.capability.0, self.capability.1)
+    }
 }
 
 impl fmt::Display for Properties {
@@ -74,6 +116,9 @@ fn properties(ordinal: usize) -> Result<(sys::CUdevice, Properties)> {
         memory: unsafe { result::device::total_mem(device) }.op("read the memory's size")?,
         multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
         shared_memory: attribute(shared)? as usize,
+        clock: attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? as usize,
+        memory_clock: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? as usize,
+        bus_width: attribute(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? as usize,
     };
     Ok((device, found))
 }
@@ -106,7 +151,7 @@ impl Device {
         }
         // SAFETY: the device was opened just now; `drop` releases the context.
         let context = unsafe { result::primary_ctx::retain(device) }.op("open a context")?;
-        let modules = Modules::new(properties.capability, config.kernel_cache.clone());
+        let modules = Modules::new(properties.architecture(), config.kernel_cache.clone());
         let device = Device { properties, modules, device, context };
         device.bind("open a context")?;
         Ok(Arc::new(device))

@@ -35,7 +35,7 @@ mod rows;
 mod stream;
 
 pub use buffer::CudaBuffer;
-pub use device::{CudaConfig, Properties, devices};
+pub use device::{CudaConfig, Peaks, Properties, devices};
 pub use kv_cache::CudaKvCache;
 pub use linear::CudaWeight;
 pub use modules::keep;
@@ -46,6 +46,11 @@ use device::Device;
 
 /// [`Backend::name`], also in errors.
 const NAME: &str = "cuda";
+
+/// Bytes of a card's memory that nobody uses.
+pub fn free_memory(ordinal: usize) -> Result<usize> {
+    Device::open(&CudaConfig { ordinal, kernel_cache: None })?.free_memory()
+}
 
 /// A card.
 pub struct Cuda {
@@ -61,11 +66,6 @@ impl Cuda {
     /// What the card is.
     pub fn properties(&self) -> &Properties {
         &self.device.properties
-    }
-
-    /// Bytes of its memory that nobody uses.
-    pub fn free_memory(&self) -> Result<usize> {
-        self.device.free_memory()
     }
 }
 
@@ -110,6 +110,10 @@ impl Backend for Cuda {
         let buffer = CudaBuffer::new(&self.device, dtype, len)?;
         buffer.memory.clear()?;
         Ok(buffer)
+    }
+
+    fn synchronize(&self, s: &mut CudaStream) -> Result<()> {
+        s.synchronize("synchronize")
     }
 
     fn begin_recording(&self, s: &mut CudaStream) -> Result<bool> {

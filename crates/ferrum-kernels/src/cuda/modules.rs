@@ -39,8 +39,7 @@ struct Function {
 }
 
 impl Modules {
-    pub(super) fn new(capability: (u32, u32), cache: Option<PathBuf>) -> Modules {
-        let architecture = Architecture(capability.0, capability.1);
+    pub(super) fn new(architecture: Architecture, cache: Option<PathBuf>) -> Modules {
         Modules { architecture, cache, loaded: Mutex::default() }
     }
 

@@ -2,8 +2,8 @@
 //! arithmetic are recorded. The inner backend and the model above know nothing of it, so a program
 //! that does not profile pays nothing.
 //!
-//! The time is that of the call. It is the operation's own where a backend computes at once, as the
-//! host backends do; one that queues work has to be measured by its own means.
+//! The time is that of the call and of waiting for what it has queued. On a device that runs apart,
+//! it has the way there and back in it, some microseconds.
 
 mod cost;
 mod record;
@@ -44,7 +44,8 @@ impl<B: Backend> Profiled<B> {
         run: impl FnOnce(&B, &mut B::Stream) -> Result<T>,
     ) -> Result<T> {
         let start = Instant::now();
-        let result = run(&self.inner, &mut s.inner);
+        let result = run(&self.inner, &mut s.inner)
+            .and_then(|result| self.inner.synchronize(&mut s.inner).map(|()| result));
         self.profiler.add(op, formats, start.elapsed(), cost);
         s.last = match op {
             // What stands between two linears says nothing of their parts.

@@ -47,15 +47,18 @@ fn profiled() -> Vec<Subject<Profiled<Cpu>>> {
     vec![Subject::new("profiled cpu".into(), Profiled::new(cpu).0)]
 }
 
-/// Emulated cards, which run blocks, warps and lanes in three different orders.
+/// Emulated cards, which run blocks, warps and lanes in three different orders; or a real one, for
+/// `cargo xtask gpu-check`.
 fn cudas() -> Vec<Subject<Cuda>> {
+    let open =
+        |ordinal| Cuda::new(&CudaConfig { ordinal, ..CudaConfig::default() }).expect("a card");
+    if std::env::var_os("FERRUM_TEST_CUDA").is_some() {
+        return vec![Subject::new("cuda".into(), open(0))];
+    }
     ferrum_cuda_emulator::load().expect("an emulated driver");
-    let card = |ordinal| {
-        let config = CudaConfig { ordinal, ..CudaConfig::default() };
-        let order = ferrum_cuda_emulator::schedule(ordinal);
-        Subject::new(format!("cuda {order:?}"), Cuda::new(&config).expect("a card"))
-    };
-    ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.map(card).into()
+    let label = |ordinal| format!("cuda {:?}", ferrum_cuda_emulator::schedule(ordinal));
+    let subject = |ordinal| Subject::new(label(ordinal), open(ordinal));
+    ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.map(subject).into()
 }
 
 /// The oracle itself, as a backend among others.

@@ -106,7 +106,7 @@ pub const PRESETS: [&str; 6] =
     ["llama-tiny", "llama3-tiny", "qwen2-tiny", "qwen3-tiny", "qwen3moe-tiny", "gemma3-tiny"];
 
 /// Further ones, of real sizes: files of gigabytes, for measurements.
-pub const LARGE_PRESETS: [&str; 2] = ["llama-1b", "qwen3moe-3b"];
+pub const LARGE_PRESETS: [&str; 3] = ["llama-1b", "llama-8b", "qwen3moe-3b"];
 
 impl SynthSpec {
     /// A shape by name: one of [`PRESETS`] or [`LARGE_PRESETS`].
@@ -177,6 +177,18 @@ impl SynthSpec {
                 heads: 32,
                 kv_heads: 8,
                 vocab: 128_256,
+                ..self
+            },
+            // Llama 3.1 8B.
+            "llama-8b" => SynthSpec {
+                layers: 32,
+                hidden: 4096,
+                ffn: 14336,
+                heads: 32,
+                kv_heads: 8,
+                head_dim: 128,
+                vocab: 128_256,
+                tied: false,
                 ..self
             },
             // The routing of Qwen3-30B-A3B at a tenth of its size.

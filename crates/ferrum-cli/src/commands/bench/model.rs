@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 use ferrum_models::cpu::{Cpu, CpuConfig, physical_cores};
 use ferrum_models::profile::Profiler;
 use ferrum_models::runner::Runner;
-use ferrum_models::{LoadOptions, load, load_profiled};
+use ferrum_models::{Device, LoadOptions, load, load_profiled};
 use serde::Serialize;
 
 use super::profile::{Limits, Profile};
@@ -137,8 +137,11 @@ fn load_options(args: &BenchArgs, config: &Config) -> LoadOptions {
     }
 }
 
-/// What the machine can do with the threads that decode.
+/// What the machine can do with the threads that decode, measured; or a card by its data sheet.
 fn machine(options: &LoadOptions) -> Result<devices::Measured> {
+    if let Device::Cuda(ordinal) = options.device {
+        return devices::card_peaks(ordinal);
+    }
     let threads = options.threads.unwrap_or_else(physical_cores);
     let config = CpuConfig { threads, isa: options.isa, ..CpuConfig::default() };
     devices::measure(&Cpu::new(config)?, threads)

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use ferrum_engine::{EngineConfig, same_vocabulary};
 use ferrum_hub::{Hub, ModelRef, catalogue};
 use ferrum_models::encoder::{EncoderSizes, makes_embeddings};
-use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
+use ferrum_models::{Device, KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
 use ferrum_server::{Limits, Model, ModelSpec, Offer, Start};
 
 use super::adapters;
@@ -71,8 +71,9 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
     add_drafts(&mut candidates, args, config)?;
     drop_doubtful_names(&mut candidates, &mut encoders);
     let several = candidates.len() + encoders.len() > 1;
-    let memory = args.size.memory.or(sizing::default_memory().filter(|_| several));
-    let rooms = rooms(&candidates, &encoders, args, memory);
+    let device = args.load.options(&config.cuda).device;
+    let memory = args.size.memory.or(sizing::default_memory(device).filter(|_| several));
+    let rooms = rooms(&candidates, &encoders, args, (device, memory));
     let mut offers = Offers { list: Vec::new(), memory, lines: Vec::new() };
     for (candidate, room) in candidates.into_iter().zip(rooms) {
         let (offer, line) = offer(candidate, room, args, limits)?;
@@ -116,7 +117,7 @@ fn rooms(
     candidates: &[Candidate],
     encoders: &[EncoderCandidate],
     args: &ServeArgs,
-    memory: Option<u64>,
+    (device, memory): (Device, Option<u64>),
 ) -> Vec<Room> {
     let needs = candidates.iter().map(|candidate| candidate.needs);
     let fixed = encoders.iter().map(|encoder| Needs::fixed(encoder.sizes.bytes));
@@ -126,7 +127,7 @@ fn rooms(
         (None, Some(memory)) => {
             sizing::shares(&needs, memory).into_iter().map(Room::Whole).collect()
         }
-        (None, None) => vec![Room::by_default(); needs.len()],
+        (None, None) => vec![Room::by_default(device); needs.len()],
     }
 }
 

@@ -1,0 +1,160 @@
+//! `cargo xtask gpu-check`: what only a real card can tell. The tests that otherwise run on an
+//! emulated driver, then the speed of a model of Llama 8B's shape, beside what the card's memory and
+//! arithmetic allow.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::synth;
+
+pub const USAGE: &str = "       \
+cargo xtask gpu-check [PRESET]      tests and measures the CUDA backend on the card of this machine";
+
+/// Formats, by `ferrum convert`'s names: two bytes a weight, four bits, and a mix of K-quants.
+const FORMATS: [&str; 3] = ["bf16", "q4_0", "q4_k_m"];
+const BATCHES: [usize; 4] = [1, 4, 16, 64];
+
+pub fn run(root: &Path, args: &[&str]) -> Result<()> {
+    let preset = match args {
+        [] => "llama-8b",
+        [preset] => preset,
+        _ => bail!("{USAGE}"),
+    };
+    status(cargo(root, &["build", "--release"]))?;
+    let ferrum = root.join("target/release/ferrum");
+    let devices = json(Command::new(&ferrum).args(["devices", "--json"]))?;
+    let card = devices["cuda"]["devices"][0].clone();
+    ensure!(card.is_object(), "no card: {}", devices["cuda"]["problem"]);
+    test(root)?;
+
+    println!("\n## {}, {preset}\n", card["description"].as_str().unwrap_or_default());
+    println!(
+        "| format | sequences | prefill, tokens/s | decode, tokens/s | of what memory allows |"
+    );
+    println!("|---|---|---|---|---|");
+    let mut profiles = Vec::new();
+    for format in FORMATS {
+        let file = model(root, &ferrum, preset, format)?;
+        for batch in BATCHES {
+            let plain = bench(&ferrum, &file, batch, false)?;
+            let profile = bench(&ferrum, &file, batch, true)?;
+            println!("{}", speed(format, batch, &plain, &profile)?);
+            profiles.push((format, batch, profile));
+        }
+    }
+    for (format, batch, profile) in profiles.iter().filter(|(_, batch, _)| [1, 64].contains(batch))
+    {
+        for phase in ["prefill", "decode"] {
+            print_operations(format, *batch, phase, profile);
+        }
+    }
+    Ok(())
+}
+
+/// The tests that use an emulated driver elsewhere.
+fn test(root: &Path) -> Result<()> {
+    let on_card = |args: &[&str]| {
+        let mut command = cargo(root, &["test", "--release"]);
+        command.args(args).env("FERRUM_TEST_CUDA", "card");
+        status(command)
+    };
+    on_card(&["-p", "ferrum-kernels", "--test", "backends", "cuda::"])?;
+    on_card(&["-p", "ferrum-kernels", "--test", "recordings"])?;
+    on_card(&["-p", "ferrum-models", "--test", "cuda"])
+}
+
+/// The model in a format, made where it is not there yet.
+fn model(root: &Path, ferrum: &Path, preset: &str, format: &str) -> Result<PathBuf> {
+    let folder = root.join("target/gpu-check");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join(format!("{preset}-{format}.gguf"));
+    if file.exists() {
+        return Ok(file);
+    }
+    let source = folder.join(format!("{preset}.gguf"));
+    if !source.exists() {
+        let partial = source.with_extension("partial");
+        synth::run(preset, &partial)?;
+        fs::rename(&partial, &source)?;
+    }
+    let mut convert = Command::new(ferrum);
+    convert.arg("convert").args([&source, &file]).args(["--quant", format]);
+    status(convert)?;
+    Ok(file)
+}
+
+fn bench(ferrum: &Path, file: &Path, batch: usize, profile: bool) -> Result<Value> {
+    let mut command = Command::new(ferrum);
+    command.arg("bench").arg(file).args(["--device", "cuda", "--json"]);
+    command.args(["--prefill", "512", "--decode", "64", "--batch", &batch.to_string()]);
+    if profile {
+        command.arg("--profile");
+    }
+    json(&mut command)
+}
+
+/// A line of the table. Memory allows as many steps a second as it can be read for what a step's
+/// operations must read.
+fn speed(format: &str, batch: usize, plain: &Value, profile: &Value) -> Result<String> {
+    let [prefill, decode] = ["prefill_tps", "decode_tps"].map(|key| plain[key].as_f64());
+    let (prefill, decode) = prefill.zip(decode).context("no speeds")?;
+    let profile = &profile["profile"];
+    let read = profile["limits"]["before"]["read_gb_per_s"].as_f64().context("no limits")?;
+    let operations = profile["decode"]["ops"].as_array().context("no operations")?;
+    let bytes: f64 = operations.iter().filter_map(|op| op["bytes"].as_f64()).sum();
+    let repetitions = plain["repetitions"].as_f64().context("no repetitions")?;
+    let steps = 64.0 * repetitions;
+    let allowed = batch as f64 * read * 1e9 / (bytes / steps);
+    let share = 100.0 * decode / allowed;
+    Ok(format!("| {format} | {batch} | {prefill:.0} | {decode:.0} | {share:.0} % |"))
+}
+
+/// Each operation of a phase beside the card's data sheet.
+fn print_operations(format: &str, batch: usize, phase: &str, profile: &Value) {
+    let profile = &profile["profile"];
+    let limit = |name: &str| profile["limits"]["before"][name].as_f64().unwrap_or(f64::NAN);
+    println!("\n### {phase}, {format}, {batch} sequences\n");
+    println!("| operation | weights | us a call | GB/s | of memory | GOP/s | of arithmetic |");
+    println!("|---|---|---|---|---|---|---|");
+    for op in profile[phase]["ops"].as_array().into_iter().flatten() {
+        let number = |name: &str| op[name].as_f64().unwrap_or(f64::NAN);
+        let text = |name: &str| op[name].as_str().unwrap_or_default();
+        let peak = match op["int8"].as_bool() {
+            Some(true) => limit("int8_gop_per_s"),
+            _ => limit("f32_gflop_per_s"),
+        };
+        println!(
+            "| {} | {} | {:.1} | {:.0} | {:.0} % | {:.0} | {:.0} % |",
+            text("op"),
+            text("format"),
+            1e6 * number("seconds") / number("calls"),
+            number("gb_per_s"),
+            100.0 * number("gb_per_s") / limit("read_gb_per_s"),
+            number("gop_per_s"),
+            100.0 * number("gop_per_s") / peak,
+        );
+    }
+}
+
+fn cargo(root: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(args).current_dir(root);
+    command
+}
+
+fn status(mut command: Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{command:?}"))?;
+    ensure!(status.success(), "{command:?} failed");
+    Ok(())
+}
+
+fn json(command: &mut Command) -> Result<Value> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed:\n{error}");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
