@@ -47,13 +47,16 @@ struct CodesStep {
   }
 };
 
+// Blocks that share the registers of a multiprocessor, if each warp works on eight tokens.
+constexpr int BLOCKS_8 = FORMAT::HALVES == 2 ? 2 : 3;
+
 #define GEMV(name, tokens, blocks, gated) \
   KERNEL_RESIDENT(name, 128, blocks, (Linear p)) { gemv<CodesStep<FORMAT>, tokens, gated>(p); }
 GEMV(gemv_1, 1, 6, false)
 GEMV(gemv_2, 2, 5, false)
 GEMV(gemv_4, 4, 4, false)
-GEMV(gemv_8, 8, 3, false)
+GEMV(gemv_8, 8, BLOCKS_8, false)
 GEMV(gated_gemv_1, 1, 6, true)
 GEMV(gated_gemv_2, 2, 5, true)
 GEMV(gated_gemv_4, 4, 4, true)
-GEMV(gated_gemv_8, 8, 3, true)
+GEMV(gated_gemv_8, 8, BLOCKS_8, true)

@@ -93,14 +93,6 @@ impl Launch<'_> {
         self.memory(part.memory, 0)
     }
 
-    /// A pointer to values that the kernel reads, or none.
-    pub(super) fn read_if(self, part: Option<&Part<'_>>) -> Self {
-        match part {
-            Some(part) => self.read(part),
-            None => self.null(),
-        }
-    }
-
     /// A pointer into memory, or none.
     pub(super) fn memory_if(self, place: Option<(&Arc<Memory>, usize)>) -> Self {
         match place {

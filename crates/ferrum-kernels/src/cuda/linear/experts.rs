@@ -81,7 +81,7 @@ pub(in super::super) fn expert_gated_linear(
     let forms = [methods[0].form(p.gate.format), methods[1].form(p.up.format)];
     let input = Input::new(s, OP, &view.input, [p.rows, p.gate.cols], &forms)?;
     // SAFETY: `checks` has held the lengths against the buffers, and the ids against the experts as
-    // far as it knows them; the others the kernels do. So below.
+    // far as it knows them; the others the kernels do.
     let sorted = unsafe { sort(s, OP, &view.ids, slots, p.gate.experts, &methods)? };
     let product = Product {
         op: OP,
@@ -94,6 +94,7 @@ pub(in super::super) fn expert_gated_linear(
         bias: None,
         accumulate: false,
     };
+    // SAFETY: as above.
     unsafe { gated(s, product, p.gate, p.up, methods[1], number(p.activation)) }
 }
 
@@ -111,7 +112,7 @@ pub(in super::super) fn expert_combine(
         Input::new(s, OP, &view.input, [slots, p.weight.cols], &[method.form(p.weight.format)])?;
     let bytes = slots.saturating_mul(n).saturating_mul(size_of::<f32>());
     let products = s.scratch(Scratch::Products, bytes)?;
-    // SAFETY: as above, to the end.
+    // SAFETY: as above.
     let sorted = unsafe { sort(s, OP, &view.ids, slots, p.weight.experts, &[method])? };
     let product = Product {
         op: OP,
@@ -124,11 +125,13 @@ pub(in super::super) fn expert_combine(
         bias: None,
         accumulate: false,
     };
+    // SAFETY: as above; the products are as long as `bytes`.
     unsafe { product.run(s)? }
     let launch = s.launch(OP, Source::Experts, "combine_slots").memory(&products, 0);
     let launch = launch.read(&view.weights).read(&view.ids).write(&view.dst);
     let launch = launch.int(p.rows).int(n).int(p.used).int(p.weight.experts).flag(p.accumulate);
     let blocks = (p.rows * n).div_ceil(COMBINE_THREADS);
     let grid = Grid { blocks: [blocks, 1, 1], threads: COMBINE_THREADS, shared: 0 };
+    // SAFETY: likewise.
     unsafe { launch.run(grid) }
 }

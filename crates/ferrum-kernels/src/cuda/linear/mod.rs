@@ -106,11 +106,12 @@ unsafe fn gated(
 ) -> Result<()> {
     if gate.format == up.format {
         let weights = Weights::Gated(gate, up, activation);
-        // SAFETY: the caller's promise, here and below.
+        // SAFETY: the caller's promise.
         return unsafe { Product { weights, ..product }.run(s) };
     }
     let (op, dst, values) = (product.op, product.dst, product.count * gate.rows);
     let ups = s.scratch(Scratch::Products, values.saturating_mul(size_of::<f32>()))?;
+    // SAFETY: the caller's promise; there is room for the other products.
     unsafe {
         product.run(s)?;
         Product { weights: Weights::One(up), method, dst: &ups, ..product }.run(s)?;

@@ -39,12 +39,13 @@ impl Method {
     /// The results of different methods may differ by rounding; those of [`Method::Gemv`] for any
     /// number of slots do not.
     pub(super) fn new(format: Format, tokens: usize) -> Method {
-        match tokens {
-            // There are no tensor cores for single precision.
-            _ if format == Format::F32 => Method::Gemv(few(tokens)),
-            0..=FEW => Method::Gemv(few(tokens)),
-            ..=SOME => Method::Gemm(16),
-            _ => Method::Gemm(64),
+        // There are no tensor cores for single precision.
+        if format == Format::F32 || tokens <= FEW {
+            Method::Gemv(few(tokens))
+        } else if tokens <= SOME {
+            Method::Gemm(16)
+        } else {
+            Method::Gemm(64)
         }
     }
 
@@ -202,7 +203,7 @@ impl Product<'_> {
             Method::Gemv(_) => 2,
             Method::Gemm(_) => 32,
         };
-        let warps = WARPS / self.method.parts();
-        rows.div_ceil(warps * of_warp >> usize::from(gated))
+        let weights = if gated { 2 } else { 1 };
+        rows.div_ceil(WARPS / self.method.parts() * of_warp / weights)
     }
 }
