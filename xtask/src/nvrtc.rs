@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ferrum_models::cuda::{Architecture, Source};
 
 pub const USAGE: &str = "       \
@@ -54,23 +55,16 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
 }
 
 fn check(root: &Path, write: bool) -> Result<()> {
+    let kernels = compile_all()?;
     let mut table = HEADER.to_string();
-    let mut spills = Vec::new();
-    for source in Source::all() {
-        for architecture in ARCHITECTURES {
-            let compiled = source.compile(architecture)?;
-            for kernel in kernels(&compiled.log)? {
-                let Kernel { name, registers, shared, stack, spilt } = &kernel;
-                let line =
-                    format!("{source}\t{name}\t{architecture}\t{registers}\t{shared}\t{stack}");
-                writeln!(table, "{line}")?;
-                if *spilt > 0 {
-                    spills.push(format!("{line}: {spilt} bytes of registers spilt"));
-                }
-            }
-        }
+    for (what, kernel) in &kernels {
+        let Kernel { name, registers, shared, stack, .. } = kernel;
+        writeln!(table, "{}\t{name}\t{}\t{registers}\t{shared}\t{stack}", what.0, what.1)?;
     }
-    ensure!(spills.is_empty(), "{}", spills.join("\n"));
+    let spilt = kernels.iter().filter(|(_, kernel)| kernel.spilt > 0);
+    let spills: Vec<String> =
+        spilt.map(|(what, kernel)| format!("{} {}: {kernel:?}", what.0, what.1)).collect();
+    ensure!(spills.is_empty(), "registers are spilt:\n{}", spills.join("\n"));
     let path = root.join(TABLE);
     if write {
         return Ok(fs::write(path, table)?);
@@ -89,6 +83,40 @@ fn check(root: &Path, write: bool) -> Result<()> {
         changes.join("\n")
     );
     Ok(())
+}
+
+/// What is compiled, and for what.
+type Target = (Source, Architecture);
+
+/// Compiles everything, on all processors: what each kernel takes, always in the same order.
+fn compile_all() -> Result<Vec<(Target, Kernel)>> {
+    let of = |source| ARCHITECTURES.map(|architecture| (source, architecture));
+    let targets: Vec<Target> = Source::all().into_iter().flat_map(of).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some(&target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let kernels = kernels(&target.0.compile(target.1)?.log)?;
+            done.extend(kernels.into_iter().map(|kernel| (target, kernel)));
+        }
+        Ok(done)
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let done = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+    });
+    let mut all = Vec::new();
+    for thread in done {
+        let found: Result<Vec<(Target, Kernel)>> =
+            thread.map_err(|_| anyhow!("a compiling thread has panicked"))?;
+        all.extend(found?);
+    }
+    all.sort_by_key(|(target, kernel)| {
+        let place = targets.iter().position(|other| other == target);
+        (place, kernel.name.clone())
+    });
+    Ok(all)
 }
 
 /// What a kernel takes.

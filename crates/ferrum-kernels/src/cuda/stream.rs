@@ -70,14 +70,6 @@ impl CudaStream {
         }
     }
 
-    /// Sets the first `bytes` bytes to zero.
-    pub(super) fn zero(&mut self, memory: &Memory, bytes: usize) -> Result<()> {
-        assert!(bytes <= memory.bytes(), "within the memory");
-        self.device.bind("zero")?;
-        // SAFETY: the memory is as long, and both belong to this device.
-        unsafe { result::memset_d8_async(memory.address(), 0, bytes, self.raw) }.op("zero")
-    }
-
     /// Copies values to `memory`, `offset` bytes behind its beginning.
     pub(super) fn copy_in<T: Copy>(
         &mut self,
