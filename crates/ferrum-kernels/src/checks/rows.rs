@@ -53,11 +53,19 @@ pub(crate) fn scatter_add<'a, B: Backend<Buffer: Operand>>(
     Ok(ScatterAddView { src, rows, dst: dst.floats_mut(op, len)? })
 }
 
-/// [`Backend::gate`]: the gates, and what they are multiplied with.
+/// Operands of [`Backend::gate`].
+pub(crate) struct GateView<'a, M: Operand + 'a = HostBuffer> {
+    /// The gates, `[T, width]`.
+    pub x: M::FloatsMut<'a>,
+    /// What they are multiplied with, `[T, width]`.
+    pub up: M::Floats<'a>,
+}
+
+/// [`Backend::gate`]
 pub(crate) fn gate<'a, B: Backend<Buffer: Operand>>(
     x: &'a mut B::Buffer,
     p: &Gate<'a, B>,
-) -> Result<(<B::Buffer as Operand>::FloatsMut<'a>, <B::Buffer as Operand>::Floats<'a>)> {
+) -> Result<GateView<'a, B::Buffer>> {
     let len = product("gate", &[p.rows, p.width])?;
-    Ok((x.floats_mut("gate", len)?, p.up.floats("gate", len)?))
+    Ok(GateView { x: x.floats_mut("gate", len)?, up: p.up.floats("gate", len)? })
 }

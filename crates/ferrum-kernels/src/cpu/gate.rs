@@ -9,7 +9,7 @@ use crate::{Result, checks};
 /// [`crate::Backend::gate`]: to the bit what [`crate::Backend::gated_linear`] makes of the same
 /// products.
 pub(super) fn gate(s: &mut CpuStream, x: &mut HostBuffer, p: &Gate<'_, Cpu>) -> Result<()> {
-    let (x, up) = checks::gate(x, p)?;
+    let checks::GateView { x, up } = checks::gate(x, p)?;
     let x = SharedSlice::new(x);
     let (isa, width) = (s.isa, p.width);
     split_rows(&mut s.team, p.rows, width, &|rows| {

@@ -261,8 +261,9 @@ impl Program {
     }
 
     fn log(&self) -> String {
-        // SAFETY: the program is alive; the log ends with zero.
+        // SAFETY: the program is alive.
         match unsafe { result::get_program_log(self.raw) } {
+            // SAFETY: the log ends with zero.
             Ok(log) => unsafe { CStr::from_ptr(log.as_ptr()) }.to_string_lossy().into_owned(),
             Err(error) => format!("{error:?}"),
         }

@@ -33,7 +33,7 @@ pub(super) fn activate(s: &mut CudaStream, x: &mut CudaBuffer, p: &Activate) -> 
 }
 
 pub(super) fn gate(s: &mut CudaStream, x: &mut CudaBuffer, p: &Gate<'_, Cuda>) -> Result<()> {
-    let (x, up) = checks::gate(x, p)?;
+    let checks::GateView { x, up } = checks::gate(x, p)?;
     let values = p.rows * p.width;
     let launch = s.launch("gate", Source::Pointwise, "gate");
     let launch = launch.write(&x).read(&up).int(values).int(number(p.activation));

@@ -6,7 +6,7 @@ use crate::params::Gate;
 use crate::{Result, checks};
 
 pub(super) fn gate(x: &mut HostBuffer, p: &Gate<'_, Reference>) -> Result<()> {
-    let (x, up) = checks::gate(x, p)?;
+    let checks::GateView { x, up } = checks::gate(x, p)?;
     for (x, up) in x.iter_mut().zip(up) {
         *x = (gated_linear::activate(p.activation, f64::from(*x)) * f64::from(*up)) as f32;
     }
