@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use ferrum_models::cuda;
 use serde_json::Value;
 
 use crate::synth;
@@ -24,6 +25,7 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
         [preset] => preset,
         _ => bail!("{USAGE}"),
     };
+    cuda::version().context("see tools/cuda/wheels.py")?;
     status(cargo(root, &["build", "--release"]))?;
     let ferrum = root.join("target/release/ferrum");
     let devices = json(Command::new(&ferrum).args(["devices", "--json"]))?;
@@ -89,8 +91,10 @@ fn model(root: &Path, ferrum: &Path, preset: &str, format: &str) -> Result<PathB
 
 fn bench(ferrum: &Path, file: &Path, batch: usize, profile: bool) -> Result<Value> {
     let mut command = Command::new(ferrum);
-    command.arg("bench").arg(file).args(["--device", "cuda", "--json"]);
-    command.args(["--prefill", "512", "--decode", "64", "--batch", &batch.to_string()]);
+    command.arg("bench").arg(file).args(["--device", "cuda:0", "--json"]);
+    // Attention over a context, and prompts that are read by whole tiles also by many sequences.
+    command.args(["--prefill", "2048", "--decode", "64", "--depth", "1024"]);
+    command.args(["--step-tokens", "2048", "--batch", &batch.to_string()]);
     if profile {
         command.arg("--profile");
     }

@@ -82,18 +82,18 @@ pub enum Room {
 
 impl Room {
     /// The part of the device's free memory that a server takes by default.
-    pub fn by_default(device: Device) -> Room {
-        default_memory(device).map_or(Room::Unknown, Room::Whole)
+    pub fn by_default(device: Device) -> Result<Room> {
+        Ok(default_memory(device)?.map_or(Room::Unknown, Room::Whole))
     }
 }
 
 /// The memory that a server takes by default, where it is known what is free.
-pub fn default_memory(device: Device) -> Option<u64> {
+pub fn default_memory(device: Device) -> Result<Option<u64>> {
     let (free, share) = match device {
-        Device::Cuda(card) => (cuda::free_memory(card).ok()? as u64, CARD_SHARE),
-        Device::Cpu | Device::Reference => (free_memory()?, SHARE),
+        Device::Cuda(card) => (Some(cuda::free_memory(card)? as u64), CARD_SHARE),
+        Device::Cpu | Device::Reference => (free_memory(), SHARE),
     };
-    Some((free as f64 * share) as u64)
+    Ok(free.map(|free| (free as f64 * share) as u64))
 }
 
 /// What a model needs, before its context and its KV cache are chosen.

@@ -38,6 +38,11 @@ pub trait Backend: Send + Sized + 'static {
     /// Called at model load, so that nothing is found missing in the middle of an answer.
     fn check(&self, need: &Need) -> Result<()>;
 
+    /// Whether the first use of an operation takes seconds, because its kernel is compiled.
+    fn compiles_at_first_use(&self) -> bool {
+        false
+    }
+
     /// Creates the stream that operations run on.
     fn stream(&self) -> Result<Self::Stream>;
 

@@ -64,6 +64,18 @@ impl StepInput {
         }
     }
 
+    /// The same with longer rows in `block_tables`. Panics where `blocks` is less than it has.
+    pub fn with_blocks_per_seq(&self, blocks: usize) -> StepInput {
+        let mut step = self.clone();
+        step.blocks_per_seq = blocks;
+        step.block_tables.clear();
+        for row in self.block_tables.chunks(self.blocks_per_seq.max(1)) {
+            step.block_tables.extend_from_slice(row);
+            step.block_tables.resize(step.block_tables.len() + blocks - row.len(), 0);
+        }
+        step
+    }
+
     /// The cache slot of each token `[T]`: `block · KV_BLOCK_SIZE + offset`. Any step may be asked;
     /// one whose arrays do not fit together is an error.
     fn slots(&self) -> Result<Vec<i32>> {

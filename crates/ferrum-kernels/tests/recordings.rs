@@ -27,7 +27,7 @@ struct Setting {
 impl Setting {
     fn new() -> Result<Setting> {
         // `cargo xtask gpu-check` has a real one.
-        if std::env::var_os("FERRUM_TEST_CUDA").is_none() {
+        if std::env::var("FERRUM_TEST_CUDA").is_err() {
             ferrum_cuda_emulator::load().expect("an emulated driver");
         }
         let card = Cuda::new(&CudaConfig::default())?;

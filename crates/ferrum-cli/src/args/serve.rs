@@ -69,7 +69,7 @@ pub struct SizeArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=65536))]
     pub queue: u32,
     /// Memory for all models that are loaded at once, such as 8GB or 512MiB; by default 70 % of
-    /// what is free. Of several models, the one that was used longest ago makes room for another
+    /// what is free, of a card 90 %. Of several models, the one that was used longest ago makes room for another
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,
     /// Memory for the KV cache of each model; by default as much as all requests at their longest

@@ -117,7 +117,10 @@ fn cards() -> Cards {
 fn card(card: &cuda::Properties) -> Card {
     Card {
         name: format!("cuda:{}", card.ordinal),
-        description: card.to_string(),
+        description: match card.problem() {
+            Some(problem) => format!("{card}, cannot be used: {problem}"),
+            None => card.to_string(),
+        },
         memory_bytes: card.memory,
     }
 }

@@ -130,6 +130,9 @@ const HEADERS: &[(&str, &str)] = &[
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
 ];
 
+/// What the compiler is told beside the architecture: to say what each kernel takes.
+const OPTIONS: [&str; 2] = ["--std=c++17", "--ptxas-options=-v"];
+
 /// An architecture's machine code, `sm_80` for example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Architecture(pub u32, pub u32);
@@ -164,7 +167,7 @@ impl Source {
     /// A number that changes with the text, or with what it includes.
     pub(super) fn fingerprint(self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.text(), HEADERS).hash(&mut hasher);
+        (self.text(), HEADERS, OPTIONS).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -174,13 +177,14 @@ impl Source {
         let program = Program::new(self)?;
         let known = supported(self)?;
         let number = architecture.0 * 10 + architecture.1;
-        let newest = known.iter().copied().max().unwrap_or(0);
         let machine_code = known.contains(&number);
-        let target = match machine_code {
-            true => format!("--gpu-architecture={architecture}"),
-            false => format!("--gpu-architecture=compute_{}", newest.min(number)),
+        let older = known.iter().copied().filter(|&other| other < number).max();
+        let target = match (machine_code, older) {
+            (true, _) => format!("--gpu-architecture={architecture}"),
+            (false, Some(older)) => format!("--gpu-architecture=compute_{older}"),
+            (false, None) => return Err(self.error(format!("NVRTC does not know {architecture}"))),
         };
-        let options = [target, "--std=c++17".into(), "--ptxas-options=-v".into()];
+        let options = [&[target][..], &OPTIONS.map(String::from)].concat();
         // SAFETY: the program is alive.
         let compiled = unsafe { result::compile_program(program.raw, &options) };
         let log = program.log();
@@ -201,7 +205,8 @@ pub fn version() -> Result<(u32, u32)> {
     // SAFETY: loads a library of the system and lets it go again.
     if !unsafe { sys::is_culib_present() } {
         let what = "NVRTC, which compiles the kernels, is not installed (libnvrtc: of the CUDA \
-                    toolkit, or of the Python package nvidia-cuda-nvrtc)";
+                    toolkit, or of the Python package nvidia-cuda-nvrtc, whose folder must be in \
+                    LD_LIBRARY_PATH; no newer than the driver)";
         return Err(KernelError::NoDevice { backend: NAME, what: what.into() });
     }
     let (mut major, mut minor) = (0, 0);

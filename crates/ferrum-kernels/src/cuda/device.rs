@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cudarc::driver::result::stream;
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{result, sys};
 
@@ -52,7 +53,8 @@ pub struct Peaks {
     pub read: f64,
     /// Operations on `f32` numbers a second, a multiply-add counted as two.
     pub f32_ops: f64,
-    /// Operations of tensor cores on 8-bit numbers a second, counted likewise.
+    /// Operations of tensor cores on 8-bit numbers a second, counted likewise. From 9.0 on it takes
+    /// instructions that the kernels do not use to come near.
     pub int8_ops: f64,
 }
 
@@ -72,6 +74,12 @@ impl Properties {
             f32_ops: f32_ops * clocks,
             int8_ops: int8_ops * clocks,
         }
+    }
+
+    /// Why the card cannot be used, if so.
+    pub fn problem(&self) -> Option<String> {
+        let (major, minor) = OLDEST;
+        (self.capability < OLDEST).then(|| format!("compute capability {major}.{minor} is needed"))
     }
 
     /// What kernels are compiled for.
@@ -129,6 +137,9 @@ pub(super) struct Device {
     pub(super) modules: Modules,
     device: sys::CUdevice,
     context: sys::CUcontext,
+    /// For what is done to memory before it is anyone's. The stream that drivers use where none is
+    /// named waits for no other, and none for it.
+    own_stream: sys::CUstream,
 }
 
 // SAFETY: the driver's handles may be used from every thread that has made the context current,
@@ -144,16 +155,17 @@ const OLDEST: (u32, u32) = (8, 0);
 impl Device {
     pub(super) fn open(config: &CudaConfig) -> Result<Arc<Device>> {
         let (device, properties) = properties(config.ordinal)?;
-        if properties.capability < OLDEST {
-            let (major, minor) = OLDEST;
-            let what = format!("{properties}: at least {major}.{minor} is needed");
+        if let Some(problem) = properties.problem() {
+            let what = format!("{properties}: {problem}");
             return Err(KernelError::NoDevice { backend: NAME, what });
         }
         // SAFETY: the device was opened just now; `drop` releases the context.
         let context = unsafe { result::primary_ctx::retain(device) }.op("open a context")?;
         let modules = Modules::new(properties.architecture(), config.kernel_cache.clone());
-        let device = Device { properties, modules, device, context };
+        let own_stream = std::ptr::null_mut();
+        let mut device = Device { properties, modules, device, context, own_stream };
         device.bind("open a context")?;
+        device.own_stream = stream::create(stream::StreamKind::NonBlocking).op("stream")?;
         Ok(Arc::new(device))
     }
 
@@ -161,6 +173,22 @@ impl Device {
     pub(super) fn bind(&self, op: &'static str) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
         unsafe { result::ctx::set_current(self.context) }.op(op)
+    }
+
+    /// Sets memory to zero, and waits until it is.
+    ///
+    /// # Safety
+    /// So many bytes from `address` on must be the caller's, and in use by nobody.
+    pub(super) unsafe fn clear(&self, address: sys::CUdeviceptr, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.bind("alloc")?;
+        // SAFETY: the caller's promise; the stream lives as long as `self`.
+        unsafe {
+            result::memset_d8_async(address, 0, bytes, self.own_stream).op("alloc")?;
+            stream::synchronize(self.own_stream).op("alloc")
+        }
     }
 
     /// Bytes of the card's memory that nobody uses.
@@ -174,6 +202,10 @@ impl Drop for Device {
     fn drop(&mut self) {
         if self.bind("close a device").is_ok() {
             self.modules.unload();
+            if !self.own_stream.is_null() {
+                // SAFETY: created in `open`, and idle. An error has nobody to hear it.
+                let _ = unsafe { stream::destroy(self.own_stream) };
+            }
         }
         // SAFETY: retained in `open`. An error has nobody to hear it.
         let _ = unsafe { result::primary_ctx::release(self.device) };

@@ -39,3 +39,13 @@ pub(super) fn count() -> Result<usize> {
     let count = result::device::get_count().op("count devices")?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
+
+/// The newest CUDA that the driver knows, such as `13.0`.
+pub(super) fn version() -> String {
+    let mut number = 0;
+    // SAFETY: there to be written.
+    match unsafe { sys::cuDriverGetVersion(&mut number) }.result() {
+        Ok(()) => format!("{}.{}", number / 1000, number % 1000 / 10),
+        Err(error) => words(&error),
+    }
+}

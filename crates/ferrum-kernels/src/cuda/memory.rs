@@ -29,11 +29,10 @@ impl Memory {
         Ok(Memory { device: device.clone(), address, bytes })
     }
 
-    /// Sets it to zero, at once.
+    /// Sets it to zero, and waits until it is: nobody may use it yet.
     pub(super) fn clear(&self) -> Result<()> {
-        self.device.bind("alloc")?;
         // SAFETY: as long as the memory.
-        unsafe { result::memset_d8_sync(self.address, 0, self.bytes) }.op("alloc")
+        unsafe { self.device.clear(self.address, self.bytes) }
     }
 
     /// Its size.

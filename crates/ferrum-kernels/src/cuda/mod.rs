@@ -15,6 +15,7 @@ use crate::{DType, Format, KernelError, KvDType, Result, WeightSource};
 
 mod attention;
 mod buffer;
+mod cache;
 pub mod compile;
 mod device;
 mod driver;
@@ -35,10 +36,10 @@ mod rows;
 mod stream;
 
 pub use buffer::CudaBuffer;
+pub use cache::keep;
 pub use device::{CudaConfig, Peaks, Properties, devices};
 pub use kv_cache::CudaKvCache;
 pub use linear::CudaWeight;
-pub use modules::keep;
 pub use stream::CudaStream;
 
 use crate::checks::Operand;
@@ -100,6 +101,10 @@ impl Backend for Cuda {
             }
             Need::Embed(_) => Ok(()),
         }
+    }
+
+    fn compiles_at_first_use(&self) -> bool {
+        true
     }
 
     fn stream(&self) -> Result<CudaStream> {

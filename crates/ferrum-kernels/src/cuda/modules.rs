@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
@@ -12,8 +10,9 @@ use cudarc::driver::{result, sys};
 
 pub(super) use super::compile::Source;
 use super::compile::{self, Architecture};
-use super::driver::Named;
-use crate::Result;
+use super::driver::{self, Named};
+use super::{NAME, cache};
+use crate::{KernelError, Result};
 
 /// Shared memory that a kernel has without asking for more, in bytes.
 const SHARED_UNASKED: usize = 48 << 10;
@@ -87,16 +86,25 @@ impl Modules {
 
     /// From the cache, where there is one and the driver takes what it holds.
     fn load(&self, source: Source) -> Result<sys::CUmodule> {
-        let kept = self.cache.as_deref().and_then(|folder| kept(folder, source, self.architecture));
+        let folder = self.cache.as_deref();
+        let kept = folder.and_then(|folder| cache::kept(folder, source, self.architecture));
         if let Some(module) = kept.and_then(|image| load_image(source, &image).ok()) {
             return Ok(module);
         }
         let compiled = source.compile(self.architecture)?;
-        if let Some(folder) = &self.cache {
+        if let Some(folder) = folder {
             // Without a cache the next start is slower, that is all.
-            let _ = keep(folder, source, self.architecture, &compiled.image);
+            let _ = cache::keep(folder, source, self.architecture, &compiled.image);
         }
-        load_image(source, &compiled.image)
+        load_image(source, &compiled.image).map_err(|error| {
+            let (major, minor) = compile::version().unwrap_or_default();
+            let driver = driver::version();
+            let what = format!(
+                "{error}; compiled by NVRTC {major}.{minor} for a driver of CUDA {driver}: NVRTC \
+                 must not be newer than the driver"
+            );
+            KernelError::Compile { backend: NAME, kernel: source.stem(), what }
+        })
     }
 
     /// Unloads everything; the card must be the thread's.
@@ -112,45 +120,6 @@ impl Modules {
 
 fn load_image(source: Source, image: &[u8]) -> Result<sys::CUmodule> {
     // SAFETY: an image as NVRTC made it: PTX that ends with zero, or machine code, which says how
-    // long it is. The cache is the user's own.
+    // long it is; the cache gives back nothing else.
     unsafe { result::module::load_data(image.as_ptr().cast()) }.op(source.stem())
-}
-
-/// What the names of all files of one source and architecture begin with.
-fn stem(source: Source, architecture: Architecture) -> String {
-    format!("{}-{:016x}-{architecture}-", source.stem(), source.fingerprint())
-}
-
-/// Where the compiled source is kept: the text, the architecture and NVRTC's version decide.
-fn path(folder: &Path, source: Source, architecture: Architecture) -> Result<PathBuf> {
-    let (major, minor) = compile::version()?;
-    Ok(folder.join(format!("{}nvrtc_{major}.{minor}.cubin", stem(source, architecture))))
-}
-
-/// The compiled source, as this NVRTC or (where there is none) any other has made it.
-fn kept(folder: &Path, source: Source, architecture: Architecture) -> Option<Vec<u8>> {
-    if let Ok(path) = path(folder, source, architecture) {
-        return fs::read(path).ok();
-    }
-    let start = stem(source, architecture);
-    let mut files = fs::read_dir(folder).ok()?.filter_map(io::Result::ok);
-    let file = files.find(|file| file.file_name().to_string_lossy().starts_with(&start))?;
-    fs::read(file.path()).ok()
-}
-
-/// Writes a compiled source to the cache in `folder`; of several that do so at once, one stays.
-pub fn keep(
-    folder: &Path,
-    source: Source,
-    architecture: Architecture,
-    image: &[u8],
-) -> io::Result<()> {
-    let path = path(folder, source, architecture).map_err(io::Error::other)?;
-    fs::create_dir_all(folder)?;
-    let unique = format!("{}-{:?}", std::process::id(), std::thread::current().id());
-    let temporary = folder.join(format!(".{}.{unique}", source.stem()));
-    fs::write(&temporary, image)?;
-    fs::rename(&temporary, &path).inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    })
 }

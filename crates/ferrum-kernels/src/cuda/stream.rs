@@ -55,8 +55,10 @@ impl CudaStream {
             let what = format!("{which:?}: {bytes} bytes of scratch memory while recording");
             return Err(KernelError::shape("record", what));
         }
-        // The old one is given back first: both may not fit.
+        // The old one is given back first, as both may not fit; unless recordings mention it. So that
+        // those do not keep many of them, it is doubled at least.
         *place = None;
+        let bytes = bytes.checked_next_power_of_two().unwrap_or(bytes);
         let memory = Arc::new(Memory::new(&self.device, bytes, "scratch memory")?);
         *place = Some(memory.clone());
         Ok(memory)
@@ -80,10 +82,13 @@ impl CudaStream {
     ) -> Result<()> {
         self.running(op)?;
         assert!(offset + size_of_val(src) <= memory.bytes(), "within the memory");
+        if src.is_empty() {
+            return Ok(());
+        }
         self.device.bind(op)?;
         let dst = memory.address() + offset as u64;
-        // SAFETY: the memory is as long. The driver has taken the values, which are in pageable
-        // memory, before the call returns.
+        // SAFETY: the memory is as long. The driver copies values in pageable memory to memory of its
+        // own before the call returns.
         unsafe { result::memcpy_htod_async(dst, src, self.raw) }.op(op)
     }
 
@@ -95,6 +100,9 @@ impl CudaStream {
         dst: &mut [T],
     ) -> Result<()> {
         assert!(size_of_val(dst) <= memory.bytes(), "within the memory");
+        if dst.is_empty() {
+            return self.synchronize(op);
+        }
         self.device.bind(op)?;
         // SAFETY: the memory is as long, and `dst` is there until the copy has ended.
         unsafe { result::memcpy_dtoh_async(dst, memory.address(), self.raw) }.op(op)?;

@@ -91,6 +91,10 @@ impl<B: Backend> Backend for Profiled<B> {
         self.inner.check(need)
     }
 
+    fn compiles_at_first_use(&self) -> bool {
+        self.inner.compiles_at_first_use()
+    }
+
     fn stream(&self) -> Result<Stream<B>> {
         Ok(Stream { inner: self.inner.stream()?, last: None, step: StepInput::default() })
     }

@@ -52,7 +52,7 @@ fn profiled() -> Vec<Subject<Profiled<Cpu>>> {
 fn cudas() -> Vec<Subject<Cuda>> {
     let open =
         |ordinal| Cuda::new(&CudaConfig { ordinal, ..CudaConfig::default() }).expect("a card");
-    if std::env::var_os("FERRUM_TEST_CUDA").is_some() {
+    if real {
         return vec![Subject::new("cuda".into(), open(0))];
     }
     ferrum_cuda_emulator::load().expect("an emulated driver");

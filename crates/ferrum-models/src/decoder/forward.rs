@@ -1,6 +1,7 @@
 //! The forward pass of a packed step, on any backend.
 
 mod mlp;
+mod recorded;
 
 use ferrum_kernels::params::{
     Attention, Embed, GatherRows, KvSpec, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
@@ -8,10 +9,10 @@ use ferrum_kernels::params::{
 use ferrum_kernels::{Backend, DType, KernelError, KvDType, StepBatch, StepInput};
 
 use mlp::Routing;
+use recorded::Recordings;
 
 use super::adapters::{Adapters, Linears};
 use super::memory::ActivationSizes;
-use super::recordings::Recordings;
 use super::weights::{DecoderWeights, LayerWeights, Loader, check_file, vector_values};
 use super::{DecoderSpec, QkNorm, rope_table};
 use crate::checkpoint::Checkpoint;
@@ -129,7 +130,7 @@ impl<B: Backend> DecoderRunner<B> {
         let batch = StepBatch::new(&backend, &limits.capacity)?;
         let act = Activations::new(&backend, &spec, &limits)?;
         let loaded = Adapters::load(&backend, &mut stream, adapters, (&spec, &limits))?;
-        Ok(DecoderRunner {
+        let mut runner = DecoderRunner {
             backend,
             stream,
             spec,
@@ -143,7 +144,11 @@ impl<B: Backend> DecoderRunner<B> {
             recordings: Recordings::default(),
             limits,
             logits: Vec::new(),
-        })
+        };
+        if runner.backend.compiles_at_first_use() {
+            runner.warm_up()?;
+        }
+        Ok(runner)
     }
 
     /// Query, key and value projections with their norms and rotation; writes the KV cache.
@@ -377,33 +382,12 @@ impl<B: Backend> DecoderRunner<B> {
         if let Some(number) = step.adapters.iter().find(|&&number| number as usize >= count) {
             return Err(KernelError::shape("step", format!("adapter {number} of {count}")));
         }
-        self.batch.upload(&self.backend, &mut self.stream, step)?;
+        let widened = self.widened(step);
+        self.batch.upload(&self.backend, &mut self.stream, &widened)?;
         if let Some(adapters) = &mut self.adapters {
             adapters.begin(&self.backend, &mut self.stream, step)?;
         }
         Ok(())
-    }
-
-    /// Computes the logits of the step that was uploaded: anew, or by what was recorded of a step of
-    /// the same shape.
-    fn run(&mut self) -> Result<(), KernelError> {
-        let shape = self.batch.shape;
-        // What an adapter computes depends on more than the shape.
-        if self.adapters.is_some() || !self.recordings.wants(&shape) {
-            return self.compute();
-        }
-        if let Some(recording) = self.recordings.get(&shape) {
-            return self.backend.replay(&mut self.stream, recording);
-        }
-        if !self.backend.begin_recording(&mut self.stream)? {
-            self.recordings.give_up();
-            return self.compute();
-        }
-        let computed = self.compute();
-        let recording = self.backend.end_recording(&mut self.stream);
-        computed?;
-        let recording = self.recordings.keep(shape, recording?);
-        self.backend.replay(&mut self.stream, recording)
     }
 
     fn compute(&mut self) -> Result<(), KernelError> {

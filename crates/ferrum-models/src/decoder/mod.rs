@@ -3,7 +3,6 @@
 mod adapters;
 mod forward;
 mod memory;
-mod recordings;
 mod rope_table;
 mod spec;
 mod weights;

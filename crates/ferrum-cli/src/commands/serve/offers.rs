@@ -72,8 +72,11 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
     drop_doubtful_names(&mut candidates, &mut encoders);
     let several = candidates.len() + encoders.len() > 1;
     let device = args.load.options(&config.cuda).device;
-    let memory = args.size.memory.or(sizing::default_memory(device).filter(|_| several));
-    let rooms = rooms(&candidates, &encoders, args, (device, memory));
+    let memory = match args.size.memory {
+        None if several => sizing::default_memory(device)?,
+        given => given,
+    };
+    let rooms = rooms(&candidates, &encoders, args, (device, memory))?;
     let mut offers = Offers { list: Vec::new(), memory, lines: Vec::new() };
     for (candidate, room) in candidates.into_iter().zip(rooms) {
         let (offer, line) = offer(candidate, room, args, limits)?;
@@ -118,17 +121,17 @@ fn rooms(
     encoders: &[EncoderCandidate],
     args: &ServeArgs,
     (device, memory): (Device, Option<u64>),
-) -> Vec<Room> {
+) -> Result<Vec<Room>> {
     let needs = candidates.iter().map(|candidate| candidate.needs);
     let fixed = encoders.iter().map(|encoder| Needs::fixed(encoder.sizes.bytes));
     let needs: Vec<Needs> = needs.chain(fixed).collect();
-    match (args.size.kv_memory, memory) {
+    Ok(match (args.size.kv_memory, memory) {
         (Some(bytes), _) => vec![Room::Kv(bytes); needs.len()],
         (None, Some(memory)) => {
             sizing::shares(&needs, memory).into_iter().map(Room::Whole).collect()
         }
-        (None, None) => vec![Room::by_default(device); needs.len()],
-    }
+        (None, None) => vec![Room::by_default(device)?; needs.len()],
+    })
 }
 
 /// A model that generates, by its name if it has one, what names it and where it is, with the adapters

@@ -1,0 +1,141 @@
+//! Steps that are recorded: those that only decode, of a shape that comes again.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, StepInput, StepShape};
+
+use super::DecoderRunner;
+use crate::runner::Runner;
+
+/// Tokens of a prompt that is read to warm up: more than kernels for a few of them take.
+const WARM_UP_TOKENS: usize = 65;
+
+/// Shapes that are kept; a device has a few hundred kilobytes for each.
+const MOST: usize = 128;
+
+/// Recorded steps by their shapes.
+pub(super) struct Recordings<B: Backend> {
+    /// `None` once something could not be recorded. A shape that has run has an entry.
+    kept: Option<HashMap<StepShape, Option<B::Recording>>>,
+}
+
+impl<B: Backend> Default for Recordings<B> {
+    fn default() -> Self {
+        Recordings { kept: Some(HashMap::new()) }
+    }
+}
+
+impl<B: Backend> Recordings<B> {
+    /// Whether steps of this shape are recorded: those with one token for each sequence.
+    fn wants(&self, shape: &StepShape) -> bool {
+        self.kept.is_some() && shape.tokens == shape.seqs
+    }
+
+    /// Blocks of a sequence for which a step with so many is recorded: few different ones, so that
+    /// shapes come again. `most` is the capacity.
+    fn blocks(blocks: usize, most: usize) -> usize {
+        blocks.next_power_of_two().min(most).max(blocks)
+    }
+
+    /// What was recorded of a step of this shape.
+    fn get(&self, shape: &StepShape) -> Option<&B::Recording> {
+        self.kept.as_ref()?.get(shape)?.as_ref()
+    }
+
+    /// Whether a step of this shape has run, so that all scratch memory is there.
+    fn has_run(&self, shape: &StepShape) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.contains_key(shape))
+    }
+
+    /// Notes that a step of this shape has run.
+    fn ran(&mut self, shape: StepShape) {
+        let Some(kept) = &mut self.kept else { return };
+        if kept.len() >= MOST {
+            kept.clear();
+        }
+        kept.insert(shape, None);
+    }
+
+    /// Keeps what was recorded.
+    fn keep(&mut self, shape: StepShape, recording: B::Recording) -> &B::Recording {
+        let kept = self.kept.get_or_insert_default();
+        kept.entry(shape).insert_entry(None).into_mut().insert(recording)
+    }
+
+    /// Records nothing any more: the backend cannot, or something went wrong.
+    fn give_up(&mut self) {
+        self.kept = None;
+    }
+}
+
+impl<B: Backend> DecoderRunner<B> {
+    /// Runs a step that decodes and one that reads a prompt, so that no request waits for kernels, and
+    /// what the device cannot do shows now. What they leave in the cache is overwritten before it is
+    /// read.
+    pub(super) fn warm_up(&mut self) -> Result<(), KernelError> {
+        let limits = self.limits;
+        let most = limits.capacity.tokens.min(limits.context).min(limits.kv_blocks * KV_BLOCK_SIZE);
+        for tokens in [1, WARM_UP_TOKENS.min(most)] {
+            let blocks = tokens.div_ceil(KV_BLOCK_SIZE);
+            let step = StepInput {
+                tokens: vec![0; tokens],
+                positions: (0..tokens as i32).collect(),
+                query_starts: vec![0, tokens as i32],
+                kv_lens: vec![tokens as i32],
+                block_tables: (0..blocks as i32).collect(),
+                blocks_per_seq: blocks,
+                sample_rows: (0..limits.capacity.samples.min(1) as i32).collect(),
+                adapters: Vec::new(),
+            };
+            self.step(&step)?;
+        }
+        Ok(())
+    }
+
+    /// The step, or one that is the same but for room in its block tables, if it will be recorded.
+    pub(super) fn widened<'a>(&self, step: &'a StepInput) -> Cow<'a, StepInput> {
+        let (shape, most) = (step.shape(), self.limits.capacity.blocks_per_seq);
+        let blocks = Recordings::<B>::blocks(shape.blocks_per_seq, most);
+        if blocks == shape.blocks_per_seq || !self.recordings.wants(&shape) {
+            return Cow::Borrowed(step);
+        }
+        Cow::Owned(step.with_blocks_per_seq(blocks))
+    }
+
+    /// Computes the logits of the step that was uploaded: anew, or by what was recorded of a step of
+    /// the same shape.
+    pub(super) fn run(&mut self) -> Result<(), KernelError> {
+        let shape = self.batch.shape;
+        // What an adapter computes depends on more than the shape.
+        if self.adapters.is_some() || !self.recordings.wants(&shape) {
+            return self.compute();
+        }
+        if let Some(recording) = self.recordings.get(&shape) {
+            return self.backend.replay(&mut self.stream, recording);
+        }
+        if self.recordings.has_run(&shape) {
+            match self.record() {
+                Ok(Some(recording)) => {
+                    let recording = self.recordings.keep(shape, recording);
+                    return self.backend.replay(&mut self.stream, recording);
+                }
+                // What is really wrong shows below, if anything is.
+                Ok(None) | Err(_) => self.recordings.give_up(),
+            }
+        }
+        self.compute()?;
+        self.recordings.ran(shape);
+        Ok(())
+    }
+
+    /// Records the step that was uploaded, where the backend can.
+    fn record(&mut self) -> Result<Option<B::Recording>, KernelError> {
+        if !self.backend.begin_recording(&mut self.stream)? {
+            return Ok(None);
+        }
+        let computed = self.compute();
+        let recording = self.backend.end_recording(&mut self.stream);
+        computed.and(recording.map(Some))
+    }
+}
