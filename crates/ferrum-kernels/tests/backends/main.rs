@@ -50,8 +50,13 @@ fn profiled() -> Vec<Subject<Profiled<Cpu>>> {
 /// Emulated cards, which run blocks, warps and lanes in three different orders; or a real one, for
 /// `cargo xtask gpu-check`.
 fn cudas() -> Vec<Subject<Cuda>> {
-    let open =
-        |ordinal| Cuda::new(&CudaConfig { ordinal, ..CudaConfig::default() }).expect("a card");
+    let real = std::env::var("FERRUM_TEST_CUDA").is_ok_and(|which| which == "card");
+    // The emulator has a cache of its own.
+    let kernel_cache = real.then(|| concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into());
+    let open = |ordinal| {
+        let kernel_cache = kernel_cache.clone();
+        Cuda::new(&CudaConfig { ordinal, kernel_cache }).expect("a card")
+    };
     if real {
         return vec![Subject::new("cuda".into(), open(0))];
     }
