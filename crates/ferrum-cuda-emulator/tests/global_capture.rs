@@ -1,4 +1,5 @@
 //! A capture in global mode concerns every thread of the process, so it has a process of its own.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::undocumented_unsafe_blocks, missing_docs, reason = "tests of a C interface")]
 
 mod common;

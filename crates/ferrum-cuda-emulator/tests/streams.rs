@@ -1,4 +1,5 @@
 //! Streams, events, graphs: order, laziness, and what a capture forbids.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::undocumented_unsafe_blocks, missing_docs, reason = "tests of a C interface")]
 
 mod common;

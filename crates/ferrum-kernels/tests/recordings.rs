@@ -1,5 +1,6 @@
 //! Recorded operations on an emulated card: they give what they give when they run, with what the
 //! arrays hold at the time; and a recording refuses what it cannot hold.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use ferrum_kernels::cuda::{Cuda, CudaConfig};
 use ferrum_kernels::params::{GatherRows, RmsNorm};

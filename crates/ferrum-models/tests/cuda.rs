@@ -1,6 +1,7 @@
 //! Whole tiny models on emulated NVIDIA cards: what they write is what the processor writes, in
 //! every order in which a card may run its blocks, warps and lanes; and what a recorded step gives
 //! is what it gives anew.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 mod support;
 

@@ -23,6 +23,7 @@ mod rope;
 mod small_cases;
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use ferrum_kernels::cuda::{Cuda, CudaConfig};
 use ferrum_kernels::profiled::Profiled;
 use ferrum_kernels::reference::Reference;
@@ -49,6 +50,7 @@ fn profiled() -> Vec<Subject<Profiled<Cpu>>> {
 
 /// Emulated cards, which run blocks, warps and lanes in three different orders; or a real one, for
 /// `cargo xtask gpu-check`.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn cudas() -> Vec<Subject<Cuda>> {
     let real = std::env::var("FERRUM_TEST_CUDA").is_ok_and(|which| which == "card");
     // The emulator has a cache of its own.
@@ -144,6 +146,8 @@ on! { profiled, super::profiled:
     refusals::wrong_batches_are_refused,
 }
 
+// The emulator is for these alone.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 on! { cuda, super::cudas:
     linear::linear_of_every_format,
     linear::linear_of_extremes,
