@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ferrum_models::cuda;
 use serde_json::Value;
 
+use crate::command::{json, status};
 use crate::synth;
 
 pub const USAGE: &str = "       \
@@ -148,17 +149,4 @@ fn cargo(root: &Path, args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
     command.args(args).current_dir(root);
     command
-}
-
-fn status(mut command: Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("{command:?}"))?;
-    ensure!(status.success(), "{command:?} failed");
-    Ok(())
-}
-
-fn json(command: &mut Command) -> Result<Value> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?} failed:\n{error}");
-    Ok(serde_json::from_slice(&output.stdout)?)
 }

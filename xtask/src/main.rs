@@ -1,5 +1,6 @@
 //! Repository chores: `cargo xtask <chore>`.
 
+mod command;
 mod gpu_check;
 mod nvrtc;
 mod peers;

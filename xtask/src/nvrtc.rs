@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ferrum_models::cuda::{Architecture, Source};
 
+use crate::command::{output, status};
+
 pub const USAGE: &str = "       \
 cargo xtask nvrtc [--write]         compiles the CUDA kernels and checks what they take of a card";
 
@@ -35,20 +37,12 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
     match args {
         ["with-library", rest @ ..] => check(root, rest.contains(&"--write")),
         [] | ["--write"] => {
-            let folder = Command::new("python3")
-                .arg(root.join("tools/cuda/wheels.py"))
-                .arg(root.join("target/cuda"))
-                .output()
-                .context("python3")?;
-            ensure!(folder.status.success(), "{}", String::from_utf8_lossy(&folder.stderr));
-            let folder = String::from_utf8(folder.stdout)?;
-            let status = Command::new(std::env::current_exe()?)
-                .args(["nvrtc", "with-library"])
-                .args(args)
-                .env("LD_LIBRARY_PATH", folder.trim())
-                .status()?;
-            ensure!(status.success(), "the kernels are not as they should be");
-            Ok(())
+            let mut wheels = Command::new("python3");
+            wheels.arg(root.join("tools/cuda/wheels.py")).arg(root.join("target/cuda"));
+            let mut again = Command::new(std::env::current_exe()?);
+            again.args(["nvrtc", "with-library"]).args(args);
+            again.env("LD_LIBRARY_PATH", output(&mut wheels)?.trim());
+            status(again)
         }
         _ => bail!("{USAGE}"),
     }
@@ -93,13 +87,14 @@ fn compile_all() -> Result<Vec<(Target, Kernel)>> {
     let of = |source| ARCHITECTURES.map(|architecture| (source, architecture));
     let targets: Vec<Target> = Source::all().into_iter().flat_map(of).collect();
     let next = AtomicUsize::new(0);
-    let work = || {
+    let work = || -> Result<Vec<(usize, Kernel)>> {
         let mut done = Vec::new();
-        while let Some(&target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let kernels = kernels(&target.0.compile(target.1)?.log)?;
-            done.extend(kernels.into_iter().map(|kernel| (target, kernel)));
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some((source, architecture)) = targets.get(place) else { return Ok(done) };
+            let kernels = kernels(&source.compile(*architecture)?.log)?;
+            done.extend(kernels.into_iter().map(|kernel| (place, kernel)));
         }
-        Ok(done)
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let done = std::thread::scope(|scope| {
@@ -108,15 +103,10 @@ fn compile_all() -> Result<Vec<(Target, Kernel)>> {
     });
     let mut all = Vec::new();
     for thread in done {
-        let found: Result<Vec<(Target, Kernel)>> =
-            thread.map_err(|_| anyhow!("a compiling thread has panicked"))?;
-        all.extend(found?);
+        all.append(&mut thread.map_err(|_| anyhow!("a compiling thread has panicked"))??);
     }
-    all.sort_by_key(|(target, kernel)| {
-        let place = targets.iter().position(|other| other == target);
-        (place, kernel.name.clone())
-    });
-    Ok(all)
+    all.sort_by_key(|(place, kernel)| (*place, kernel.name.clone()));
+    Ok(all.into_iter().map(|(place, kernel)| (targets[place], kernel)).collect())
 }
 
 /// What a kernel takes.

@@ -8,6 +8,7 @@ use ferrum_kernels::{Backend, DType, Result};
 
 type Stream = <Cuda as Backend>::Stream;
 type Buffer = <Cuda as Backend>::Buffer;
+type Recording = <Cuda as Backend>::Recording;
 
 const WIDTH: usize = 48;
 const ROWS: usize = 3;
@@ -28,7 +29,7 @@ struct Setting {
 impl Setting {
     fn new() -> Result<Setting> {
         // `cargo xtask gpu-check` has a real one.
-        if std::env::var("FERRUM_TEST_CUDA").is_err() {
+        if !std::env::var("FERRUM_TEST_CUDA").is_ok_and(|which| which == "card") {
             ferrum_cuda_emulator::load().expect("an emulated driver");
         }
         let card = Cuda::new(&CudaConfig::default())?;
@@ -64,6 +65,13 @@ impl Setting {
         self.card.rms_norm(&mut self.stream, &mut self.dst, &p)
     }
 
+    /// The same, recorded.
+    fn record(&mut self) -> Result<Recording> {
+        assert!(self.card.begin_recording(&mut self.stream)?);
+        self.run()?;
+        self.card.end_recording(&mut self.stream)
+    }
+
     fn result(&mut self) -> Result<Vec<f32>> {
         let mut result = vec![0.0; ROWS * WIDTH];
         self.card.download_f32(&mut self.stream, &self.dst, &mut result)?;
@@ -82,9 +90,7 @@ fn a_replay_is_a_run_with_what_the_arrays_hold() -> Result<()> {
     let second = s.result()?;
     assert_ne!(first, second);
 
-    assert!(s.card.begin_recording(&mut s.stream)?);
-    s.run()?;
-    let recording = s.card.end_recording(&mut s.stream)?;
+    let recording = s.record()?;
     s.choose([0, 1, 2])?;
     // Nothing has run while it was recorded.
     assert_eq!(s.result()?, second);
@@ -101,9 +107,7 @@ fn a_recording_keeps_the_memory_that_it_mentions() -> Result<()> {
     let mut s = Setting::new()?;
     s.choose([0, 1, 2])?;
     s.run()?;
-    assert!(s.card.begin_recording(&mut s.stream)?);
-    s.run()?;
-    let recording = s.card.end_recording(&mut s.stream)?;
+    let recording = s.record()?;
     // The emulator fails where a replay meets memory that was freed.
     s.weight = s.card.alloc(DType::F32, WIDTH)?;
     s.card.replay(&mut s.stream, &recording)?;
@@ -139,9 +143,7 @@ fn a_recording_runs_on_its_own_stream() -> Result<()> {
     let mut s = Setting::new()?;
     s.choose([0, 1, 2])?;
     s.run()?;
-    assert!(s.card.begin_recording(&mut s.stream)?);
-    s.run()?;
-    let recording = s.card.end_recording(&mut s.stream)?;
+    let recording = s.record()?;
     let mut other = s.card.stream()?;
     assert!(s.card.replay(&mut other, &recording).is_err());
     Ok(())

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::options::{Cell, Options};
+use crate::command::{json, output};
 
 /// The peer, by the name and version of its package.
 const LLAMA: (&str, &str) = ("llama-cpp-python", "0.3.36");
@@ -180,24 +181,6 @@ pub(super) fn median(values: &[f64]) -> f64 {
         0 => (values[middle - 1] + values[middle]) / 2.0,
         _ => values[middle],
     }
-}
-
-/// Standard output of a command that must work.
-pub(super) fn output(command: &mut Command) -> Result<String> {
-    let program = command.get_program().display().to_string();
-    let done = command.output().with_context(|| program.clone())?;
-    let errors = String::from_utf8_lossy(&done.stderr);
-    let last: Vec<&str> = errors.lines().rev().take(5).collect();
-    ensure!(
-        done.status.success(),
-        "{program} failed: {}",
-        last.into_iter().rev().collect::<Vec<_>>().join("\n")
-    );
-    Ok(String::from_utf8(done.stdout)?)
-}
-
-fn json(command: &mut Command) -> Result<Value> {
-    Ok(serde_json::from_str(&output(command)?)?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use ferrum_models::gguf::Gguf;
 
-use super::engines::{Engines, output};
+use super::engines::Engines;
+use crate::command::output;
 use crate::synth;
 
 /// A file to measure.

@@ -97,13 +97,8 @@ impl Launch<'_> {
     pub(super) fn memory_if(self, place: Option<(&Arc<Memory>, usize)>) -> Self {
         match place {
             Some((memory, offset)) => self.memory(memory, offset),
-            None => self.null(),
+            None => self.push(&[0]),
         }
-    }
-
-    /// No pointer.
-    pub(super) fn null(self) -> Self {
-        self.push(&[0])
     }
 
     /// A size or number: `int`.
