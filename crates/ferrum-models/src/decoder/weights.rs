@@ -363,7 +363,7 @@ impl<B: Backend> Loader<'_, B> {
             self.file.give_back(name, start + range.start..start + range.end);
         };
         let source = WeightSource::new(tensor.format, rows.len(), tensor.cols(), part)?;
-        let source = source.stacked(experts)?.telling(&release);
+        let source = source.stacked(experts)?.ordered(tensor.columns)?.telling(&release);
         // Rows of the embedding are taken as they are.
         let rounded = self.rounded && name != "token_embd.weight";
         let source = if rounded { source.rounded() } else { source };
@@ -383,5 +383,6 @@ pub(super) fn vector_values(file: &dyn Checkpoint, name: &str) -> Result<Vec<f32
     let tensor = file.require(name)?;
     let mut values = vec![0.0; tensor.elements()];
     ferrum_kernels::weight::dequantize_row(tensor.format, &file.read(name)?, &mut values)?;
+    tensor.in_order(&mut values);
     Ok(values)
 }
