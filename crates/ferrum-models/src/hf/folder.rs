@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ferrum_kernels::Format;
+use ferrum_kernels::cpu::physical_cores;
 use ferrum_kernels::weight::dequantize_row;
 use serde_json::{Map, Value};
 
@@ -33,6 +34,8 @@ pub struct Folder {
     shards: Shards,
     tensors: BTreeMap<String, Part>,
     tokenizer_config: Map<String, Value>,
+    /// Threads that make tensors which the files keep in another form.
+    threads: usize,
     /// Tokens that end an answer, as `generation_config.json` or `config.json` give them.
     ends: Vec<u32>,
 }
@@ -97,7 +100,8 @@ impl Folder {
             let _ = metadata.insert("tokenizer.chat_template".into(), template.into());
         }
         let path = path.to_path_buf();
-        Ok(Folder { path, metadata, shards, tensors, tokenizer_config, ends })
+        let threads = physical_cores();
+        Ok(Folder { path, metadata, shards, tensors, tokenizer_config, threads, ends })
     }
 
     /// What the files hold, as they call it.
@@ -356,7 +360,7 @@ impl Checkpoint for Folder {
             Source::Quantized(layers) => {
                 let mut all = vec![0; layers.iter().map(Layer::bytes).sum()];
                 for (layer, out) in layers.iter().zip(all.chunks_exact_mut(layers[0].bytes())) {
-                    layer.decode(&self.shards, &part.name, out)?;
+                    layer.decode((&self.shards, self.threads), &part.name, out)?;
                 }
                 Cow::Owned(all)
             }

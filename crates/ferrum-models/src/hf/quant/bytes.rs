@@ -11,7 +11,7 @@ use half::f16;
 
 use super::super::shards::Shards;
 use super::ByteKind;
-use super::layer::{Parts, bands, read_floats};
+use super::layer::{Parts, Rows, read_floats};
 use crate::safetensors::Dtype;
 
 /// Columns of a block of Q8_0.
@@ -79,7 +79,7 @@ impl Bytes {
     }
 
     /// Writes the weights: `rows` rows of `cols` values in [`Bytes::format`].
-    pub fn decode(&self, shards: &Shards, out: &mut [u8]) -> Result<(), String> {
+    pub fn decode(&self, shards: &Shards, out: Rows<'_>) -> Result<(), String> {
         let scales = read_floats(shards, self.scales);
         let data = shards.data(&shards.tensors[self.weights]);
         let fits = |scale: &f32| scale.is_finite() && f16::from_f32(*scale).is_finite();
@@ -87,8 +87,8 @@ impl Bytes {
             return Err("its scales do not fit half precision".into());
         }
         let row_scales = self.cols.div_ceil(self.block[1]);
-        let row_bytes = out.len() / self.rows;
-        bands(out, [self.rows, 1], |first, out| {
+        let row_bytes = out.row_bytes();
+        out.make(1, |first, out| {
             let mut made = Vec::with_capacity(row_bytes);
             for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
                 let row = first + row;

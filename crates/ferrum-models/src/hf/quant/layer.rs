@@ -3,7 +3,6 @@
 use std::thread;
 
 use ferrum_kernels::Format;
-use ferrum_kernels::cpu::physical_cores;
 
 use super::super::error::HfError;
 use super::super::shards::Shards;
@@ -104,8 +103,15 @@ impl Layer {
         self.rows * self.format.row_bytes(self.cols).unwrap_or(0)
     }
 
-    /// Writes the weights: `rows` rows of `cols` values in [`Layer::format`], [`Layer::bytes`] of them.
-    pub fn decode(&self, shards: &Shards, name: &str, out: &mut [u8]) -> Result<(), HfError> {
+    /// Writes the weights on some threads: `rows` rows of `cols` values in [`Layer::format`],
+    /// [`Layer::bytes`] of them.
+    pub fn decode(
+        &self,
+        (shards, threads): (&Shards, usize),
+        name: &str,
+        out: &mut [u8],
+    ) -> Result<(), HfError> {
+        let out = Rows { bytes: out, count: self.rows, threads };
         let decoded = match &self.stored {
             Stored::Packed(layer) => layer.decode(shards, out),
             Stored::Bytes(layer) => layer.decode(shards, out),
@@ -124,27 +130,42 @@ pub(super) fn read_floats(shards: &Shards, index: usize) -> Vec<f32> {
 /// Bytes that are worth a thread of their own.
 const SHARE: usize = 1 << 18;
 
-/// Shares out the rows of a layer among threads. `f` makes those from the row that it is given, a multiple
-/// of `step`, on, as many as fill the bytes.
-pub(super) fn bands(
-    out: &mut [u8],
-    [rows, step]: [usize; 2],
-    f: impl Fn(usize, &mut [u8]) -> Result<(), String> + Sync,
-) -> Result<(), String> {
-    let row_bytes = out.len() / rows;
-    let threads = physical_cores().min(out.len() / SHARE).max(1);
-    let band = rows.div_ceil(threads).next_multiple_of(step);
-    if band >= rows {
-        return f(0, out);
+/// Where the rows of a layer go, which threads share out.
+pub(super) struct Rows<'a> {
+    bytes: &'a mut [u8],
+    count: usize,
+    threads: usize,
+}
+
+impl Rows<'_> {
+    /// Bytes of one.
+    pub fn row_bytes(&self) -> usize {
+        self.bytes.len() / self.count
     }
-    thread::scope(|scope| {
-        let bands = out.chunks_mut(band * row_bytes).enumerate();
-        let f = &f;
-        let workers: Vec<_> = bands.map(|(i, out)| scope.spawn(move || f(i * band, out))).collect();
-        let results = workers.into_iter().map(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        results.collect()
-    })
+
+    /// `f` makes the rows from the one that it is given, a multiple of `step`, on, as many as fill the
+    /// bytes.
+    pub fn make(
+        self,
+        step: usize,
+        f: impl Fn(usize, &mut [u8]) -> Result<(), String> + Sync,
+    ) -> Result<(), String> {
+        let row_bytes = self.row_bytes();
+        let threads = self.threads.min(self.bytes.len() / SHARE).max(1);
+        let band = self.count.div_ceil(threads).next_multiple_of(step);
+        if band >= self.count {
+            return f(0, self.bytes);
+        }
+        thread::scope(|scope| {
+            let bands = self.bytes.chunks_mut(band * row_bytes).enumerate();
+            let f = &f;
+            let workers: Vec<_> =
+                bands.map(|(i, bytes)| scope.spawn(move || f(i * band, bytes))).collect();
+            let results = workers.into_iter().map(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            results.collect()
+        })
+    }
 }

@@ -6,7 +6,7 @@ use ferrum_kernels::Format;
 use half::f16;
 
 use super::super::shards::Shards;
-use super::layer::{Parts, bands};
+use super::layer::{Parts, Rows};
 use super::tables::{AWQ_PLACES, Tables, groups_of, i32s};
 use super::{Scheme, Words};
 use crate::safetensors::Dtype;
@@ -117,12 +117,12 @@ impl Packed {
     }
 
     /// Writes the weights: `rows` rows of `cols` values in [`Packed::format`].
-    pub fn decode(&self, shards: &Shards, out: &mut [u8]) -> Result<(), String> {
+    pub fn decode(&self, shards: &Shards, out: Rows<'_>) -> Result<(), String> {
         let tables = Tables::read(self, shards);
         self.check(&tables)?;
         let stride = self.cols.next_multiple_of(BLOCK) + PADDING;
-        let row_bytes = out.len() / self.rows;
-        bands(out, [self.rows, TILE], |first, out| {
+        let row_bytes = out.row_bytes();
+        out.make(TILE, |first, out| {
             let mut codes = vec![0; TILE * stride];
             for (i, out) in out.chunks_mut(TILE * row_bytes).enumerate() {
                 let first = first + i * TILE;
@@ -172,7 +172,7 @@ impl Packed {
                 for (i, words) in tables.words.chunks_exact(self.rows).enumerate() {
                     let places = codes[i * per_word..].chunks_mut(stride);
                     for (word, place) in words[rows.clone()].iter().zip(places) {
-                        place[..per_word].copy_from_slice(&spread(*word, bits)[..per_word]);
+                        put(*word, bits, place);
                     }
                 }
             }
@@ -182,7 +182,7 @@ impl Packed {
                 for (row, codes) in rows.zip(codes.chunks_exact_mut(stride)) {
                     let words = &tables.words[row * row_words..][..row_words];
                     for (word, place) in words.iter().zip(codes.chunks_mut(per_word)) {
-                        place.copy_from_slice(&spread(*word, bits)[..per_word]);
+                        put(*word, bits, place);
                     }
                 }
             }
@@ -192,7 +192,7 @@ impl Packed {
                 for (column, all) in tables.words.chunks_exact(self.rows / per_word).enumerate() {
                     let eights = codes.chunks_exact_mut(per_word * stride);
                     for (word, eight) in all[words.clone()].iter().zip(eights) {
-                        let spread = spread(*word, bits);
+                        let spread = spread(*word);
                         for (r, place) in AWQ_PLACES.into_iter().enumerate() {
                             eight[r * stride + column] = spread[usize::from(place)];
                         }
@@ -213,7 +213,11 @@ impl Packed {
                     let code = |j: usize| codes[columns[j] as usize];
                     (std::array::from_fn(code), group_of[columns[0] as usize])
                 }
-                _ => (std::array::from_fn(|j| codes[first + j]), first / group),
+                _ => {
+                    let mut block = [0; BLOCK];
+                    block.copy_from_slice(&codes[first..first + BLOCK]);
+                    (block, first / group)
+                }
             };
             let at = group * self.rows + row;
             let (scale, out) = out.split_at_mut(size_of::<f16>());
@@ -224,10 +228,9 @@ impl Packed {
             }
             let (zero, out) = out.split_at_mut(usize::from(self.format == Format::Q4_Z));
             zero.fill(tables.zeros[at]);
-            let (low, high) = codes.split_at(BLOCK / 2);
-            for ((out, low), high) in out.iter_mut().zip(low).zip(high) {
-                *out = low | high << 4;
-            }
+            let nibbles: [u8; BLOCK / 2] =
+                std::array::from_fn(|j| codes[j] | codes[j + BLOCK / 2] << 4);
+            out.copy_from_slice(&nibbles);
         }
     }
 
@@ -243,14 +246,20 @@ impl Packed {
     }
 }
 
-/// The numbers in a word, the lowest first: eight of four bits, or four of eight.
-fn spread(word: [u8; 4], bits: u32) -> [u8; 8] {
-    let mut x = u64::from(u32::from_le_bytes(word));
-    if bits == 4 {
-        x = (x | x << 16) & 0x0000_ffff_0000_ffff;
-        x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
-        x = (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+/// Writes the numbers in a word, the lowest first: eight of four bits, or four of eight.
+fn put(word: [u8; 4], bits: u32, place: &mut [u8]) {
+    match bits {
+        4 => place[..8].copy_from_slice(&spread(word)),
+        _ => place[..4].copy_from_slice(&word),
     }
+}
+
+/// The eight numbers of four bits in a word, the lowest first.
+fn spread(word: [u8; 4]) -> [u8; 8] {
+    let mut x = u64::from(u32::from_le_bytes(word));
+    x = (x | x << 16) & 0x0000_ffff_0000_ffff;
+    x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
+    x = (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f;
     x.to_le_bytes()
 }
 

@@ -78,7 +78,7 @@ const ORDERED: [&str; 2] = ["gptq order", "gptq 8 order"];
 /// The bytes of a layer.
 fn decoded(layer: &Layer, shards: &Shards) -> Result<Vec<u8>, HfError> {
     let mut bytes = vec![0xa5; layer.bytes()];
-    layer.decode(shards, "layer", &mut bytes)?;
+    layer.decode((shards, 3), "layer", &mut bytes)?;
     Ok(bytes)
 }
 
