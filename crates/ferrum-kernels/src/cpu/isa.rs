@@ -15,6 +15,8 @@ pub enum Isa {
     AvxVnni,
     /// The same with the 8-bit dot products of AVX-512 VNNI, and 512-bit registers for many tokens.
     Avx512Vnni,
+    /// The same with the matrix products of AMX for many tokens.
+    Amx,
     /// 64-bit Arm with the 8-bit dot products of Armv8.2.
     NeonDot,
     /// The same with 8-bit matrix products for many tokens.
@@ -34,8 +36,15 @@ pub enum Tested {
 
 impl Isa {
     /// Every instruction set known, from the slowest to the fastest of each kind of processor.
-    pub const ALL: [Isa; 6] =
-        [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::NeonDot, Isa::NeonI8mm];
+    pub const ALL: [Isa; 7] = [
+        Isa::Portable,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512Vnni,
+        Isa::Amx,
+        Isa::NeonDot,
+        Isa::NeonI8mm,
+    ];
 
     /// The fastest that this processor has and that has been tested.
     pub fn best() -> Isa {
@@ -47,10 +56,9 @@ impl Isa {
     /// that a machine has: whoever sees them pass on one that is not counted here changes this.
     pub fn tested(self) -> Tested {
         match self {
-            Isa::Portable | Isa::Avx2 | Isa::Avx512Vnni => Tested::Hardware,
-            Isa::AvxVnni if detect::vex_vnni() => Tested::Nowhere,
-            // The algorithm, that is, in the encoding of AVX-512.
-            Isa::AvxVnni => Tested::Hardware,
+            Isa::Portable | Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => {
+                Tested::Hardware
+            }
             // QEMU 7.2.
             Isa::NeonDot | Isa::NeonI8mm => Tested::Emulation,
         }
@@ -85,6 +93,17 @@ impl Isa {
             Isa::Avx512Vnni => {
                 &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni"]
             }
+            Isa::Amx => &[
+                "avx2",
+                "fma",
+                "f16c",
+                "avx512f",
+                "avx512bw",
+                "avx512vl",
+                "avx512vnni",
+                "avx512bf16",
+                "amx-bf16",
+            ],
             Isa::NeonDot => &["dotprod"],
             Isa::NeonI8mm => &["dotprod", "i8mm"],
         }
@@ -99,6 +118,7 @@ impl Isa {
             Isa::Avx512Vnni => {
                 "AVX-512 with 8-bit dot products (VNNI), 512-bit registers for many tokens"
             }
+            Isa::Amx => "AVX-512 as above, and matrix products of bfloat16 (AMX) for many tokens",
             Isa::NeonDot => "NEON with 8-bit dot products",
             Isa::NeonI8mm => "NEON with 8-bit dot products, and matrix products for many tokens",
         }
@@ -112,6 +132,7 @@ impl fmt::Display for Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
             Isa::NeonDot => "dotprod",
             Isa::NeonI8mm => "i8mm",
         })
@@ -154,6 +175,8 @@ mod detect {
             "avx512bw" => is_x86_feature_detected!("avx512bw"),
             "avx512vl" => is_x86_feature_detected!("avx512vl"),
             "avx512vnni" => is_x86_feature_detected!("avx512vnni"),
+            "avx512bf16" => is_x86_feature_detected!("avx512bf16"),
+            "amx-bf16" => super::super::amx::is_available(),
             _ => false,
         }
     }
@@ -215,7 +238,7 @@ mod tests {
             let here = match isa {
                 Isa::Portable => true,
                 Isa::NeonDot | Isa::NeonI8mm => arm,
-                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => x86,
+                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => x86,
             };
             assert!(here, "{isa}");
         }

@@ -3,6 +3,8 @@
 
 mod activate;
 mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod gate;
 mod gather_rows;

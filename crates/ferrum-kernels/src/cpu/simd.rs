@@ -99,7 +99,7 @@ impl Isa {
             // SAFETY: a stream holds only instruction sets that `Cpu::new` found available.
             Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::run(kernel) },
             // SAFETY: as above.
-            Isa::Avx512Vnni => unsafe { avx2::run_avx512(kernel) },
+            Isa::Avx512Vnni | Isa::Amx => unsafe { avx2::run_avx512(kernel) },
             Isa::NeonDot | Isa::NeonI8mm => neon::run(kernel),
         }
     }

@@ -229,7 +229,7 @@ pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
         Isa::Avx2 => by_format!(avx2),
         Isa::AvxVnni if Isa::vex_vnni() => by_format!(avx_vnni),
         Isa::AvxVnni => by_format!(avx_vnni_evex),
-        Isa::Avx512Vnni => by_format!(vnni),
+        Isa::Avx512Vnni | Isa::Amx => by_format!(vnni),
         Isa::NeonDot => by_format!(dotprod),
         Isa::NeonI8mm => by_format!(i8mm),
     }
@@ -244,7 +244,7 @@ pub(super) fn quantize(isa: Isa, x: &[f32], blocks: &mut [Block]) {
             Isa::Avx2 => avx2::quantize(x, blocks),
             Isa::AvxVnni if Isa::vex_vnni() => avx_vnni::quantize(x, blocks),
             Isa::AvxVnni => avx_vnni_evex::quantize(x, blocks),
-            Isa::Avx512Vnni => vnni::quantize(x, blocks),
+            Isa::Avx512Vnni | Isa::Amx => vnni::quantize(x, blocks),
             Isa::NeonDot => dotprod::quantize(x, blocks),
             Isa::NeonI8mm => i8mm::quantize(x, blocks),
         }

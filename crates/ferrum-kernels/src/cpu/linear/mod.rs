@@ -8,7 +8,7 @@
 //!
 //! [`formats`] says how each format is packed and unpacked, [`dots`] what the instruction sets
 //! are asked for, [`products`] in which order results are summed, [`kernels`] compiles the
-//! combinations; `wide` is the panel kernel of AVX-512.
+//! combinations; `wide` is the panel kernel of AVX-512, and [`tiles`] what AMX does with many tokens.
 
 mod activations;
 mod columns;
@@ -26,6 +26,8 @@ mod peak;
 mod planes;
 mod products;
 mod shorts;
+mod tiled;
+mod tiles;
 mod weight;
 #[cfg(target_arch = "x86_64")]
 mod wide;
@@ -71,6 +73,7 @@ pub(crate) struct Workspace {
     /// One per thread.
     scratch: Vec<Scratch>,
     experts: experts::Workspace,
+    tiles: tiles::Workspace,
 }
 
 /// Scratch of one thread.
@@ -131,6 +134,9 @@ fn outputs_of(
     floats: &[f32],
     outputs: &mut [LinearOutput<'_, Cpu>],
 ) -> Result<()> {
+    if let Some(kernels) = tiled::kernels(s, tokens, outputs.iter().map(|o| o.weight)) {
+        return tiled::linear(s, kernels, (tokens, floats), outputs);
+    }
     prepare(s, tokens, floats, outputs.iter().map(|o| o.weight))?;
     for outputs in outputs.chunks_mut(REGION_OUTPUTS) {
         let mut jobs: [Option<Job<'_>>; REGION_OUTPUTS] = [const { None }; REGION_OUTPUTS];
@@ -154,6 +160,9 @@ pub(super) fn gated_linear(
         return gated_apart(s, floats, dst, p);
     }
     columns::arranged(s, floats, gate.columns(), |s, floats| {
+        if let Some(kernels) = tiled::kernels(s, p.rows, [gate, up].into_iter()) {
+            return tiled::gated_linear(s, kernels, (floats, dst), p);
+        }
         prepare(s, p.rows, floats, [gate, up].into_iter())?;
         let job = Job { weight: gate, dst: SharedSlice::new(dst), bias: None, accumulate: false };
         let isa = s.isa;

@@ -24,7 +24,7 @@ pub(in super::super) fn dot_products(isa: Isa, rounds: usize) {
             Isa::Portable => tile::<PortableDots>(rounds),
             Isa::Avx2 => kinds::avx2(rounds),
             Isa::AvxVnni if Isa::vex_vnni() => kinds::avx_vnni(rounds),
-            Isa::AvxVnni | Isa::Avx512Vnni => kinds::vnni(rounds),
+            Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => kinds::vnni(rounds),
             Isa::NeonDot => kinds::dotprod(rounds),
             Isa::NeonI8mm => kinds::i8mm(rounds),
         }

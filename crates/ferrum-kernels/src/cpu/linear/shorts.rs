@@ -221,7 +221,7 @@ pub(super) fn kernels(isa: Isa) -> Option<&'static ShortKernels> {
         Isa::Portable => Some(&portable::KERNELS),
         // AVX-512 has the instruction in wider registers, which do as many numbers a cycle where
         // they are made of two narrow ones.
-        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => Some(&avx2::KERNELS),
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => Some(&avx2::KERNELS),
         Isa::NeonDot | Isa::NeonI8mm => None,
     }
 }

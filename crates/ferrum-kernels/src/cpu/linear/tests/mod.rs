@@ -3,6 +3,7 @@
 mod contract;
 mod products;
 mod shorts;
+mod tiles;
 mod weights;
 
 use super::super::{Cpu, CpuConfig, CpuStream, CpuWeight, Isa};

@@ -1,0 +1,288 @@
+//! Packed weights times many tokens by matrix instructions (AMX): both are brought to bfloat16, in
+//! tiles of 16 by 32, and a tile of products is summed over all columns in registers of its own.
+//!
+//! Integers would have to leave the tiles after every 32 columns, to be multiplied with their scales:
+//! that costs more than the products, and makes them no faster than VNNI by more than half. bfloat16
+//! has room for what a weight of a few bits and its scale come to, with an error of at most 2⁻⁹ of it;
+//! activations are off by as much, which is less than as `i8` with a common scale.
+//!
+//! So a token's result is not to the bit what it is in a step of fewer than [`MIN_TOKENS`]; from there
+//! on it does not depend on how many others are in the step.
+//!
+//! A thread takes some pairs of panels and goes through [`PART`] steps of 32 columns of all of them
+//! at a time: the weights of a pair stay in the nearest cache, while the tokens are swept over them,
+//! and the activations of a part and the sums so far in the next one.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod expand;
+#[cfg(any(test, not(target_arch = "x86_64")))]
+pub(super) mod plain;
+#[cfg(not(target_arch = "x86_64"))]
+use plain as amx;
+
+use super::super::Isa;
+use super::super::aligned::AlignedVec;
+use super::super::shared::SharedSlice;
+use super::super::team::Team;
+use super::kernels::Kernels;
+use super::multiply::PanelMemory;
+use super::panel::{GROUPS, PANEL_ROWS, PANEL_STEPS};
+use super::planes::STEP;
+use super::weight::CpuWeight;
+use crate::host::grow;
+use crate::{PackedWeight, Result};
+use expand::Expand;
+use std::ops::Range;
+
+/// From this number of tokens on, unpacking weights to tiles pays. Measured.
+pub(super) const MIN_TOKENS: usize = 64;
+
+/// Tokens of a tile, and rows of a weight.
+const SIDE: usize = PANEL_ROWS;
+
+/// Tokens, and rows of a weight, that are multiplied at once: two tiles of each make four of results.
+pub(super) const WIDE: usize = 2 * SIDE;
+
+/// Values of a tile of activations or weights: 16 times the 32 columns of a step.
+const TILE: usize = SIDE * STEP;
+
+/// Steps gone through with all tokens before the next ones: 32 KiB of weights. A multiple of the steps
+/// in any block, and no more than a panel holds.
+const PART: usize = 16;
+const _: () = assert!(PART.is_multiple_of(8) && PART <= PANEL_STEPS);
+
+/// Tokens gone through with a part, at most.
+const TOKENS: usize = 512;
+
+/// Pairs of panels that a thread takes at a time, at most: their sums are 512 KiB.
+const PAIRS: usize = 8;
+
+/// Results of 32 tokens, of 32 rows each.
+pub(super) type Results = [[f32; WIDE]; WIDE];
+
+/// What multiplies tiles.
+pub(super) struct TileKernels {
+    /// Readies the tiles of the calling thread.
+    begin: unsafe fn(),
+    /// Gives them back.
+    end: unsafe fn(),
+    /// [`Product`]
+    multiply: unsafe fn(Product),
+    /// [`Expand`]
+    expand: unsafe fn(&Expand<'_>, &mut [u16]),
+    /// Rounds values to bfloat16.
+    round: unsafe fn(&[f32; STEP], &mut [u16; STEP]),
+}
+
+/// 32 tokens times 32 rows.
+#[derive(Clone, Copy)]
+struct Product {
+    /// Two tiles of activations for each step, one after the other: `[steps][16 tokens][32]`
+    tokens: [*const u16; 2],
+    /// `[steps][2][16 pairs of columns][16 rows][2]`
+    weights: *const u16,
+    /// Steps of 32 columns.
+    steps: usize,
+    /// [`Results`]
+    results: *mut f32,
+    /// Whether the products are added to them.
+    add: bool,
+}
+
+/// The kernels for `isa`, where it has any.
+pub(super) fn kernels(isa: Isa) -> Option<&'static TileKernels> {
+    (isa == Isa::Amx).then_some(&amx::KERNELS)
+}
+
+/// Activations as bfloat16: `[tokens / 16][cols / 32][16][32]`, the tokens rounded up to 32.
+#[derive(Default)]
+pub(super) struct Activations {
+    values: Vec<u16>,
+}
+
+impl Activations {
+    /// Rounds those of `floats`, `[tokens][cols]`.
+    fn round(
+        &mut self,
+        kernels: &TileKernels,
+        team: &mut Team,
+        (floats, cols): (&[f32], usize),
+    ) -> Result<()> {
+        let (tokens, steps) = (floats.len() / cols, cols / STEP);
+        let len = tokens.next_multiple_of(WIDE) * cols;
+        grow(&mut self.values, len)?;
+        let values = SharedSlice::new(&mut self.values[..len]);
+        team.chunks(tokens.div_ceil(SIDE), &|_, tile| {
+            // SAFETY: each tile of tokens is written once.
+            let out = unsafe { values.range_mut(tile * SIDE * cols..(tile + 1) * SIDE * cols) };
+            let tokens = floats.chunks_exact(cols).skip(tile * SIDE).take(SIDE);
+            for (t, token) in tokens.enumerate() {
+                for (s, x) in token.as_chunks::<STEP>().0.iter().enumerate() {
+                    let out = &mut out[s * TILE + t * STEP..];
+                    debug_assert!(s < steps);
+                    if let Some(out) = out.first_chunk_mut() {
+                        // SAFETY: kernels are given out for instruction sets that a stream has.
+                        unsafe { (kernels.round)(x, out) }
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Scratch of one thread.
+pub(super) struct Memory {
+    panel: PanelMemory,
+    weights: AlignedVec<u16>,
+    /// Sums of the pairs that the thread has taken: `[pairs][tokens / 32]`, each as [`Results`].
+    sums: AlignedVec<f32>,
+}
+
+impl Memory {
+    fn new() -> Result<Self> {
+        const WHAT: &str = "tiles of weights and results";
+        Ok(Memory {
+            panel: PanelMemory::new()?,
+            weights: AlignedVec::zeroed(PART * GROUPS * TILE, WHAT)?,
+            sums: AlignedVec::zeroed(PAIRS * TOKENS * WIDE, WHAT)?,
+        })
+    }
+}
+
+/// What the tiles need between steps.
+#[derive(Default)]
+pub(super) struct Workspace {
+    activations: Activations,
+    /// One per thread.
+    memory: Vec<Memory>,
+}
+
+/// Two panels whose results are made at once.
+#[derive(Clone, Copy)]
+pub(super) struct Pair<'a> {
+    pub(super) weights: [&'a CpuWeight; 2],
+    pub(super) panels: [usize; 2],
+}
+
+/// A linear's work.
+pub(super) struct Work<'a> {
+    pub(super) kernels: &'static TileKernels,
+    /// `[tokens][cols]`
+    pub(super) floats: &'a [f32],
+    pub(super) cols: usize,
+    pub(super) pairs: usize,
+    /// The panels of each pair.
+    pub(super) pair: &'a (dyn Fn(usize) -> Pair<'a> + Sync),
+    /// Takes the results of a pair and of some tokens, at most 32; called once for each.
+    pub(super) finish: &'a (dyn Fn(usize, Range<usize>, &mut Results) + Sync),
+}
+
+/// Whether the weight can be brought to tiles.
+pub(super) fn suits(weight: &CpuWeight) -> bool {
+    matches!(weight.kernels, Kernels::Blocks(_))
+}
+
+/// Does all of it, in one parallel region.
+pub(super) fn run(team: &mut Team, workspace: &mut Workspace, work: &Work<'_>) -> Result<()> {
+    let Workspace { activations, memory } = workspace;
+    while memory.len() < team.threads() {
+        memory.push(Memory::new()?);
+    }
+    activations.round(work.kernels, team, (work.floats, work.cols))?;
+    let memory = SharedSlice::new(memory);
+    let per_chunk = work.pairs.div_ceil(2 * team.threads()).clamp(1, PAIRS);
+    team.stream(work.pairs.div_ceil(per_chunk), &|thread, chunk| {
+        // SAFETY: each thread uses the memory of its own number.
+        let memory = unsafe { memory.range_mut(thread..thread + 1) };
+        let pairs = chunk * per_chunk..work.pairs.min((chunk + 1) * per_chunk);
+        // SAFETY: kernels are given out for instruction sets that a stream has.
+        unsafe { (work.kernels.begin)() };
+        work.multiply(pairs, &activations.values, &mut memory[0]);
+        // SAFETY: likewise.
+        unsafe { (work.kernels.end)() };
+    });
+    Ok(())
+}
+
+impl Work<'_> {
+    /// Some pairs times all tokens.
+    fn multiply(&self, pairs: Range<usize>, activations: &[u16], memory: &mut Memory) {
+        let (tokens, steps) = (self.floats.len() / self.cols, self.cols / STEP);
+        // Parts of about the same length, and of whole blocks.
+        let unit = if steps.is_multiple_of(8) { 8 } else { 1 };
+        let part = steps.div_ceil(steps.div_ceil(PART)).next_multiple_of(unit);
+        for first in (0..tokens).step_by(TOKENS) {
+            let block = first..tokens.min(first + TOKENS);
+            for start in (0..steps).step_by(part) {
+                let part = start..steps.min(start + part);
+                for (slot, pair) in pairs.clone().enumerate() {
+                    self.expand(pair, part.clone(), memory);
+                    let sums = &mut memory.sums[slot * TOKENS * WIDE..];
+                    self.sweep(
+                        (pair, block.clone()),
+                        part.clone(),
+                        activations,
+                        &memory.weights,
+                        sums,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Brings the weights of a pair to tiles, `part` of their steps.
+    fn expand(&self, pair: usize, part: Range<usize>, memory: &mut Memory) {
+        let Pair { weights, panels } = (self.pair)(pair);
+        for (which, (weight, panel)) in weights.into_iter().zip(panels).enumerate() {
+            let Kernels::Blocks(kernels) = weight.kernels else { continue };
+            let groups = weight.panel(panel);
+            let blocks = part.len() / kernels.steps;
+            let block_bytes =
+                groups[0].map_or(0, <[u8]>::len) / (weight.cols() / STEP / kernels.steps);
+            for (g, group) in groups.into_iter().enumerate() {
+                let Some(group) = group else { break };
+                let packed = group[part.start / kernels.steps * block_bytes..].as_ptr();
+                // SAFETY: the group's blocks from there on are at least `blocks`, whose steps a
+                // panel has room for.
+                unsafe { (kernels.expand)(packed, blocks, g, memory.panel.pointers()) }
+            }
+            let (quants, scales, mins) = memory.panel.contents();
+            let from =
+                Expand { quants, scales, mins, meaning: kernels.meaning, steps: part.len(), which };
+            // SAFETY: kernels are given out for instruction sets that a stream has.
+            unsafe { (self.kernels.expand)(&from, &mut memory.weights) }
+        }
+    }
+
+    /// Adds the products of a pair and some tokens to `sums`, and finishes them after the last part.
+    fn sweep(
+        &self,
+        (pair, tokens): (usize, Range<usize>),
+        part: Range<usize>,
+        activations: &[u16],
+        weights: &[u16],
+        sums: &mut [f32],
+    ) {
+        let last = part.end == self.cols / STEP;
+        let sums = sums.as_chunks_mut::<WIDE>().0.as_chunks_mut::<WIDE>().0;
+        for (first, results) in tokens.clone().step_by(WIDE).zip(sums) {
+            let tile =
+                |t: usize| &activations[t * self.cols + part.start * TILE..][..part.len() * TILE];
+            let product = Product {
+                tokens: [tile(first).as_ptr(), tile(first + SIDE).as_ptr()],
+                weights: weights[..part.len() * GROUPS * TILE].as_ptr(),
+                steps: part.len(),
+                results: results.as_flattened_mut().as_mut_ptr(),
+                add: part.start > 0,
+            };
+            // SAFETY: tokens, weights and results are as many as said, by the slices above; kernels
+            // are given out for instruction sets that a stream has.
+            unsafe { (self.kernels.multiply)(product) }
+            if last {
+                (self.finish)(pair, first..tokens.end.min(first + WIDE), results);
+            }
+        }
+    }
+}
