@@ -30,7 +30,6 @@ use super::multiply::PanelMemory;
 use super::panel::{GROUPS, PANEL_ROWS, PANEL_STEPS};
 use super::planes::STEP;
 use super::weight::CpuWeight;
-use crate::host::grow;
 use crate::{PackedWeight, Result};
 use expand::Expand;
 use std::ops::Range;
@@ -95,10 +94,19 @@ pub(super) fn kernels(isa: Isa) -> Option<&'static TileKernels> {
     (isa == Isa::Amx).then_some(&amx::KERNELS)
 }
 
-/// Activations as bfloat16: `[tokens / 16][cols / 32][16][32]`, the tokens rounded up to 32.
+/// Parts of the columns, in steps: about as long as each other, and of whole blocks.
+fn parts(steps: usize) -> impl Iterator<Item = Range<usize>> {
+    let unit = if steps.is_multiple_of(8) { 8 } else { 1 };
+    let len = steps.div_ceil(steps.div_ceil(PART)).next_multiple_of(unit);
+    (0..steps).step_by(len).map(move |start| start..steps.min(start + len))
+}
+
+/// Activations as bfloat16: of each part `[tokens / 16][steps][16][32]`, the tokens rounded up to 32. So
+/// those of a part lie together, and in places of a cache that are not each other's.
 #[derive(Default)]
-pub(super) struct Activations {
-    values: Vec<u16>,
+struct Activations {
+    /// On cache lines, because a tile's rows are as long as those.
+    values: Option<AlignedVec<u16>>,
 }
 
 impl Activations {
@@ -109,27 +117,35 @@ impl Activations {
         team: &mut Team,
         (floats, cols): (&[f32], usize),
     ) -> Result<()> {
-        let (tokens, steps) = (floats.len() / cols, cols / STEP);
+        let tokens = floats.len() / cols;
         let len = tokens.next_multiple_of(WIDE) * cols;
-        grow(&mut self.values, len)?;
-        let values = SharedSlice::new(&mut self.values[..len]);
+        let values = match &mut self.values {
+            Some(values) if values.len() >= len => values,
+            values => values.insert(AlignedVec::zeroed(len, "tiles of activations")?),
+        };
+        let values = SharedSlice::new(&mut values[..len]);
         team.chunks(tokens.div_ceil(SIDE), &|_, tile| {
-            // SAFETY: each tile of tokens is written once.
-            let out = unsafe { values.range_mut(tile * SIDE * cols..(tile + 1) * SIDE * cols) };
-            let tokens = floats.chunks_exact(cols).skip(tile * SIDE).take(SIDE);
-            for (t, token) in tokens.enumerate() {
-                for (s, x) in token.as_chunks::<STEP>().0.iter().enumerate() {
-                    let out = &mut out[s * TILE + t * STEP..];
-                    debug_assert!(s < steps);
-                    if let Some(out) = out.first_chunk_mut() {
+            for part in parts(cols / STEP) {
+                // SAFETY: each tile of tokens is written once.
+                let out = unsafe { values.range_mut(place(tokens, tile, &part)) };
+                let tokens = floats.chunks_exact(cols).skip(tile * SIDE).take(SIDE);
+                for (t, token) in tokens.enumerate() {
+                    let steps = &token.as_chunks::<STEP>().0[part.clone()];
+                    for (x, out) in steps.iter().zip(out.as_chunks_mut::<TILE>().0) {
                         // SAFETY: kernels are given out for instruction sets that a stream has.
-                        unsafe { (kernels.round)(x, out) }
+                        unsafe { (kernels.round)(x, &mut out.as_chunks_mut().0[t]) }
                     }
                 }
             }
         });
         Ok(())
     }
+}
+
+/// Where [`Activations`] has a part of the columns of a tile of tokens.
+fn place(tokens: usize, tile: usize, part: &Range<usize>) -> Range<usize> {
+    let first = part.start * STEP * tokens.next_multiple_of(WIDE) + tile * part.len() * TILE;
+    first..first + part.len() * TILE
 }
 
 /// Scratch of one thread.
@@ -191,6 +207,7 @@ pub(super) fn run(team: &mut Team, workspace: &mut Workspace, work: &Work<'_>) -
         memory.push(Memory::new()?);
     }
     activations.round(work.kernels, team, (work.floats, work.cols))?;
+    let values = activations.values.as_deref().unwrap_or_default();
     let memory = SharedSlice::new(memory);
     let per_chunk = work.pairs.div_ceil(2 * team.threads()).clamp(1, PAIRS);
     team.stream(work.pairs.div_ceil(per_chunk), &|thread, chunk| {
@@ -199,7 +216,7 @@ pub(super) fn run(team: &mut Team, workspace: &mut Workspace, work: &Work<'_>) -
         let pairs = chunk * per_chunk..work.pairs.min((chunk + 1) * per_chunk);
         // SAFETY: kernels are given out for instruction sets that a stream has.
         unsafe { (work.kernels.begin)() };
-        work.multiply(pairs, &activations.values, &mut memory[0]);
+        work.multiply(pairs, values, &mut memory[0]);
         // SAFETY: likewise.
         unsafe { (work.kernels.end)() };
     });
@@ -209,14 +226,10 @@ pub(super) fn run(team: &mut Team, workspace: &mut Workspace, work: &Work<'_>) -
 impl Work<'_> {
     /// Some pairs times all tokens.
     fn multiply(&self, pairs: Range<usize>, activations: &[u16], memory: &mut Memory) {
-        let (tokens, steps) = (self.floats.len() / self.cols, self.cols / STEP);
-        // Parts of about the same length, and of whole blocks.
-        let unit = if steps.is_multiple_of(8) { 8 } else { 1 };
-        let part = steps.div_ceil(steps.div_ceil(PART)).next_multiple_of(unit);
+        let tokens = self.floats.len() / self.cols;
         for first in (0..tokens).step_by(TOKENS) {
             let block = first..tokens.min(first + TOKENS);
-            for start in (0..steps).step_by(part) {
-                let part = start..steps.min(start + part);
+            for part in parts(self.cols / STEP) {
                 for (slot, pair) in pairs.clone().enumerate() {
                     self.expand(pair, part.clone(), memory);
                     let sums = &mut memory.sums[slot * TOKENS * WIDE..];
@@ -265,13 +278,12 @@ impl Work<'_> {
         weights: &[u16],
         sums: &mut [f32],
     ) {
-        let last = part.end == self.cols / STEP;
+        let (all, last) = (self.floats.len() / self.cols, part.end == self.cols / STEP);
         let sums = sums.as_chunks_mut::<WIDE>().0.as_chunks_mut::<WIDE>().0;
         for (first, results) in tokens.clone().step_by(WIDE).zip(sums) {
-            let tile =
-                |t: usize| &activations[t * self.cols + part.start * TILE..][..part.len() * TILE];
+            let tile = |i: usize| &activations[place(all, first / SIDE + i, &part)];
             let product = Product {
-                tokens: [tile(first).as_ptr(), tile(first + SIDE).as_ptr()],
+                tokens: [tile(0).as_ptr(), tile(1).as_ptr()],
                 weights: weights[..part.len() * GROUPS * TILE].as_ptr(),
                 steps: part.len(),
                 results: results.as_flattened_mut().as_mut_ptr(),
