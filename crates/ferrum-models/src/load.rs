@@ -145,6 +145,14 @@ pub enum ModelError {
     /// An adapter is not for this model, or has what is not honoured.
     #[error(transparent)]
     Lora(#[from] LoraError),
+    /// The model cannot be shared out among so many ranks.
+    #[error("tensor parallelism over {ranks} ranks: {what}")]
+    Split {
+        /// Ranks.
+        ranks: usize,
+        /// What does not divide.
+        what: String,
+    },
     /// The options ask for what the model or the machine does not have.
     #[error("{0}")]
     Options(String),

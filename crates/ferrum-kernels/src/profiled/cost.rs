@@ -138,7 +138,7 @@ pub(super) fn scatter_add<B: Backend>(p: &ScatterAdd<'_, B>) -> Cost {
 
 /// Copies: every value is read and written.
 pub(super) fn copy(values: usize) -> Cost {
-    cost(floats(2 * values), 0)
+    cost(floats(values.saturating_mul(2)), 0)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod common;
 mod harness;
 
 mod attention;
+mod collectives;
 mod embed;
 mod experts;
 mod experts_refused;
@@ -191,6 +192,69 @@ on! { cuda, super::cudas:
     refusals::wrong_batches_are_refused,
     refusals::wrong_weights_and_caches_are_refused,
 }
+
+/// Processors as the ranks of a world.
+fn cpu_ranks() -> Vec<Subject<Cpu>> {
+    let cpu = |rank| {
+        let cpu = Cpu::new(CpuConfig { threads: 1, ..CpuConfig::default() }).expect("a processor");
+        Subject::new(format!("cpu, rank {rank}"), cpu)
+    };
+    (0..4).map(cpu).collect()
+}
+
+fn profiled_ranks() -> Vec<Subject<Profiled<Cpu>>> {
+    let profiled = |s: Subject<Cpu>| Subject::new(s.label, Profiled::new(s.backend).0);
+    cpu_ranks().into_iter().map(profiled).collect()
+}
+
+fn reference_ranks() -> Vec<Subject<Reference>> {
+    (0..4).map(|rank| Subject::new(format!("reference, rank {rank}"), Reference::new())).collect()
+}
+
+/// Emulated cards that no other test has, one of each schedule: an error stays with a card.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn cuda_ranks() -> Vec<Subject<Cuda>> {
+    ferrum_cuda_emulator::load().expect("an emulated driver");
+    let open = |ordinal: usize| {
+        let cuda = Cuda::new(&CudaConfig { ordinal: ordinal + 1, kernel_cache: None });
+        Subject::new(format!("cuda, card {}", ordinal + 1), cuda.expect("a card"))
+    };
+    ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.map(open).into()
+}
+
+/// Tests of collectives, on the ranks of a backend.
+macro_rules! on_ranks {
+    ($name:ident, $ranks:path) => {
+        mod $name {
+            #[test]
+            fn sums_are_the_same_on_all_ranks() {
+                super::collectives::sums_are_the_same_on_all_ranks($ranks);
+            }
+            #[test]
+            fn gathers_and_broadcasts() {
+                super::collectives::gathers_and_broadcasts($ranks);
+            }
+            #[test]
+            fn a_rank_that_leaves_is_an_error() {
+                super::collectives::a_rank_that_leaves_is_an_error($ranks);
+            }
+            #[test]
+            fn ranks_that_disagree_are_an_error() {
+                super::collectives::ranks_that_disagree_are_an_error($ranks);
+            }
+            #[test]
+            fn wrong_operands_of_collectives_are_refused() {
+                super::collectives::wrong_operands_of_collectives_are_refused($ranks);
+            }
+        }
+    };
+}
+
+on_ranks! { cpu_world, super::cpu_ranks }
+on_ranks! { profiled_world, super::profiled_ranks }
+on_ranks! { reference_world, super::reference_ranks }
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+on_ranks! { cuda_world, super::cuda_ranks }
 
 // The oracle cannot be held against itself: against values worked out by hand.
 on! { reference, super::references:
