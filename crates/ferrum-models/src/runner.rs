@@ -29,3 +29,18 @@ pub struct RunnerLimits {
     /// The largest step.
     pub capacity: StepCapacity,
 }
+
+impl RunnerLimits {
+    /// Holds a step against the sizes, and the adapters that it names against their number.
+    pub(crate) fn check(&self, step: &StepInput, adapters: usize) -> Result<(), KernelError> {
+        step.validate(&self.capacity, self.kv_blocks, self.vocab)?;
+        if let Some(len) = step.kv_lens.iter().find(|&&len| len as usize > self.context) {
+            let what = format!("a sequence of {len} positions, context {}", self.context);
+            return Err(KernelError::shape("step", what));
+        }
+        if let Some(number) = step.adapters.iter().find(|&&number| number as usize >= adapters) {
+            return Err(KernelError::shape("step", format!("adapter {number} of {adapters}")));
+        }
+        Ok(())
+    }
+}

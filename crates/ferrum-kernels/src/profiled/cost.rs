@@ -10,7 +10,7 @@ use crate::{Backend, KV_BLOCK_SIZE, KvStorage, PackedWeight, StepInput};
 
 /// Bytes of `values` activations.
 fn floats(values: usize) -> u64 {
-    (values * size_of::<f32>()) as u64
+    values.saturating_mul(size_of::<f32>()) as u64
 }
 
 fn cost(bytes: u64, ops: usize) -> Cost {

@@ -22,6 +22,13 @@ pub(super) struct DecoderWeights<B: Backend> {
     pub layers: Vec<LayerWeights<B>>,
 }
 
+impl<B: Backend> DecoderWeights<B> {
+    /// The output head.
+    pub fn head(&self) -> &B::Weight {
+        self.head.as_ref().unwrap_or(&self.embed)
+    }
+}
+
 /// Weights of one layer.
 pub(super) struct LayerWeights<B: Backend> {
     pub attn_norm: Option<B::Buffer>,
