@@ -94,9 +94,10 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// The same for another model, whose adapters these are not.
-    pub fn without_adapters(&self) -> Self {
-        LoadOptions { lora: Vec::new(), adapters: Vec::new(), ..self.clone() }
+    /// The same for a draft model: it has none of these adapters, and is too small to be shared out.
+    pub fn for_draft(&self) -> Self {
+        let (lora, adapters) = (Vec::new(), Vec::new());
+        LoadOptions { lora, adapters, tensor_parallel: 1, ..self.clone() }
     }
 }
 
