@@ -59,14 +59,21 @@ impl RankedRunner {
         let count = backends.len();
         // A model that cannot be shared out is told before anything is made for it.
         Share { rank: 0, ranks: count }.of_spec(spec)?;
-        let runners = load_all(backends, file, spec, options)?;
+        Ok(Self::start(load_all(backends, file, spec, options)?, options.limits)?)
+    }
+
+    /// Starts the threads of all ranks.
+    fn start<R: Runner + 'static>(
+        runners: Vec<R>,
+        limits: RunnerLimits,
+    ) -> Result<Self, KernelError> {
         let (to, reports) = channel();
-        let limits = options.limits;
-        let (ranks, logits, failed) = (Vec::with_capacity(count), Vec::new(), None);
+        let (count, logits, failed) = (runners.len(), Vec::new(), None);
         // Built first, so that threads already started are ended if a later one cannot be.
+        let ranks = Vec::with_capacity(count);
         let mut ranked = RankedRunner { ranks, reports, limits, logits, failed };
         for (rank, runner) in runners.into_iter().enumerate() {
-            let tokens = Share { rank, ranks: count }.of(spec.vocab);
+            let tokens = Share { rank, ranks: count }.of(limits.vocab);
             ranked.ranks.push(RankThread::start((rank, tokens), runner, to.clone())?);
         }
         Ok(ranked)
@@ -239,3 +246,7 @@ fn loaded<T>(
         .map_err(|source| KernelError::Os { what: "starting the thread of a rank", source })?;
     thread.join().unwrap_or_else(|panic| Err(KernelError::Rank { rank, what: words(panic) }.into()))
 }
+
+#[cfg(test)]
+#[path = "ranks_tests.rs"]
+mod tests;

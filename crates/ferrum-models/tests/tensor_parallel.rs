@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,11 +10,11 @@ use ferrum_models::convert::{Conversion, ConvertOptions, Quant};
 use ferrum_models::gguf::Gguf;
 use ferrum_models::synth::SynthSpec;
 use ferrum_models::{
-    Checkpoint, Device, KernelError, KvDType, LoadOptions, LoraSource, Runner,
-    StepInput, checkpoint, load, memory_estimate,
+    Checkpoint, Device, KernelError, KvDType, LoadOptions, LoraSource, Runner, StepInput,
+    checkpoint, load, memory_estimate,
 };
 use support::hf::{Golden, distance};
-use support::{Sequence, step};
+use support::{Sequence, failing::Failing, step, synthetic};
 
 /// Tokens of the prompts: within a block, over its end, and over two of them.
 const PROMPTS: [usize; 3] = [5, 37, 70];
@@ -26,12 +25,6 @@ const WRITTEN: usize = 8;
 fn spec(preset: &str) -> Result<SynthSpec> {
     let spec = SynthSpec::preset(preset).context("no such preset")?;
     Ok(SynthSpec { kv_heads: spec.kv_heads.max(2), ..spec })
-}
-
-fn synthetic(spec: &SynthSpec) -> Result<Gguf> {
-    let file = tempfile::NamedTempFile::new()?;
-    spec.write(std::io::BufWriter::new(file.reopen()?))?.flush()?;
-    Ok(Gguf::open(file.path())?)
 }
 
 /// The model with its weights in another format.
@@ -281,5 +274,14 @@ fn wrong_steps_are_refused_before_any_rank_begins() -> Result<()> {
     let begun = Instant::now();
     drop(runner);
     ensure!(begun.elapsed() < Duration::from_secs(5));
+    Ok(())
+}
+
+#[test]
+fn a_rank_that_cannot_load_is_an_error() -> Result<()> {
+    let model = synthetic(&spec("llama3-tiny")?)?;
+    let model = Failing::new(&model, "output_norm.weight", 1);
+    let error = load(&model, &options(2)).err().context("it was loaded")?;
+    ensure!(error.to_string().contains("output_norm.weight"), "{error}");
     Ok(())
 }
