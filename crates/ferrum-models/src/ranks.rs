@@ -134,6 +134,10 @@ impl Runner for RankedRunner {
         &self.limits
     }
 
+    fn has_ended(&self) -> bool {
+        self.failed.is_some()
+    }
+
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
         // What no rank would take is told before any begins, so that they stay in step.
         self.limits.check(step, self.adapters())?;

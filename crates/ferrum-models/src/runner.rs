@@ -12,6 +12,11 @@ pub trait Runner: Send {
         1
     }
 
+    /// Whether it has failed for good: every further step would be an error.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     /// Runs one packed step. The logits are those of `step.sample_rows`, `[R, vocab]`, valid until
     /// the next step.
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError>;

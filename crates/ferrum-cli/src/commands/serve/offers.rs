@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use ferrum_engine::{EngineConfig, same_vocabulary};
 use ferrum_hub::{Hub, ModelRef, catalogue};
 use ferrum_models::encoder::{EncoderSizes, makes_embeddings};
-use ferrum_models::{KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
+use ferrum_models::{Device, KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
 use ferrum_server::{Limits, Model, ModelSpec, Offer, Start};
 
 use super::adapters;
@@ -308,6 +308,11 @@ fn offer(
     if let Some(Proposer { name, bytes: more, .. }) = &draft {
         bytes = bytes.saturating_add(*more);
         line += &format!(", draft model {name} ({})", text::bytes(*more as u64));
+    }
+    match (spec.load.tensor_parallel, spec.load.device) {
+        (1, _) => {}
+        (cards, Device::Cuda(_)) => line += &format!(", on {cards} cards with so much each"),
+        (ranks, _) => line += &format!(", on {ranks} ranks"),
     }
     if !adapters.is_empty() {
         line += &format!(", adapters {}", adapters.join(", "));
