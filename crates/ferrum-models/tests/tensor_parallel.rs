@@ -14,7 +14,7 @@ use ferrum_models::{
     checkpoint, load, memory_estimate,
 };
 use support::hf::{Golden, distance};
-use support::{Sequence, failing::Failing, step, synthetic};
+use support::{Sequence, failing::Failing, prefill, step, synthetic};
 
 /// Tokens of the prompts: within a block, over its end, and over two of them.
 const PROMPTS: [usize; 3] = [5, 37, 70];
@@ -283,5 +283,18 @@ fn a_rank_that_cannot_load_is_an_error() -> Result<()> {
     let model = Failing::new(&model, "output_norm.weight", 1);
     let error = load(&model, &options(2)).err().context("it was loaded")?;
     ensure!(error.to_string().contains("output_norm.weight"), "{error}");
+    Ok(())
+}
+
+/// Large sums are shared out between the ranks and small ones are not, which must not be seen.
+#[test]
+fn chunks_of_a_prompt_do_not_change_it() -> Result<()> {
+    let model = synthetic(&spec("llama3-tiny")?)?;
+    let tokens: Vec<u32> = (0..70).map(|i| i * 7919 % 1000 + 3).collect();
+    let of = |chunk| prefill(load(&model, &options(2))?.as_mut(), &tokens, chunk);
+    let whole = of(48)?;
+    for chunk in [1, 7, 20] {
+        ensure!(of(chunk)? == whole, "chunks of {chunk}");
+    }
     Ok(())
 }

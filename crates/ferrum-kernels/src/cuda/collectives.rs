@@ -89,6 +89,7 @@ pub(super) fn communicators(ranks: &[&Cuda]) -> Result<Vec<CudaCommunicator>> {
     }
     let device = |rank: &&Cuda| rank.device.clone();
     let devices: Vec<Arc<Device>> = ranks.iter().map(device).collect();
+    alike(&devices)?;
     let number = |device: &Arc<Device>| c_int::try_from(device.properties.ordinal).unwrap_or(-1);
     let ordinals: Vec<c_int> = devices.iter().map(number).collect();
     let count = c_int::try_from(ordinals.len())
@@ -106,6 +107,21 @@ pub(super) fn communicators(ranks: &[&Cuda]) -> Result<Vec<CudaCommunicator>> {
         connect(&world, values)?;
     }
     Ok(places)
+}
+
+/// An error unless all cards run the same machine code. What every rank computes for itself, such as
+/// which experts a token has, must come out the same to the last bit.
+fn alike(devices: &[Arc<Device>]) -> Result<()> {
+    let first = devices.first().map(|device| &device.properties);
+    let other = devices.iter().map(|device| &device.properties);
+    let mut other = other.filter(|card| first.is_some_and(|f| f.capability != card.capability));
+    match (first, other.next()) {
+        (Some(first), Some(other)) => {
+            let what = format!("one model on cards of two kinds: {first} and {other}");
+            Err(KernelError::Unsupported { backend: NAME, what })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Adds up some numbers on all cards. What NCCL does at the first use of an algorithm, it does here,

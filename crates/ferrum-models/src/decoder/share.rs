@@ -42,7 +42,7 @@ impl Share {
     pub fn of_spec(self, spec: &DecoderSpec) -> Result<DecoderSpec, ModelError> {
         let layer = |(i, layer)| self.of_layer(layer, i);
         let layers = spec.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
-        if spec.vocab < self.ranks {
+        if self.is_part() && spec.vocab < self.ranks {
             return Err(self.refusal(format!("a vocabulary of {} tokens is too small", spec.vocab)));
         }
         let tokens = self.of(spec.vocab).len();
