@@ -87,8 +87,8 @@ fn a_model_is_shared_out_everywhere() {
     let (one, shared) = (value(with(&[])), value(with(&two)));
     assert!((shared / one - 1.0).abs() < 1e-3, "{shared}, {one} on one rank");
 
-    let refused = home.run(&["run", arg(&model), "hi", "--tensor-parallel", "4"]);
-    assert!(refused.failed(1).contains("tensor parallelism over 4 ranks: the 2"), "{refused:?}");
+    let refused = home.run(&["run", arg(&model), "hi", "--tensor-parallel", "4"]).failed(1);
+    assert!(refused.contains("tensor parallelism over 4 ranks: the 2"), "{refused}");
     home.run(&["run", arg(&model), "hi", "--tensor-parallel", "0"]).failed(2);
 }
 

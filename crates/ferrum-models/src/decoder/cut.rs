@@ -92,7 +92,7 @@ mod tests {
         let one = Cut { experts: 1, rows: 2..4, ..whole };
         assert!(matches!(one.bytes(&tensor, &data), Cow::Borrowed(bytes) if bytes[0] == 4));
         assert_eq!(blocks(&Cut { zeros: true, ..one.clone() }), [4, 5, 6, 7, 0, 0]);
-        assert_eq!(one.ranges(&tensor, data.len()), [4 * 34..8 * 34]);
+        assert_eq!(one.ranges(&tensor, data.len()).first(), Some(&(4 * 34..8 * 34)));
     }
 
     #[test]
