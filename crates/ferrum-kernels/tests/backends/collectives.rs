@@ -1,7 +1,5 @@
 //! Collectives, each rank on a thread of its own, against sums by hand.
 
-use std::sync::{Mutex, PoisonError};
-
 use ferrum_kernels::params::{AllGather, Broadcast};
 use ferrum_kernels::{Backend, Communicator, KernelError, Result};
 
@@ -11,8 +9,15 @@ use crate::harness::Subject;
 /// One value, odd numbers of them, and those that ranks share out or do not.
 const LENGTHS: [usize; 6] = [1, 7, 100, 4096, 4097, 10_007];
 
-/// One test at a time: an error stays with a device, and all tests have the same ones.
-static ONE: Mutex<()> = Mutex::new(());
+/// All that is asked of collectives. It is one test, as an error stays with a device while anybody has
+/// it open.
+pub fn collectives<B: Backend>(open: fn() -> Vec<Subject<B>>) {
+    sums_are_the_same_on_all_ranks(open);
+    gathers_and_broadcasts(open);
+    a_rank_that_leaves_is_an_error(open);
+    ranks_that_disagree_are_an_error(open);
+    wrong_operands_of_collectives_are_refused(open);
+}
 
 /// Runs `rank` on a thread for each of the subjects.
 fn on_threads<B: Backend, T: Send>(
@@ -31,7 +36,6 @@ fn on_threads<B: Backend, T: Send>(
 
 /// The test on the first two, three … of the ranks.
 fn of_every_size<B: Backend>(open: fn() -> Vec<Subject<B>>, test: fn(&mut [Subject<B>])) {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut subjects = open();
     assert!(subjects.len() >= 2, "a world of two at least");
     (2..=subjects.len()).for_each(|ranks| test(&mut subjects[..ranks]));
@@ -47,7 +51,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-pub fn sums_are_the_same_on_all_ranks<B: Backend>(open: fn() -> Vec<Subject<B>>) {
+fn sums_are_the_same_on_all_ranks<B: Backend>(open: fn() -> Vec<Subject<B>>) {
     of_every_size(open, |subjects| {
         let ranks = subjects.len();
         let sums = on_threads(subjects, |subject, mut c| {
@@ -76,7 +80,7 @@ pub fn sums_are_the_same_on_all_ranks<B: Backend>(open: fn() -> Vec<Subject<B>>)
     });
 }
 
-pub fn gathers_and_broadcasts<B: Backend>(open: fn() -> Vec<Subject<B>>) {
+fn gathers_and_broadcasts<B: Backend>(open: fn() -> Vec<Subject<B>>) {
     of_every_size(open, |subjects| {
         let ranks = subjects.len();
         on_threads(subjects, |subject, mut c| {
@@ -108,7 +112,7 @@ fn sums<B: Backend>(subject: &mut Subject<B>, c: &mut B::Communicator, len: usiz
     backend.synchronize(stream)
 }
 
-pub fn a_rank_that_leaves_is_an_error<B: Backend>(open: fn() -> Vec<Subject<B>>) {
+fn a_rank_that_leaves_is_an_error<B: Backend>(open: fn() -> Vec<Subject<B>>) {
     of_every_size(open, |subjects| {
         let last = subjects.len() - 1;
         let results = on_threads(subjects, |subject, mut c| match c.rank() {
@@ -119,8 +123,7 @@ pub fn a_rank_that_leaves_is_an_error<B: Backend>(open: fn() -> Vec<Subject<B>>)
     });
 }
 
-pub fn ranks_that_disagree_are_an_error<B: Backend>(open: fn() -> Vec<Subject<B>>) {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+fn ranks_that_disagree_are_an_error<B: Backend>(open: fn() -> Vec<Subject<B>>) {
     let mut subjects = open();
     let ranks = subjects.len();
     let results = on_threads(&mut subjects, |subject, mut c| {
@@ -131,7 +134,7 @@ pub fn ranks_that_disagree_are_an_error<B: Backend>(open: fn() -> Vec<Subject<B>
     assert!(results.iter().all(|result| result.is_err()), "{results:?}");
 }
 
-pub fn wrong_operands_of_collectives_are_refused<B: Backend>(open: fn() -> Vec<Subject<B>>) {
+fn wrong_operands_of_collectives_are_refused<B: Backend>(open: fn() -> Vec<Subject<B>>) {
     of_every_size(open, |subjects| {
         let ranks = subjects.len();
         on_threads(subjects, |subject, mut c| {

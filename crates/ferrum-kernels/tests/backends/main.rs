@@ -222,39 +222,26 @@ fn cuda_ranks() -> Vec<Subject<Cuda>> {
     ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.map(open).into()
 }
 
-/// Tests of collectives, on the ranks of a backend.
-macro_rules! on_ranks {
-    ($name:ident, $ranks:path) => {
-        mod $name {
-            #[test]
-            fn sums_are_the_same_on_all_ranks() {
-                super::collectives::sums_are_the_same_on_all_ranks($ranks);
-            }
-            #[test]
-            fn gathers_and_broadcasts() {
-                super::collectives::gathers_and_broadcasts($ranks);
-            }
-            #[test]
-            fn a_rank_that_leaves_is_an_error() {
-                super::collectives::a_rank_that_leaves_is_an_error($ranks);
-            }
-            #[test]
-            fn ranks_that_disagree_are_an_error() {
-                super::collectives::ranks_that_disagree_are_an_error($ranks);
-            }
-            #[test]
-            fn wrong_operands_of_collectives_are_refused() {
-                super::collectives::wrong_operands_of_collectives_are_refused($ranks);
-            }
-        }
-    };
+#[test]
+fn collectives_of_cpu_world() {
+    collectives::collectives(cpu_ranks);
 }
 
-on_ranks! { cpu_world, super::cpu_ranks }
-on_ranks! { profiled_world, super::profiled_ranks }
-on_ranks! { reference_world, super::reference_ranks }
+#[test]
+fn collectives_of_profiled_world() {
+    collectives::collectives(profiled_ranks);
+}
+
+#[test]
+fn collectives_of_reference_world() {
+    collectives::collectives(reference_ranks);
+}
+
+#[test]
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-on_ranks! { cuda_world, super::cuda_ranks }
+fn collectives_of_cuda_world() {
+    collectives::collectives(cuda_ranks);
+}
 
 // The oracle cannot be held against itself: against values worked out by hand.
 on! { reference, super::references:

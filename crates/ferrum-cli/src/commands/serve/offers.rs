@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use ferrum_engine::{EngineConfig, same_vocabulary};
 use ferrum_hub::{Hub, ModelRef, catalogue};
 use ferrum_models::encoder::{EncoderSizes, makes_embeddings};
-use ferrum_models::{Device, KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
+use ferrum_models::{
+    Device, KV_BLOCK_SIZE, LoadOptions, MemoryEstimate, checkpoint, memory_estimate,
+};
 use ferrum_server::{Limits, Model, ModelSpec, Offer, Start};
 
 use super::adapters;
@@ -296,23 +298,10 @@ fn offer(
     let memory = memory_estimate(&*file.checkpoint, &spec.load)?;
     let draft = draft.map(|(file, needs)| Proposer::new(file, &needs, &spec.load)).transpose()?;
     let mut bytes = memory.total();
-    let mut line = format!(
-        "{id}: context {} tokens, {} requests at once and {} waiting, KV cache for {} tokens ({}), weights {}",
-        spec.load.context.unwrap_or(0),
-        spec.load.max_seqs,
-        spec.queue,
-        spec.load.kv_blocks.unwrap_or(0) * KV_BLOCK_SIZE,
-        text::bytes(memory.kv_cache as u64),
-        text::bytes(memory.weights as u64),
-    );
+    let mut line = sizes_line(&id, &spec, &memory);
     if let Some(Proposer { name, bytes: more, .. }) = &draft {
         bytes = bytes.saturating_add(*more);
         line += &format!(", draft model {name} ({})", text::bytes(*more as u64));
-    }
-    match (spec.load.tensor_parallel, spec.load.device) {
-        (1, _) => {}
-        (cards, Device::Cuda(_)) => line += &format!(", on {cards} cards with so much each"),
-        (ranks, _) => line += &format!(", on {ranks} ranks"),
     }
     if !adapters.is_empty() {
         line += &format!(", adapters {}", adapters.join(", "));
@@ -339,6 +328,25 @@ fn offer(
         })),
     };
     Ok((offer, line))
+}
+
+/// What a server says of a model's sizes when it starts.
+fn sizes_line(id: &str, spec: &ModelSpec, memory: &MemoryEstimate) -> String {
+    let load = &spec.load;
+    let line = format!(
+        "{id}: context {} tokens, {} requests at once and {} waiting, KV cache for {} tokens ({}), weights {}",
+        load.context.unwrap_or(0),
+        load.max_seqs,
+        spec.queue,
+        load.kv_blocks.unwrap_or(0) * KV_BLOCK_SIZE,
+        text::bytes(memory.kv_cache as u64),
+        text::bytes(memory.weights as u64),
+    );
+    match (load.tensor_parallel, load.device) {
+        (1, _) => line,
+        (cards, Device::Cuda(_)) => line + &format!(", on {cards} cards with so much each"),
+        (ranks, _) => line + &format!(", on {ranks} ranks"),
+    }
 }
 
 /// The names of models and adapters.
