@@ -220,18 +220,20 @@ fn load_all<B: Backend>(
         let threads: Vec<_> = backends.into_iter().zip(communicators).map(start).collect();
         threads.into_iter().enumerate().map(|(rank, thread)| loaded(rank, thread)).collect()
     });
-    let waited_in_vain =
-        |error: &ModelError| matches!(error, ModelError::Kernel(KernelError::Peer { .. }));
-    let (mut runners, mut wrong) = (Vec::with_capacity(results.len()), None);
+    // What is told is the cause: a rank that waits for one which has failed fails, too.
+    let consequence = |error: &ModelError| match error {
+        ModelError::Kernel(KernelError::Peer { .. }) => 2,
+        ModelError::Kernel(KernelError::Device { .. }) => 1,
+        _ => 0,
+    };
+    let (mut runners, mut errors) = (Vec::with_capacity(results.len()), Vec::new());
     for (rank, result) in results.into_iter().enumerate() {
         match result {
             Ok(runner) => runners.push(runner),
-            Err(error) if wrong.as_ref().is_none_or(|(_, other)| waited_in_vain(other)) => {
-                wrong = Some((rank, error));
-            }
-            Err(_) => {}
+            Err(error) => errors.push((rank, error)),
         }
     }
+    let wrong = errors.into_iter().min_by_key(|(_, error)| consequence(error));
     match wrong {
         None => Ok(runners),
         Some((rank, ModelError::Kernel(error))) => {
