@@ -32,6 +32,11 @@ fuzz_target!(|input: &[u8]| {
             let tensor = model.require(name).expect("one of the names");
             let row = tensor.format.row_bytes(tensor.cols()).expect("whole blocks");
             assert_eq!(bytes.len(), row * tensor.rows());
+            if let Some(columns) = tensor.columns {
+                let mut sorted = columns.to_vec();
+                sorted.sort_unstable();
+                assert!(sorted.into_iter().eq(0..tensor.cols() as u32));
+            }
         }
     }
     if let Err(error) = arch::spec(&model) {

@@ -1,6 +1,6 @@
 """Ferrum's converter beside llama.cpp's quantiser, on one real model.
 
-    pip install llama-cpp-py-sync==0.11739 gguf numpy
+    pip install llama-cpp-python==0.3.36 gguf numpy
     python tools/golden/convert.py FERRUM FOLDER WORK [MIX...]
 
 FOLDER is a folder of safetensors (`hf_folder.py` makes one of SmolLM2). It is converted to bf16 by

@@ -1,6 +1,6 @@
 """A llama GGUF file as a folder that transformers reads: bf16 safetensors and tokenizer.json.
 
-    pip install gguf safetensors torch
+    pip install gguf numpy
     python tools/golden/hf_folder.py SMOLLM2.gguf FOLDER
 
 For comparing Ferrum's two readers on a real model: the weights are those of the file, dequantised and
@@ -8,14 +8,13 @@ rounded to bf16. Only byte-level BPE with SmolLM's cut is written.
 """
 
 import json
+import struct
 import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from safetensors.torch import save_file
 
 LAYER = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
@@ -24,6 +23,25 @@ LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+def bf16(values):
+    """The upper halves of f32 numbers, rounded to even."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def save(tensors, path):
+    """A safetensors file of bf16 tensors."""
+    header, start = {"__metadata__": {"format": "pt"}}, 0
+    for name, values in tensors.items():
+        header[name] = {"dtype": "BF16", "shape": values.shape, "data_offsets": [start, start + values.nbytes]}
+        start += values.nbytes
+    header = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for values in tensors.values():
+            file.write(values.tobytes())
 
 
 def main():
@@ -46,8 +64,8 @@ def main():
                 values = values.reshape(n, -1, 2, shape[1]).swapaxes(1, 2).reshape(shape)
         else:
             name = f"{MODEL[module]}.weight"
-        tensors[name] = torch.from_numpy(np.ascontiguousarray(values)).bfloat16()
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+        tensors[name] = bf16(values)
+    save(tensors, out / "model.safetensors")
     tokens, types = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.token_type")
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",

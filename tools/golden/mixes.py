@@ -1,7 +1,7 @@
 """Which formats llama.cpp's quantiser gives to the tensors of a model, for
 crates/ferrum-models/src/convert/tests.rs.
 
-    pip install llama-cpp-py-sync==0.11739 gguf numpy
+    pip install llama-cpp-python==0.3.36 gguf numpy
     python tools/golden/mixes.py crates/ferrum-models/tests/data/mixes.json
 
 Makes models of the shapes below, of zeros, quantises them with every mix, and writes the formats of

@@ -1,6 +1,6 @@
 """The tiny models of hf_reference.py, converted to GGUF by Ferrum and run by llama.cpp.
 
-    pip install llama-cpp-py-sync==0.11739 safetensors ml_dtypes numpy
+    pip install llama-cpp-python==0.3.36 safetensors ml_dtypes numpy
     python tools/golden/tiny_gguf.py FERRUM crates/ferrum-models/tests/data/hf WORK [NAME...]
 
 Prints, for each, the largest difference between llama.cpp's logits and those of transformers, over the

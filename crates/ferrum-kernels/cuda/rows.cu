@@ -1,4 +1,4 @@
-// Picking rows, and adding to some: a block a row.
+// Picking rows and columns, and adding to rows: a block a row.
 #include "ptx.cuh"
 
 // dst[r, :] = src[rows[r], :]
@@ -6,6 +6,13 @@ KERNEL(gather_rows, 128, (float* dst, const float* src, const int* rows, int wid
   const float* from = src + (u64)rows[blockIdx.x] * width;
   float* to = dst + (u64)blockIdx.x * width;
   for (int i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[i];
+}
+
+// dst[t, j] = src[t, columns[j]]
+KERNEL(gather_columns, 128, (float* dst, const float* src, const int* columns, int width)) {
+  const float* from = src + (u64)blockIdx.x * width;
+  float* to = dst + (u64)blockIdx.x * width;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[columns[i]];
 }
 
 // dst[rows[r], :] += src[r, :]; no row is named twice.

@@ -275,6 +275,9 @@ pub trait PackedWeight: Send {
     fn cols(&self) -> usize;
     /// Matrices in it: the experts of a mixture, or 1.
     fn experts(&self) -> usize;
+    /// The order of its columns, as [`WeightSource::columns`] says, where inputs have to be brought
+    /// into it.
+    fn columns(&self) -> Option<&[u32]>;
     /// Memory that it keeps.
     fn resident_bytes(&self) -> usize;
 }

@@ -19,7 +19,7 @@ use crate::params::{
     Activate, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvSpec, LayerNorm, Linear,
     RmsNorm, Rope, RouteTopk,
 };
-use crate::weight::check_experts;
+use crate::weight::{check_columns, check_experts};
 use crate::{
     Backend, Buffer, KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType, PackedWeight, Result,
     WeightSource,
@@ -137,6 +137,7 @@ pub(crate) fn pack(source: &WeightSource<'_>) -> Result<()> {
     let &WeightSource { format, rows, cols, experts, data, .. } = source;
     ensure("pack", rows > 0 && cols > 0, || format!("a weight of {rows} x {cols} is empty"))?;
     check_experts(rows, experts)?;
+    check_columns(source.columns, cols, experts)?;
     WeightSource::new(format, rows, cols, data).map(|_| ())
 }
 
@@ -172,6 +173,8 @@ pub(crate) fn embed<'a, B: Backend<Buffer: Operand>>(
     p: &Embed<'a, B>,
 ) -> Result<EmbedView<'a, B::Buffer>> {
     single("embed", p.table)?;
+    let ordered = p.table.columns().is_none();
+    ensure("embed", ordered, || "a table whose columns are in another order".into())?;
     let tokens = indices("embed", "token", p.tokens, p.rows, p.table.rows())?;
     let dst = dst.floats_mut("embed", product("embed", &[p.rows, p.table.cols()])?)?;
     Ok(EmbedView { tokens, dst })

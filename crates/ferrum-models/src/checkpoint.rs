@@ -74,13 +74,17 @@ pub enum Layout {
     HuggingFace,
 }
 
-/// Format and shape of a tensor.
+/// Format and shape of a tensor, and the order of its columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tensor<'a> {
     /// How the values are stored.
     pub format: Format,
     /// 1 to 4 dimensions, innermost first, none zero.
     pub dims: &'a [usize],
+    /// Which value of an input each column is for, where the columns of its rows are stored in another
+    /// order: [`ferrum_kernels::WeightSource::columns`]. Whoever reads values by their places brings them
+    /// back with [`Tensor::in_order`].
+    pub columns: Option<&'a [u32]>,
 }
 
 impl Tensor<'_> {
@@ -94,10 +98,23 @@ impl Tensor<'_> {
         self.dims[1..].iter().product()
     }
 
+    /// Brings the values of whole rows from the order of [`Tensor::columns`] into their own.
+    pub fn in_order(&self, values: &mut [f32]) {
+        if let Some(columns) = self.columns {
+            values.chunks_exact_mut(columns.len()).for_each(|row| in_order(row, columns));
+        }
+    }
+
     /// Number of values.
     pub fn elements(&self) -> usize {
         self.dims.iter().product()
     }
+}
+
+/// Value `j` of a row goes to place `columns[j]`, one of its own.
+pub(crate) fn in_order(row: &mut [f32], columns: &[u32]) {
+    let stored = row.to_vec();
+    columns.iter().zip(stored).for_each(|(&at, value)| row[at as usize] = value);
 }
 
 /// Opens the model at `path`: a GGUF file (any part of a split one), or a folder with `config.json`,
@@ -124,7 +141,7 @@ impl Checkpoint for Gguf {
 
     fn find(&self, name: &str) -> Option<Tensor<'_>> {
         let tensor = self.tensor(name)?;
-        Some(Tensor { format: tensor.format, dims: &tensor.dims })
+        Some(Tensor { format: tensor.format, dims: &tensor.dims, columns: None })
     }
 
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, ModelError> {

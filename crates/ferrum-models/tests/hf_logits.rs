@@ -12,10 +12,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use ferrum_models::convert::{Conversion, ConvertError, ConvertOptions, Quant};
 use ferrum_models::gguf::Gguf;
-use ferrum_models::{Checkpoint, Device, KvDType, LoadOptions, checkpoint};
-use serde_json::{Value, json};
-use support::hf::{Golden, distance};
-use support::{Sequence, step};
+use ferrum_models::{Checkpoint, Device, checkpoint};
+use serde_json::json;
+use support::hf::{Golden, distance, options, tokenizer};
 
 fn check(golden: &str, device: Device, shards: usize) -> Result<()> {
     let golden: Golden = serde_json::from_str(golden)?;
@@ -24,20 +23,6 @@ fn check(golden: &str, device: Device, shards: usize) -> Result<()> {
     let model = checkpoint::open(folder.path())?;
     check_model(&golden, model.as_ref(), device)?;
     check_converted(&golden, folder.path(), device).context("as GGUF")
-}
-
-/// A tokenizer of 128 tokens, one for each byte of ASCII: what a GGUF file needs.
-fn tokenizer() -> String {
-    let letter = |byte: u32| match byte {
-        0..=32 => char::from_u32(256 + byte),
-        127 => char::from_u32(256 + 33),
-        other => char::from_u32(other),
-    };
-    let vocab: serde_json::Map<String, Value> =
-        (0..128).filter_map(|id| Some((letter(id)?.to_string(), id.into()))).collect();
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true});
-    let model = json!({"type": "BPE", "vocab": vocab, "merges": []});
-    json!({"pre_tokenizer": bytes, "decoder": bytes, "model": model}).to_string()
 }
 
 /// The model as a GGUF file of single precision gives the same logits; or there is no such file.
@@ -58,25 +43,11 @@ fn check_converted(golden: &Golden, folder: &Path, device: Device) -> Result<()>
 }
 
 fn check_model(golden: &Golden, model: &dyn Checkpoint, device: Device) -> Result<()> {
-    let options = LoadOptions {
-        device,
-        context: Some(64),
-        kv_dtype: KvDType::F32,
-        step_tokens: 16,
-        ..LoadOptions::default()
-    };
-    let mut runner = ferrum_models::load(model, &options)?;
-    let tokens = [&golden.prompt[..], &golden.steps].concat();
-    let blocks = runner.limits().kv_blocks;
-    let mut sequence = [Sequence::new(&tokens, 0, 1, blocks)];
-    // The prompt in chunks, the rest token by token.
-    for chunk in [16, 16] {
-        step(runner.as_mut(), &mut sequence, &[chunk])?;
-    }
-    for (i, expected) in golden.logits.iter().enumerate() {
-        let chunk = if i == 0 { golden.prompt.len() - 32 } else { 1 };
-        let got = step(runner.as_mut(), &mut sequence, &[chunk])?.swap_remove(0);
-        let distance = distance(&got, expected);
+    let mut runner = ferrum_models::load(model, &options(device))?;
+    let logits = golden.run(runner.as_mut())?;
+    ensure!(logits.len() == golden.logits.len());
+    for (i, (got, expected)) in logits.iter().zip(&golden.logits).enumerate() {
+        let distance = distance(got, expected);
         println!("step {i}: {distance:.2e}");
         ensure!(distance < 1e-4, "step {i}: {distance:.2e} on {device:?}");
     }

@@ -7,11 +7,14 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use ferrum_models::{Device, KvDType, LoadOptions, checkpoint, load};
+use ferrum_kernels::Format;
+use ferrum_models::convert::{Conversion, ConvertError, ConvertOptions, Quant};
+use ferrum_models::gguf::Gguf;
+use ferrum_models::{Checkpoint, Device, LoadOptions, checkpoint, load, memory_estimate};
 use half::f16;
 use serde_json::{Value, json};
-use support::filled::safetensors;
-use support::hf::{Golden, distance};
+use support::filled::{safetensors, seed};
+use support::hf::{Golden, distance, options, tokenizer};
 use support::prefill;
 
 /// Name, type, shape and bytes.
@@ -92,6 +95,40 @@ fn fp8(module: &str, values: &[f32], [rows, cols]: [usize; 2]) -> (Vec<Tensor>, 
     (tensors, meant)
 }
 
+/// GPTQ with act-order: four bits with zero points, groups of 32 columns in an order of the layer's own.
+fn ordered(module: &str, values: &[f32], [rows, cols]: [usize; 2]) -> (Vec<Tensor>, Vec<f32>) {
+    let groups = cols / 32;
+    // Such a step visits every column, where their number has no other factors than 2 and 3.
+    let step = 6 * (seed(module) as usize % 16) + 5;
+    let group_of: Vec<usize> = (0..cols).map(|c| c * step % cols / 32).collect();
+    let (mut words, mut meant) = (vec![0u32; cols / 8 * rows], vec![0.0; values.len()]);
+    let (mut scales, mut zeros) = (vec![f16::ZERO; groups * rows], vec![0u32; groups * rows / 8]);
+    for (row, values) in values.chunks_exact(cols).enumerate() {
+        for group in 0..groups {
+            let of_group = |c: &usize| group_of[*c] == group;
+            let all: Vec<f32> = (0..cols).filter(of_group).map(|c| values[c]).collect();
+            let (d, z) = (scale(&all, 6.0), 7 + (row + group) as i32 % 2);
+            scales[group * rows + row] = d;
+            zeros[group * rows / 8 + row / 8] |= ((z - 1) as u32) << (4 * (row % 8));
+            for c in (0..cols).filter(of_group) {
+                let q = ((values[c] / d.to_f32()).round() as i32 + z).clamp(0, 15);
+                words[c / 8 * rows + row] |= (q as u32) << (4 * (c % 8));
+                meant[row * cols + c] = d.to_f32() * (q - z) as f32;
+            }
+        }
+    }
+    let ints = |all: &[u32]| all.iter().flat_map(|n| n.to_le_bytes()).collect();
+    let g_idx = group_of.iter().flat_map(|g| (*g as u32).to_le_bytes()).collect();
+    let halves = scales.iter().flat_map(|d| d.to_le_bytes()).collect();
+    let tensors = vec![
+        (format!("{module}.qweight"), "I32", vec![cols / 8, rows], ints(&words)),
+        (format!("{module}.qzeros"), "I32", vec![groups, rows / 8], ints(&zeros)),
+        (format!("{module}.scales"), "F16", vec![groups, rows], halves),
+        (format!("{module}.g_idx"), "I32", vec![cols], g_idx),
+    ];
+    (tensors, meant)
+}
+
 fn write(folder: &Path, config: &Value, tensors: &[Tensor]) -> Result<()> {
     let file = safetensors(tensors.iter().map(|(name, dtype, shape, bytes)| {
         (name.as_str(), *dtype, shape.as_slice(), bytes.clone())
@@ -101,15 +138,38 @@ fn write(folder: &Path, config: &Value, tensors: &[Tensor]) -> Result<()> {
     Ok(fs::write(folder.join("model.safetensors"), file)?)
 }
 
-fn logits(folder: &Path, tokens: &[u32]) -> Result<Vec<f32>> {
-    let options = LoadOptions {
-        device: Device::Reference,
-        context: Some(64),
-        kv_dtype: KvDType::F32,
-        ..LoadOptions::default()
-    };
-    let mut runner = load(checkpoint::open(folder)?.as_ref(), &options)?;
+fn logits(model: &dyn Checkpoint, tokens: &[u32], device: Device) -> Result<Vec<f32>> {
+    let mut runner = load(model, &LoadOptions { step_tokens: 64, ..options(device) })?;
     prefill(runner.as_mut(), tokens, 64)
+}
+
+/// Writes the model with its layers quantised, and with the weights that they mean; opens both.
+fn folders(
+    golden: &Golden,
+    settings: Value,
+    quantize: Quantize,
+    folder: &Path,
+) -> Result<[Box<dyn Checkpoint>; 2]> {
+    let (mut quantized, mut plain) = (Vec::new(), Vec::new());
+    for (tensor, (shape, ..)) in &golden.tensors.0 {
+        let bytes = golden.tensors.bytes(tensor, "F32");
+        let Some(module) = tensor.strip_suffix("_proj.weight") else {
+            quantized.push((tensor.clone(), "F32", shape.clone(), bytes.clone()));
+            plain.push((tensor.clone(), "F32", shape.clone(), bytes));
+            continue;
+        };
+        let values: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let module = format!("{module}_proj");
+        let (tensors, meant) = quantize(&module, &values, [shape[0], shape[1]]);
+        quantized.extend(tensors);
+        plain.push((tensor.clone(), "F32", shape.clone(), floats(&meant)));
+    }
+    let mut config = golden.config.clone();
+    let paths = ["quantized", "plain"].map(|name| folder.join(name));
+    write(&paths[1], &config, &plain)?;
+    config["quantization_config"] = settings;
+    write(&paths[0], &config, &quantized)?;
+    Ok([checkpoint::open(&paths[0])?, checkpoint::open(&paths[1])?])
 }
 
 #[test]
@@ -133,31 +193,63 @@ fn quantised_folders_mean_what_their_layers_mean() -> Result<()> {
         ("fp8", json!({"quant_method": "fp8", "weight_block_size": [16, 32]}), fp8, 3e-2),
     ];
     for (name, settings, quantize, bound) in cases {
-        let (mut quantized, mut plain) = (Vec::new(), Vec::new());
-        for (tensor, (shape, ..)) in &golden.tensors.0 {
-            let bytes = golden.tensors.bytes(tensor, "F32");
-            let Some(module) = tensor.strip_suffix("_proj.weight") else {
-                quantized.push((tensor.clone(), "F32", shape.clone(), bytes.clone()));
-                plain.push((tensor.clone(), "F32", shape.clone(), bytes));
-                continue;
-            };
-            let values: Vec<f32> =
-                bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            let module = format!("{module}_proj");
-            let (tensors, meant) = quantize(&module, &values, [shape[0], shape[1]]);
-            quantized.extend(tensors);
-            plain.push((tensor.clone(), "F32", shape.clone(), floats(&meant)));
-        }
         let folder = tempfile::tempdir()?;
-        let mut config = golden.config.clone();
-        write(&folder.path().join("plain"), &config, &plain)?;
-        config["quantization_config"] = settings;
-        write(&folder.path().join("quantized"), &config, &quantized)?;
-        let expected = logits(&folder.path().join("plain"), &golden.prompt)?;
-        let got = logits(&folder.path().join("quantized"), &golden.prompt).context(name)?;
+        let [quantized, plain] = folders(&golden, settings, quantize, folder.path())?;
+        let expected = logits(plain.as_ref(), &golden.prompt, Device::Reference)?;
+        let got = logits(quantized.as_ref(), &golden.prompt, Device::Reference).context(name)?;
         let distance = distance(&got, &expected);
         println!("{name}: {distance:.2e}");
         assert!(distance < bound, "{name}: {distance:.2e}");
+    }
+    Ok(())
+}
+
+/// Columns of which each linear has its own order: the weights that they mean, on every backend and as a
+/// GGUF file, in no more memory than four bits take.
+#[test]
+fn columns_in_an_order_of_their_own() -> Result<()> {
+    let golden: Golden = serde_json::from_str(include_str!("data/hf/llama.json"))?;
+    let settings = json!({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": false,
+                          "desc_act": true});
+    let folder = tempfile::tempdir()?;
+    let [quantized, plain] = folders(&golden, settings, ordered, folder.path())?;
+    for part in ["attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up", "ffn_down"] {
+        let tensor = quantized.require(&format!("blk.1.{part}.weight"))?;
+        assert_eq!(tensor.format, Format::Q4_Z, "{part}");
+        assert!(tensor.columns.is_some(), "{part}");
+    }
+    let of = |part: &str| quantized.require(&format!("blk.0.{part}.weight")).map(|t| t.columns);
+    assert!(of("attn_q")? != of("attn_k")? && of("ffn_gate")? != of("ffn_up")?);
+
+    let expected = logits(plain.as_ref(), &golden.prompt, Device::Reference)?;
+    let exact = distance(&logits(&*quantized, &golden.prompt, Device::Reference)?, &expected);
+    assert!(exact < 1e-5, "{exact:.2e}");
+    // The CPU backend rounds activations to eight bits.
+    let fast = distance(&logits(&*quantized, &golden.prompt, Device::Cpu)?, &expected);
+    println!("exact {exact:.2e}, cpu {fast:.2e}");
+    assert!(fast < 3e-2, "{fast:.2e}");
+    let weights = |model: &dyn Checkpoint| {
+        memory_estimate(model, &options(Device::Cpu)).map(|estimate| estimate.weights)
+    };
+    assert!(2 * weights(&*quantized)? < weights(&*plain)?);
+
+    std::fs::write(folder.path().join("quantized/tokenizer.json"), tokenizer())?;
+    let again = ConvertOptions { quant: Some(Quant::F32), threads: 2, ..Default::default() };
+    let refused = Conversion::plan(&*quantized, &again).map(|_| ());
+    assert!(matches!(refused, Err(ConvertError::Quantized { .. })), "{refused:?}");
+    for (quant, bound) in [(Some(Quant::F32), 1e-5), (None, 1e-3)] {
+        let options = ConvertOptions {
+            quant,
+            threads: 2,
+            allow_requantize: quant.is_some(),
+            ..Default::default()
+        };
+        let path = folder.path().join("model.gguf");
+        let plan = Conversion::plan(&*quantized, &options)?;
+        plan.write(fs::File::create(&path)?, &mut |_| true)?;
+        let converted = Gguf::open(&path)?;
+        let distance = distance(&logits(&converted, &golden.prompt, Device::Reference)?, &expected);
+        assert!(distance < bound, "{quant:?}: {distance:.2e}");
     }
     Ok(())
 }

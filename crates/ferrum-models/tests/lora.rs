@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use ferrum_models::gguf::{Gguf, GgufWriter, Value};
 use ferrum_models::{
-    Checkpoint, Device, KvDType, LoadOptions, LoraSource, Runner, checkpoint, load, memory_estimate,
+    Checkpoint, Device, LoadOptions, LoraSource, Runner, checkpoint, load, memory_estimate,
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
-use support::hf::{Fillings, Golden, distance, reordered, write_gguf};
+use support::hf::{Fillings, Golden, distance, options, reordered, write_gguf};
 use support::{Sequence, step};
 
 /// A case of the file.
@@ -59,28 +59,12 @@ fn bases(golden: &Golden, folder: &Path) -> Result<[Box<dyn Checkpoint>; 2]> {
     Ok([model, Box::new(Gguf::open(&file)?)])
 }
 
-fn options(device: Device) -> LoadOptions {
-    LoadOptions {
-        device,
-        context: Some(64),
-        kv_dtype: KvDType::F32,
-        step_tokens: 16,
-        ..LoadOptions::default()
-    }
-}
-
 /// Holds the logits of a model that is loaded with the adapter against those of PEFT.
 fn check(golden: &Golden, case: &Case, runner: &mut dyn Runner) -> Result<()> {
-    let tokens = [&golden.prompt[..], &golden.steps].concat();
-    let blocks = runner.limits().kv_blocks;
-    let mut sequence = [Sequence::new(&tokens, 0, 1, blocks)];
-    for chunk in [16, 16] {
-        step(runner, &mut sequence, &[chunk])?;
-    }
-    for (i, expected) in case.logits.iter().enumerate() {
-        let chunk = if i == 0 { golden.prompt.len() - 32 } else { 1 };
-        let got = step(runner, &mut sequence, &[chunk])?.swap_remove(0);
-        let error = distance(&got, expected);
+    let logits = golden.run(runner)?;
+    ensure!(logits.len() == case.logits.len());
+    for (i, (got, expected)) in logits.iter().zip(&case.logits).enumerate() {
+        let error = distance(got, expected);
         ensure!(error < 1e-4, "step {i}: {error:.2e}");
         // The adapter is not small: without it the logits are others.
         ensure!(distance(&golden.logits[i], expected) > 1e-2, "step {i}: no change");

@@ -102,7 +102,7 @@ impl Model {
         let vocabulary: Arc<dyn Vocabulary> = tokenizer.clone();
         let mut engine = Engine::new(runner, vocabulary, spec.engine)?;
         if let Some((file, options)) = draft {
-            same_vocabulary(&tokenizer, &Tokenizer::from_metadata(file.metadata())?)?;
+            same_vocabulary(&tokenizer, &file.tokenizer()?)?;
             engine = engine.with_draft(load(file, options)?)?;
         }
         let context = engine.max_len();

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ferrum_models::LoraSource;
 
+use super::names::{named, stem};
+
 /// Adapters for a model that is used alone.
 #[derive(Debug, Clone, Args)]
 pub struct LoraArgs {
@@ -34,16 +36,13 @@ pub fn source(word: &str) -> LoraSource {
 /// `[NAME=]PATH[=SCALE]`: without a name, the adapter is called as its file is.
 pub fn named_source(word: &str) -> (String, LoraSource) {
     let own = source(word);
-    if !own.path.exists()
-        && let Some((name, rest)) = word.split_once('=')
-        && !name.is_empty()
-        && !name.contains(['/', '\\'])
-    {
-        return (name.to_string(), source(rest));
+    match named(word) {
+        (Some(name), rest) if !own.path.exists() => (name.to_string(), source(rest)),
+        _ => {
+            let name = stem(&own.path);
+            (name.unwrap_or_else(|| own.path.to_string_lossy().into_owned()), own)
+        }
     }
-    let stem = if own.path.is_dir() { own.path.file_name() } else { own.path.file_stem() };
-    let name = stem.unwrap_or(own.path.as_os_str()).to_string_lossy().into_owned();
-    (name, own)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod load;
 mod lora;
 mod measure;
 mod models;
+mod names;
 mod run;
 mod sampling;
 mod serve;
@@ -27,6 +28,7 @@ pub use measure::{
     BenchArgs, BenchCommand, BenchServeArgs, BenchTarget, DevicesArgs, PerplexityArgs,
 };
 pub use models::{InspectArgs, ListArgs, PullArgs, RmArgs, TokenizeArgs};
+pub use names::{named, stem};
 pub use run::{Input, RunArgs};
 pub use sampling::SamplingArgs;
 pub use serve::ServeArgs;

@@ -13,6 +13,8 @@ use crate::{KernelError, Result};
 /// What scratch memory is for. Each has its own, so that two of one operation never overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scratch {
+    /// An input in the order of a weight's columns.
+    Arranged,
     /// Activations in the form that products are computed with.
     Activations,
     /// Results of parts of a context.
@@ -29,7 +31,7 @@ pub(super) enum Scratch {
 pub struct CudaStream {
     pub(super) device: Arc<Device>,
     pub(super) raw: sys::CUstream,
-    scratch: [Option<Arc<Memory>>; 5],
+    scratch: [Option<Arc<Memory>>; 6],
     /// Memory that the recording under way mentions.
     pub(super) recording: Option<Vec<Arc<Memory>>>,
 }

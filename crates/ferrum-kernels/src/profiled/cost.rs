@@ -13,6 +13,11 @@ fn floats(values: usize) -> u64 {
     values.saturating_mul(size_of::<f32>()) as u64
 }
 
+/// A product of sizes that nobody has checked: an operation is counted before it refuses them.
+fn times<const N: usize>(factors: [usize; N]) -> usize {
+    factors.into_iter().fold(1, usize::saturating_mul)
+}
+
 fn cost(bytes: u64, ops: usize) -> Cost {
     Cost { bytes, ops: ops as u64 }
 }
@@ -20,7 +25,9 @@ fn cost(bytes: u64, ops: usize) -> Cost {
 pub(super) fn embed<B: Backend>(p: &Embed<'_, B>) -> Cost {
     let (row, width) = (p.table.resident_bytes() / p.table.rows().max(1), p.table.cols());
     let passes = if p.accumulate { 2 } else { 1 };
-    cost((p.rows * row) as u64 + floats(passes * p.rows * width), p.rows * width)
+    let bytes =
+        (times([p.rows, row]) as u64).saturating_add(floats(times([passes, p.rows, width])));
+    cost(bytes, times([p.rows, width]))
 }
 
 pub(super) fn linear<B: Backend>(p: &Linear<'_, '_, B>) -> Cost {
@@ -28,40 +35,45 @@ pub(super) fn linear<B: Backend>(p: &Linear<'_, '_, B>) -> Cost {
     for output in p.outputs.iter() {
         let (n, cols) = (output.weight.rows(), output.weight.cols());
         let written = if output.accumulate { 2 } else { 1 };
-        sum.bytes += output.weight.resident_bytes() as u64 + floats(p.rows * n * written);
-        sum.ops += (2 * p.rows * n * cols) as u64;
+        let bytes = floats(times([p.rows, n, written]));
+        let bytes = bytes.saturating_add(output.weight.resident_bytes() as u64);
+        sum.bytes = sum.bytes.saturating_add(bytes);
+        sum.ops = sum.ops.saturating_add(times([2, p.rows, n, cols]) as u64);
     }
-    sum.bytes += p.outputs.first().map_or(0, |o| floats(p.rows * o.weight.cols()));
+    let input = p.outputs.first().map_or(0, |o| floats(times([p.rows, o.weight.cols()])));
+    sum.bytes = sum.bytes.saturating_add(input);
     sum
 }
 
 pub(super) fn gated_linear<B: Backend>(p: &GatedLinear<'_, B>) -> Cost {
     let (n, cols) = (p.gate.rows(), p.gate.cols());
     let weights = p.gate.resident_bytes() + p.up.resident_bytes();
-    cost(weights as u64 + floats(p.rows * (n + cols)), 4 * p.rows * n * cols)
+    let activations = floats(times([p.rows, n + cols]));
+    cost(activations.saturating_add(weights as u64), times([4, p.rows, n, cols]))
 }
 
 pub(super) fn rms_norm<B: Backend>(p: &RmsNorm<'_, B>) -> Cost {
-    let values = p.groups * p.width;
+    let values = times([p.groups, p.width]);
     let passes = if p.accumulate { 3 } else { 2 };
-    cost(floats(passes * values + p.width), 4 * values)
+    cost(floats(times([passes, values]).saturating_add(p.width)), times([4, values]))
 }
 
 /// A sum, the squares of what is left without the mean, and the product with the weight.
 pub(super) fn layer_norm<B: Backend>(p: &LayerNorm<'_, B>) -> Cost {
-    let values = p.groups * p.width;
-    cost(floats(2 * values + 2 * p.width), 6 * values)
+    let values = times([p.groups, p.width]);
+    cost(floats(times([2, values.saturating_add(p.width)])), times([6, values]))
 }
 
 /// An activation is a dozen operations or two, but for `relu`; counted as one value.
 pub(super) fn activate(p: &Activate) -> Cost {
-    let values = p.rows * p.width;
-    cost(floats(2 * values), values)
+    let values = times([p.rows, p.width]);
+    cost(floats(times([2, values])), values)
 }
 
 pub(super) fn rope<B: Backend>(p: &Rope<'_, B>) -> Cost {
-    let values = p.rows * p.heads * p.rotary_dim;
-    cost(floats(2 * values + p.rows * p.rotary_dim), 3 * values)
+    let values = times([p.rows, p.heads, p.rotary_dim]);
+    let angles = times([p.rows, p.rotary_dim]);
+    cost(floats(times([2, values]).saturating_add(angles)), times([3, values]))
 }
 
 /// Bytes of one position of a cache, keys and values.
@@ -71,8 +83,9 @@ fn position_bytes(kv: &impl KvStorage) -> usize {
 
 pub(super) fn kv_write<B: Backend>(kv: &B::KvCache, p: &KvWrite<'_, B>) -> Cost {
     let tokens = p.batch.shape.tokens;
-    let values = tokens * 2 * kv.spec().kv_heads * kv.spec().head_dim;
-    cost(floats(values) + (tokens * position_bytes(kv)) as u64, values)
+    let values = times([tokens, 2, kv.spec().kv_heads, kv.spec().head_dim]);
+    let written = times([tokens, position_bytes(kv)]) as u64;
+    cost(floats(values).saturating_add(written), values)
 }
 
 /// Each sequence's visible positions are read once for all its tokens and heads. Two multiply-adds
@@ -85,17 +98,19 @@ pub(super) fn attention<B: Backend>(p: &Attention<'_, B>, step: &StepInput) -> C
         positions += len.min(window.saturating_add(queries - 1));
         pairs += (len - queries..len).map(|at| (at + 1).min(window)).sum::<usize>();
     }
-    let width = p.heads * p.kv.spec().head_dim;
-    let activations = floats(2 * p.batch.shape.tokens * width);
-    cost((positions * position_bytes(p.kv)) as u64 + activations, 4 * pairs * width)
+    let width = times([p.heads, p.kv.spec().head_dim]);
+    let activations = floats(times([2, p.batch.shape.tokens, width]));
+    let read = times([positions, position_bytes(p.kv)]) as u64;
+    cost(activations.saturating_add(read), times([4, pairs, width]))
 }
 
 /// Two multiply-adds a value of a head, for each pair of tokens of a sequence.
 pub(super) fn packed_attention<B: Backend>(p: &PackedAttention<'_, B>, step: &StepInput) -> Cost {
     let lens = step.query_starts.windows(2).map(|w| (w[1] - w[0]) as usize);
     let pairs: usize = lens.map(|len| len * len).sum();
-    let activations = floats(2 * p.tokens * (p.heads + p.kv_heads) * p.head_dim);
-    cost(activations, 4 * pairs * p.heads * p.head_dim)
+    let heads = p.heads.saturating_add(p.kv_heads);
+    let activations = floats(times([2, p.tokens, heads, p.head_dim]));
+    cost(activations, times([4, pairs, p.heads, p.head_dim]))
 }
 
 /// Experts that `rows` tokens are expected to need between them, if each chose at random.
@@ -114,31 +129,32 @@ fn expert_bytes(weight: &impl PackedWeight, rows: usize, used: usize) -> u64 {
 pub(super) fn expert_gated_linear<B: Backend>(p: &ExpertGatedLinear<'_, B>) -> Cost {
     let (n, cols) = (p.gate.rows(), p.gate.cols());
     let weights = [p.gate, p.up].map(|w| expert_bytes(w, p.rows, p.used));
-    let activations = floats(p.rows * (cols + p.used * n));
-    cost(weights[0] + weights[1] + activations, 4 * p.rows * p.used * n * cols)
+    let activations = floats(times([p.rows, times([p.used, n]).saturating_add(cols)]));
+    let bytes = activations.saturating_add(weights[0] + weights[1]);
+    cost(bytes, times([4, p.rows, p.used, n, cols]))
 }
 
 pub(super) fn expert_combine<B: Backend>(p: &ExpertCombine<'_, B>) -> Cost {
     let (n, cols) = (p.weight.rows(), p.weight.cols());
-    let activations = floats(p.rows * (p.used * cols + 2 * n));
-    let bytes = expert_bytes(p.weight, p.rows, p.used) + activations;
-    cost(bytes, 2 * p.rows * p.used * n * (cols + 1))
+    let activations = floats(times([p.rows, times([p.used, cols]).saturating_add(2 * n)]));
+    let bytes = activations.saturating_add(expert_bytes(p.weight, p.rows, p.used));
+    cost(bytes, times([2, p.rows, p.used, n, cols + 1]))
 }
 
 /// An activation, counted as one value, and a product.
 pub(super) fn gate<B: Backend>(p: &Gate<'_, B>) -> Cost {
-    let values = p.rows * p.width;
-    cost(floats(3 * values), 2 * values)
+    let values = times([p.rows, p.width]);
+    cost(floats(times([3, values])), times([2, values]))
 }
 
 pub(super) fn scatter_add<B: Backend>(p: &ScatterAdd<'_, B>) -> Cost {
-    let values = p.count * p.width;
-    cost(floats(3 * values), values)
+    let values = times([p.count, p.width]);
+    cost(floats(times([3, values])), values)
 }
 
 /// Copies: every value is read and written.
-pub(super) fn copy(values: usize) -> Cost {
-    cost(floats(values.saturating_mul(2)), 0)
+pub(super) fn copy(rows: usize, width: usize) -> Cost {
+    cost(floats(times([2, rows, width])), 0)
 }
 
 #[cfg(test)]

@@ -46,7 +46,10 @@ impl<B: Backend> Profiled<B> {
         let start = Instant::now();
         let result = run(&self.inner, &mut s.inner)
             .and_then(|result| self.inner.synchronize(&mut s.inner).map(|()| result));
-        self.profiler.add(op, formats, start.elapsed(), cost);
+        // What was refused has neither moved nor computed anything.
+        if result.is_ok() {
+            self.profiler.add(op, formats, start.elapsed(), cost);
+        }
         s.last = match op {
             // What stands between two linears says nothing of their parts.
             Op::Norm | Op::Upload | Op::Collective => s.last,
@@ -114,12 +117,12 @@ impl<B: Backend> Backend for Profiled<B> {
     }
 
     fn upload_i32(&self, s: &mut Stream<B>, src: &[i32], dst: &mut B::Buffer) -> Result<()> {
-        let what = (Op::Upload, Formats::default(), cost::copy(src.len()));
+        let what = (Op::Upload, Formats::default(), cost::copy(1, src.len()));
         self.record(s, what, |b, s| b.upload_i32(s, src, dst))
     }
 
     fn download_f32(&self, s: &mut Stream<B>, src: &B::Buffer, dst: &mut [f32]) -> Result<()> {
-        let what = (Op::Download, Formats::default(), cost::copy(dst.len()));
+        let what = (Op::Download, Formats::default(), cost::copy(1, dst.len()));
         self.record(s, what, |b, s| b.download_f32(s, src, dst))
     }
 
@@ -269,7 +272,7 @@ impl<B: Backend> Backend for Profiled<B> {
         dst: &mut B::Buffer,
         p: &GatherRows<'_, Self>,
     ) -> Result<()> {
-        let what = (Op::GatherRows, Formats::default(), cost::copy(p.count * p.width));
+        let what = (Op::GatherRows, Formats::default(), cost::copy(p.count, p.width));
         let &GatherRows { src, rows, count, width } = p;
         let p = GatherRows { src, rows, count, width };
         self.record(s, what, |b, s| b.gather_rows(s, dst, &p))
@@ -288,7 +291,7 @@ impl<B: Backend> Backend for Profiled<B> {
     }
 
     fn route_topk(&self, s: &mut Stream<B>, p: RouteTopk<'_, Self>) -> Result<()> {
-        let what = (Op::RouteTopk, Formats::default(), cost::copy(p.rows * p.experts));
+        let what = (Op::RouteTopk, Formats::default(), cost::copy(p.rows, p.experts));
         let RouteTopk { scores, rows, experts, used, normalize, scale, ids, weights } = p;
         let p = RouteTopk { scores, rows, experts, used, normalize, scale, ids, weights };
         self.record(s, what, |b, s| b.route_topk(s, p))
@@ -331,7 +334,7 @@ impl<B: Backend> Backend for Profiled<B> {
         x: &mut B::Buffer,
         len: usize,
     ) -> Result<()> {
-        let what = (Op::Collective, Formats::default(), cost::copy(len));
+        let what = (Op::Collective, Formats::default(), cost::copy(1, len));
         self.record(s, what, |b, s| b.all_reduce(s, c, x, len))
     }
 
@@ -341,7 +344,7 @@ impl<B: Backend> Backend for Profiled<B> {
         c: &mut B::Communicator,
         p: AllGather<'_, Self>,
     ) -> Result<()> {
-        let what = (Op::Collective, Formats::default(), cost::copy(p.len));
+        let what = (Op::Collective, Formats::default(), cost::copy(1, p.len));
         let AllGather { dst, src, len } = p;
         self.record(s, what, |b, s| b.all_gather(s, c, AllGather { dst, src, len }))
     }
@@ -352,7 +355,7 @@ impl<B: Backend> Backend for Profiled<B> {
         c: &mut B::Communicator,
         p: Broadcast<'_, Self>,
     ) -> Result<()> {
-        let what = (Op::Collective, Formats::default(), cost::copy(p.len));
+        let what = (Op::Collective, Formats::default(), cost::copy(1, p.len));
         let Broadcast { x, len, root } = p;
         self.record(s, what, |b, s| b.broadcast(s, c, Broadcast { x, len, root }))
     }

@@ -80,6 +80,10 @@ impl PackedWeight for Weight {
         self.experts
     }
 
+    fn columns(&self) -> Option<&[u32]> {
+        None
+    }
+
     fn resident_bytes(&self) -> usize {
         self.data.len() * size_of::<f32>()
     }
@@ -174,6 +178,10 @@ impl Backend for Reference {
         let mut data = zeroed(rows.saturating_mul(cols))?;
         for (row, dst) in data.chunks_exact_mut(cols).enumerate() {
             dequantize_row(format, source.row(row), dst)?;
+            if let Some(columns) = source.columns {
+                let stored = dst.to_vec();
+                columns.iter().zip(stored).for_each(|(&at, value)| dst[at as usize] = value);
+            }
             source.consume(row..row + 1);
         }
         Ok(Weight { format, experts, rows: rows / experts, cols, data })

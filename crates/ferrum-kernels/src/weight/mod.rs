@@ -139,6 +139,9 @@ pub struct WeightSource<'a> {
     pub experts: usize,
     /// `rows · format.row_bytes(cols)` bytes.
     pub data: &'a [u8],
+    /// Which value of an input each stored column is multiplied with, where columns are in another
+    /// order than an input's values: a permutation of `0..cols`.
+    pub columns: Option<&'a [u32]>,
     /// Hears of the ranges of `data` that will not be read again, while the rest is being packed:
     /// so a large matrix need not be in memory twice.
     pub consumed: Option<&'a (dyn Fn(Range<usize>) + Sync)>,
@@ -151,13 +154,20 @@ impl<'a> WeightSource<'a> {
     /// A source whose size has been checked.
     pub fn new(format: Format, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
         check_size(format, rows, cols, data.len())?;
-        Ok(WeightSource { format, rows, cols, experts: 1, data, consumed: None, rounded: false })
+        let (experts, columns, consumed) = (1, None, None);
+        Ok(WeightSource { format, rows, cols, experts, data, columns, consumed, rounded: false })
     }
 
     /// The same rows as `experts` matrices.
     pub fn stacked(self, experts: usize) -> Result<Self> {
         check_experts(self.rows, experts)?;
         Ok(WeightSource { experts, ..self })
+    }
+
+    /// The same, with its columns in another order, as [`WeightSource::columns`] says.
+    pub fn ordered(self, columns: Option<&'a [u32]>) -> Result<Self> {
+        check_columns(columns, self.cols, self.experts)?;
+        Ok(WeightSource { columns, ..self })
     }
 
     /// The same, and `consumed` hears of what will not be read again.
@@ -219,6 +229,25 @@ pub(crate) fn check_experts(rows: usize, experts: usize) -> Result<()> {
         return Ok(());
     }
     Err(KernelError::shape("weight", format!("{rows} rows in {experts} equal matrices")))
+}
+
+/// The columns of one matrix may be in another order; each of them is there once.
+pub(crate) fn check_columns(columns: Option<&[u32]>, cols: usize, experts: usize) -> Result<()> {
+    let Some(columns) = columns else { return Ok(()) };
+    if experts != 1 {
+        return Err(KernelError::shape("weight", "a stack whose columns are in another order"));
+    }
+    let mut seen = vec![false; cols];
+    let once = |&column: &u32| {
+        let place = seen.get_mut(column as usize);
+        place.is_some_and(|seen| !std::mem::replace(seen, true))
+    };
+    match columns.len() == cols && columns.iter().all(once) {
+        true => Ok(()),
+        false => {
+            Err(KernelError::shape("weight", format!("an order that is none of {cols} columns")))
+        }
+    }
 }
 
 /// Holds the number of bytes against the format and the shape.

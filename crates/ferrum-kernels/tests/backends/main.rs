@@ -9,6 +9,7 @@ mod harness;
 
 mod attention;
 mod collectives;
+mod columns;
 mod embed;
 mod experts;
 mod experts_refused;
@@ -88,6 +89,9 @@ on! { cpu, super::cpus:
     linear::linear_of_extremes,
     linear::linear_with_outputs_of_several_formats,
     linear::linear_of_nothing,
+    columns::outputs_of_several_orders,
+    columns::gates_of_several_orders,
+    columns::wrong_orders_are_refused,
     gated_linear::gated_linear_of_every_format,
     gated_linear::gated_linear_of_extremes,
     embed::embed_of_every_format,
@@ -154,6 +158,9 @@ on! { cuda, super::cudas:
     linear::linear_of_extremes,
     linear::linear_with_outputs_of_several_formats,
     linear::linear_of_nothing,
+    columns::outputs_of_several_orders,
+    columns::gates_of_several_orders,
+    columns::wrong_orders_are_refused,
     gated_linear::gated_linear_of_some_shapes,
     gated_linear::gated_linear_of_extremes,
     embed::embed_of_every_format,
@@ -246,6 +253,7 @@ fn collectives_of_cuda_world() {
 // The oracle cannot be held against itself: against values worked out by hand.
 on! { reference, super::references:
     linear::linear_of_nothing,
+    columns::wrong_orders_are_refused,
     gather_rows::scatter_add_of_every_shape,
     gather_rows::a_gate_after_linears_is_a_gated_linear,
     gather_rows::wrong_scatters_and_gates_are_refused,

@@ -311,10 +311,9 @@ pub fn wrong_weights_and_caches_are_refused<B: Backend>(subjects: &mut [Subject<
                 (0, cols, 0),
                 (4, 0, 0),
             ] {
-                let data = &data[..bytes];
-                let (experts, consumed) = (1, None);
-                let source =
-                    WeightSource { format, rows, cols, experts, data, consumed, rounded: false };
+                let right = WeightSource::new(format, 4, format.block_len(), &data);
+                let right = right.expect("whole rows");
+                let source = WeightSource { rows, cols, data: &data[..bytes], ..right };
                 let refused = s.backend.pack(&mut s.stream, &source).is_err();
                 assert!(refused, "{}: packed {format} {rows} x {cols} of {bytes}", s.label);
             }

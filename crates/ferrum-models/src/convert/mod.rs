@@ -75,6 +75,8 @@ pub struct Planned {
     pub from: Format,
     /// Innermost first.
     pub dims: Vec<usize>,
+    /// [`crate::checkpoint::Tensor::columns`]
+    columns: Option<Vec<u32>>,
     change: Change,
 }
 
@@ -138,13 +140,17 @@ impl<'a> Conversion<'a> {
         for role in roles {
             let tensor = source.require(&role.name)?;
             let (from, dims) = (tensor.format, tensor.dims.to_vec());
-            let format = format(source, mix, &role.name, from, &dims);
+            // Groups of columns that do not lie side by side are no blocks of GGUF.
+            let columns = tensor.columns.map(<[u32]>::to_vec);
+            let kept = if columns.is_some() { Format::F16 } else { from };
+            let format = format(source, mix, &role.name, kept, &dims);
             let planned = Planned {
                 change: change(&role.name, &spec, &settings),
                 name: role.name,
                 format,
                 from,
                 dims,
+                columns,
             };
             check(&planned, options)?;
             tensors.push(planned);
@@ -236,11 +242,12 @@ fn change(name: &str, spec: &DecoderSpec, settings: &Settings) -> Change {
 
 /// Refuses to quantise again without being asked, and formats that GGUF has not.
 fn check(tensor: &Planned, options: &ConvertOptions) -> Result<(), ConvertError> {
-    let Planned { name, format, from, .. } = tensor;
+    let Planned { name, format, from, columns, .. } = tensor;
     if *format == Format::Q4_Z {
         return Err(ConvertError::NotInGguf { name: name.clone(), format: *format });
     }
-    if from.block_len() > 1 && format != from && !options.allow_requantize {
+    let kept = format == from || (columns.is_some() && *format == Format::F16);
+    if from.block_len() > 1 && !kept && !options.allow_requantize {
         return Err(ConvertError::Quantized { name: name.clone(), format: *from });
     }
     Ok(())

@@ -8,6 +8,7 @@ use ferrum_kernels::weight::{dequantize_row, quantize_row};
 use ferrum_kernels::{Format, KernelError};
 
 use super::{Change, Conversion, ConvertError, Pairs, Planned};
+use crate::checkpoint::in_order;
 use crate::gguf::TensorWriter;
 
 /// Values that a thread works on before the rows are written.
@@ -76,7 +77,9 @@ impl Conversion<'_> {
 impl Planned {
     /// Whether the bytes of the file are those of the source.
     fn is_copied(&self) -> bool {
-        self.format == self.from && self.change == Change { pairs: None, factor: 1.0 }
+        self.format == self.from
+            && self.columns.is_none()
+            && self.change == Change { pairs: None, factor: 1.0 }
     }
 }
 
@@ -128,6 +131,9 @@ impl<'a> Job<'a> {
             let row = pairs.map_or(first + row, |pairs| pairs.source(first + row));
             let data = &self.data[row * self.from_bytes..][..self.from_bytes];
             dequantize_row(self.tensor.from, data, &mut values)?;
+            if let Some(columns) = &self.tensor.columns {
+                in_order(&mut values, columns);
+            }
             if factor != 1.0 {
                 values.iter_mut().for_each(|v| *v *= factor);
             }

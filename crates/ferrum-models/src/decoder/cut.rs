@@ -79,7 +79,7 @@ mod tests {
         // Two matrices of 3 x 64 in blocks of 32: each block is filled with its number.
         let format = Format::Q8_0;
         let data: Vec<u8> = (0..12u8).flat_map(|block| [block; 34]).collect();
-        let tensor = Tensor { format, dims: &[64, 3, 2] };
+        let tensor = Tensor { format, dims: &[64, 3, 2], columns: None };
         let whole = Cut::whole(&tensor, 2);
         let blocks = |cut: &Cut| -> Vec<u8> {
             let bytes = cut.bytes(&tensor, &data);

@@ -70,7 +70,9 @@ impl DecoderOptions {
         for role in tensor_roles(spec, file.find("output.weight").is_none()) {
             let bytes = match role.kind {
                 RoleKind::Matrix { rows, cols } => {
-                    backend.packed_bytes(file.require(&role.name)?.format, rows, cols)
+                    let tensor = file.require(&role.name)?;
+                    let columns = tensor.columns.map_or(0, size_of_val);
+                    backend.packed_bytes(tensor.format, rows, cols).saturating_add(columns)
                 }
                 RoleKind::Stack { experts, rows, cols } => {
                     let format = file.require(&role.name)?.format;

@@ -395,7 +395,11 @@ impl<B: Backend> Loader<'_, B> {
         let ranges = cut.ranges(&tensor, data.len());
         let part = cut.bytes(&tensor, &data);
         let source = WeightSource::new(tensor.format, cut.total_rows(), cut.cols.len(), &part)?;
-        let source = source.stacked(experts)?;
+        if tensor.columns.is_some() && cut.cols != (0..tensor.cols()) {
+            let what = format!("the columns of tensor {name} have an order of their own");
+            return Err(self.share.refusal(what));
+        }
+        let source = source.stacked(experts)?.ordered(tensor.columns)?;
         // Rows of the embedding are taken as they are.
         let rounded = self.rounded && name != "token_embd.weight";
         let source = if rounded { source.rounded() } else { source };
@@ -433,5 +437,6 @@ pub(super) fn vector_values(file: &dyn Checkpoint, name: &str) -> Result<Vec<f32
     let tensor = file.require(name)?;
     let mut values = vec![0.0; tensor.elements()];
     ferrum_kernels::weight::dequantize_row(tensor.format, &file.read(name)?, &mut values)?;
+    tensor.in_order(&mut values);
     Ok(values)
 }

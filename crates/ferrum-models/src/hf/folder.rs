@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ferrum_kernels::Format;
+use ferrum_kernels::cpu::physical_cores;
 use ferrum_kernels::weight::dequantize_row;
 use serde_json::{Map, Value};
 
@@ -33,6 +34,8 @@ pub struct Folder {
     shards: Shards,
     tensors: BTreeMap<String, Part>,
     tokenizer_config: Map<String, Value>,
+    /// Threads that make tensors which the files keep in another form.
+    threads: usize,
     /// Tokens that end an answer, as `generation_config.json` or `config.json` give them.
     ends: Vec<u32>,
 }
@@ -97,7 +100,8 @@ impl Folder {
             let _ = metadata.insert("tokenizer.chat_template".into(), template.into());
         }
         let path = path.to_path_buf();
-        Ok(Folder { path, metadata, shards, tensors, tokenizer_config, ends })
+        let threads = physical_cores();
+        Ok(Folder { path, metadata, shards, tensors, tokenizer_config, threads, ends })
     }
 
     /// What the files hold, as they call it.
@@ -240,12 +244,14 @@ impl<'a> Collector<'a> {
     /// A quantised layer, or a stack of them, which must be numbered from zero and alike.
     fn quantized(&self, module: &str, experts: &BTreeMap<usize, Parts>) -> Result<Part, HfError> {
         let name = names::theirs(&format!("{module}.weight")).unwrap_or_else(|| module.into());
+        // Inputs are brought into the order of one matrix, and rows of a table are no inputs.
+        let movable = experts.len() == 1 && module != "token_embd";
         let layer = |parts: &Parts| {
             // The name of the module in the files, by one of its tensors.
             let tensor = parts.qweight.or(parts.scales).map(|i| &self.shards.tensors[i].raw.name);
             let module = tensor.and_then(|name| name.rsplit_once('.')).map_or("", |(m, _)| m);
             match self.quantization.and_then(|quantization| quantization.of(module)) {
-                Some(scheme) => Layer::new(scheme, *parts, self.shards, &name),
+                Some(scheme) => Layer::new(scheme, *parts, movable, self.shards, &name),
                 None => {
                     let reason = "quantization_config says nothing of it".into();
                     Err(HfError::Quantized { name: name.clone(), reason })
@@ -325,7 +331,11 @@ impl Checkpoint for Folder {
 
     fn find(&self, name: &str) -> Option<Tensor<'_>> {
         let part = self.tensors.get(name)?;
-        Some(Tensor { format: part.format, dims: &part.dims })
+        let columns = match &part.source {
+            Source::Quantized(layers) => layers[0].columns(),
+            _ => None,
+        };
+        Some(Tensor { format: part.format, dims: &part.dims, columns })
     }
 
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, ModelError> {
@@ -348,9 +358,9 @@ impl Checkpoint for Folder {
                 Cow::Owned(values.iter().flat_map(|v| (v + 1.0).to_le_bytes()).collect())
             }
             Source::Quantized(layers) => {
-                let mut all = Vec::new();
-                for layer in layers {
-                    all.extend(layer.decode(&self.shards, &part.name)?);
+                let mut all = vec![0; layers.iter().map(Layer::bytes).sum()];
+                for (layer, out) in layers.iter().zip(all.chunks_exact_mut(layers[0].bytes())) {
+                    layer.decode((&self.shards, self.threads), &part.name, out)?;
                 }
                 Cow::Owned(all)
             }

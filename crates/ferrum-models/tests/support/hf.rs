@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use ferrum_models::Checkpoint;
 use ferrum_models::gguf::GgufWriter;
+use ferrum_models::{Checkpoint, Device, KvDType, LoadOptions, Runner};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::filled::{safetensors, seed, value};
+use super::{Sequence, step};
 
 /// A golden file.
 #[derive(Deserialize)]
@@ -74,6 +75,45 @@ impl Golden {
         let index = json!({"metadata": {"total_size": 1}, "weight_map": map});
         Ok(fs::write(folder.join("model.safetensors.index.json"), index.to_string())?)
     }
+}
+
+/// How these models are loaded.
+pub fn options(device: Device) -> LoadOptions {
+    LoadOptions {
+        device,
+        context: Some(64),
+        kv_dtype: KvDType::F32,
+        step_tokens: 16,
+        ..LoadOptions::default()
+    }
+}
+
+impl Golden {
+    /// The logits after the prompt, which is read in chunks, and after each of the steps.
+    pub fn run(&self, runner: &mut dyn Runner) -> Result<Vec<Vec<f32>>> {
+        let tokens = [&self.prompt[..], &self.steps].concat();
+        let blocks = runner.limits().kv_blocks;
+        let mut sequence = [Sequence::new(&tokens, 0, 1, blocks)];
+        for chunk in [16, 16] {
+            step(runner, &mut sequence, &[chunk])?;
+        }
+        let rest = std::iter::once(self.prompt.len() - 32).chain(self.steps.iter().map(|_| 1));
+        rest.map(|chunk| Ok(step(runner, &mut sequence, &[chunk])?.swap_remove(0))).collect()
+    }
+}
+
+/// A tokenizer of 128 tokens, one for each byte of ASCII: what a GGUF file needs.
+pub fn tokenizer() -> String {
+    let letter = |byte: u32| match byte {
+        0..=32 => char::from_u32(256 + byte),
+        127 => char::from_u32(256 + 33),
+        other => char::from_u32(other),
+    };
+    let vocab: serde_json::Map<String, Value> =
+        (0..128).filter_map(|id| Some((letter(id)?.to_string(), id.into()))).collect();
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true});
+    let model = json!({"type": "BPE", "vocab": vocab, "merges": []});
+    json!({"pre_tokenizer": bytes, "decoder": bytes, "model": model}).to_string()
 }
 
 /// The largest difference over the largest logit.

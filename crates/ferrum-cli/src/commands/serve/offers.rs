@@ -16,7 +16,7 @@ use ferrum_server::{Limits, Model, ModelSpec, Offer, Start};
 
 use super::adapters;
 use super::encoders::EncoderCandidate;
-use crate::args::{ServeArgs, draft_samples};
+use crate::args::{ServeArgs, draft_samples, named, stem};
 use crate::config::Config;
 use crate::exit::UsageError;
 use crate::session::{ModelFile, open_at, open_model};
@@ -159,10 +159,6 @@ fn candidate(
         adapters: fitting.iter().map(|adapter| adapter.source.clone()).collect(),
         ..args.load.options(&config.cuda)
     };
-    let stem = |path: &Path| {
-        let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
-        stem.map(|stem| stem.to_string_lossy().into_owned())
-    };
     let own = match reference {
         ModelRef::Path(path) => stem(path).unwrap_or_else(|| file.name.clone()),
         _ => file.name.clone(),
@@ -228,18 +224,6 @@ fn add_drafts(candidates: &mut [Candidate], args: &ServeArgs, config: &Config) -
         candidates[index].add_draft(draft, args, config)?;
     }
     Ok(())
-}
-
-/// A name of the user's own before `=`, where there is one, and the model. A path may contain `=`.
-fn named(word: &str) -> (Option<&str>, &str) {
-    match word.split_once('=') {
-        Some((name, model))
-            if !name.is_empty() && !name.contains(['/', '\\']) && !Path::new(word).exists() =>
-        {
-            (Some(name), model)
-        }
-        _ => (None, word),
-    }
 }
 
 /// Names that nobody gave (of files) are left out where they could mean two models.
@@ -367,19 +351,5 @@ fn check_names(candidates: &[Candidate], encoders: &[EncoderCandidate]) -> Resul
             Err(UsageError(message).into())
         }
         None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::named;
-
-    #[test]
-    fn names_before_models() {
-        assert_eq!(named("smollm2"), (None, "smollm2"));
-        assert_eq!(named("fast=smollm2"), (Some("fast"), "smollm2"));
-        assert_eq!(named("big=./a=b.gguf"), (Some("big"), "./a=b.gguf"));
-        assert_eq!(named("./a=b.gguf"), (None, "./a=b.gguf"));
-        assert_eq!(named("=x"), (None, "=x"));
     }
 }

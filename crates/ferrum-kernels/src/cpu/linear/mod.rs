@@ -11,6 +11,7 @@
 //! combinations; `wide` is the panel kernel of AVX-512.
 
 mod activations;
+mod columns;
 mod dots;
 mod embed;
 mod experts;
@@ -40,7 +41,7 @@ pub(super) use weight::{pack, packed_bytes, supported};
 
 use super::math;
 use super::shared::SharedSlice;
-use super::{Cpu, CpuStream};
+use super::{Cpu, CpuStream, split_rows};
 use crate::checks::{self, GatedLinearView};
 use crate::host::{HostBuffer, grow};
 use crate::params::{GatedLinear, Linear, LinearOutput};
@@ -61,6 +62,10 @@ const CHUNKS_PER_THREAD: usize = 16;
 /// Scratch of the linears, kept between steps: it grows to the largest step and is then reused.
 #[derive(Default)]
 pub(crate) struct Workspace {
+    /// An input in the order of a weight's columns.
+    arranged: Vec<f32>,
+    /// The second products of a gated linear whose weights want different orders.
+    ups: Vec<f32>,
     blocks: Vec<Block>,
     shorts: Vec<shorts::Block>,
     /// One per thread.
@@ -112,13 +117,27 @@ pub(super) fn linear(s: &mut CpuStream, p: Linear<'_, '_, Cpu>) -> Result<()> {
     checks::linear(&p)?;
     let Some(first) = p.outputs.first() else { return Ok(()) };
     let floats = p.input.f32("linear", p.rows * first.weight.cols())?;
-    prepare(s, p.rows, floats, p.outputs.iter().map(|o| o.weight))?;
-    for outputs in p.outputs.chunks_mut(REGION_OUTPUTS) {
+    for outputs in p.outputs.chunk_by_mut(|a, b| a.weight.columns() == b.weight.columns()) {
+        let columns = outputs[0].weight.columns();
+        columns::arranged(s, floats, columns, |s, floats| outputs_of(s, p.rows, floats, outputs))?;
+    }
+    Ok(())
+}
+
+/// Outputs of an input that is in the order of their columns.
+fn outputs_of(
+    s: &mut CpuStream,
+    tokens: usize,
+    floats: &[f32],
+    outputs: &mut [LinearOutput<'_, Cpu>],
+) -> Result<()> {
+    prepare(s, tokens, floats, outputs.iter().map(|o| o.weight))?;
+    for outputs in outputs.chunks_mut(REGION_OUTPUTS) {
         let mut jobs: [Option<Job<'_>>; REGION_OUTPUTS] = [const { None }; REGION_OUTPUTS];
         for (job, output) in jobs.iter_mut().zip(outputs) {
-            *job = Some(new_job(p.rows, output)?);
+            *job = Some(new_job(tokens, output)?);
         }
-        run(s, p.rows, floats, &jobs);
+        run(s, tokens, floats, &jobs);
     }
     Ok(())
 }
@@ -131,18 +150,53 @@ pub(super) fn gated_linear(
 ) -> Result<()> {
     let GatedLinearView { input: floats, dst } = checks::gated_linear(dst, p)?;
     let (gate, up) = (p.gate, p.up);
-    prepare(s, p.rows, floats, [gate, up].into_iter())?;
-    let job = Job { weight: gate, dst: SharedSlice::new(dst), bias: None, accumulate: false };
-    let isa = s.isa;
-    region(s, p.rows, floats, gate.panels(), &|panel, input, scratch| {
-        let Scratch { panel: memory, results: [gates, ups] } = scratch;
-        multiply(gate, panel, input, memory, gates);
-        multiply(up, panel, input, memory, ups);
-        let len = input.tokens * PANEL_ROWS;
-        math::gate(isa, p.activation, &mut gates[..len], &ups[..len]);
-        // SAFETY: each panel is given to one thread.
-        unsafe { store(&job, panel, input.tokens, gates) }
+    if gate.columns() != up.columns() {
+        return gated_apart(s, floats, dst, p);
+    }
+    columns::arranged(s, floats, gate.columns(), |s, floats| {
+        prepare(s, p.rows, floats, [gate, up].into_iter())?;
+        let job = Job { weight: gate, dst: SharedSlice::new(dst), bias: None, accumulate: false };
+        let isa = s.isa;
+        region(s, p.rows, floats, gate.panels(), &|panel, input, scratch| {
+            let Scratch { panel: memory, results: [gates, ups] } = scratch;
+            multiply(gate, panel, input, memory, gates);
+            multiply(up, panel, input, memory, ups);
+            let len = input.tokens * PANEL_ROWS;
+            math::gate(isa, p.activation, &mut gates[..len], &ups[..len]);
+            // SAFETY: each panel is given to one thread.
+            unsafe { store(&job, panel, input.tokens, gates) }
+        });
+        Ok(())
+    })
+}
+
+/// The same where the two weights have their columns in different orders, one product after the other.
+fn gated_apart(
+    s: &mut CpuStream,
+    floats: &[f32],
+    dst: &mut [f32],
+    p: &GatedLinear<'_, Cpu>,
+) -> Result<()> {
+    let mut ups = std::mem::take(&mut s.linear.ups);
+    grow(&mut ups, dst.len())?;
+    let ups_of = &mut ups[..dst.len()];
+    for (weight, dst) in [(p.gate, &mut *dst), (p.up, &mut *ups_of)] {
+        columns::arranged(s, floats, weight.columns(), |s, floats| {
+            prepare(s, p.rows, floats, std::iter::once(weight))?;
+            let dst = SharedSlice::new(dst);
+            run(s, p.rows, floats, &[Some(Job { weight, dst, bias: None, accumulate: false })]);
+            Ok(())
+        })?;
+    }
+    let (isa, width) = (s.isa, p.gate.rows());
+    let out = SharedSlice::new(dst);
+    split_rows(&mut s.team, p.rows, width, &|rows| {
+        let values = rows.start * width..rows.end * width;
+        // SAFETY: ranges of rows are disjoint.
+        let out = unsafe { out.range_mut(values.clone()) };
+        math::gate(isa, p.activation, out, &ups_of[values]);
     });
+    s.linear.ups = ups;
     Ok(())
 }
 

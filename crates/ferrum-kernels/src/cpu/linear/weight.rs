@@ -23,6 +23,8 @@ pub struct CpuWeight {
     experts: usize,
     rows: usize,
     cols: usize,
+    /// The order of the columns, where it is another than that of an input's values.
+    columns: Option<Box<[u32]>>,
     data: AlignedVec<u8>,
     /// Those of the format, for the instruction set that it was packed for.
     pub(super) kernels: Kernels,
@@ -45,8 +47,12 @@ impl PackedWeight for CpuWeight {
         self.experts
     }
 
+    fn columns(&self) -> Option<&[u32]> {
+        self.columns.as_deref()
+    }
+
     fn resident_bytes(&self) -> usize {
-        self.data.len()
+        self.data.len() + self.columns().map_or(0, size_of_val)
     }
 }
 
@@ -111,7 +117,8 @@ pub(in super::super) fn pack(s: &mut CpuStream, source: &WeightSource<'_>) -> Re
         });
         source.consume(first_row(first)..source.rows.min(first_row(last)));
     }
-    Ok(CpuWeight { format, experts, rows, cols, data: packed, kernels })
+    let columns = source.columns.map(Box::from);
+    Ok(CpuWeight { format, experts, rows, cols, columns, data: packed, kernels })
 }
 
 /// Whether the numbers of a weight may be rounded, and can be.

@@ -79,7 +79,7 @@ pub(in super::super) fn expert_gated_linear(
     let slots = p.rows * p.used;
     let methods = [p.gate, p.up].map(|weight| method(weight, p.rows, p.used));
     let forms = [methods[0].form(p.gate.format), methods[1].form(p.up.format)];
-    let input = Input::new(s, OP, &view.input, [p.rows, p.gate.cols], &forms)?;
+    let input = Input::new(s, OP, &view.input, [p.rows, p.gate.cols], None, &forms)?;
     // SAFETY: `checks` has held the lengths against the buffers, and the ids against the experts as
     // far as it knows them; the others the kernels do.
     let sorted = unsafe { sort(s, OP, &view.ids, slots, p.gate.experts, &methods)? };
@@ -108,8 +108,14 @@ pub(in super::super) fn expert_combine(
     let view = checks::expert_combine(dst, p)?;
     let (slots, n) = (p.rows * p.used, p.weight.rows);
     let method = method(p.weight, p.rows, p.used);
-    let input =
-        Input::new(s, OP, &view.input, [slots, p.weight.cols], &[method.form(p.weight.format)])?;
+    let input = Input::new(
+        s,
+        OP,
+        &view.input,
+        [slots, p.weight.cols],
+        None,
+        &[method.form(p.weight.format)],
+    )?;
     let bytes = slots.saturating_mul(n).saturating_mul(size_of::<f32>());
     let products = s.scratch(Scratch::Products, bytes)?;
     // SAFETY: as above.

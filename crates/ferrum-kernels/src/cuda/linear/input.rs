@@ -12,6 +12,9 @@ use crate::{Format, Result};
 
 const THREADS: usize = 256;
 
+/// Threads that copy a row (`cuda/rows.cu`).
+const ROW_THREADS: usize = 128;
+
 /// What a product reads of its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
@@ -52,14 +55,18 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Brings `rows` rows of `cols` values into the forms.
+    /// Brings `rows` rows of `cols` values into the order of columns that is at `columns`, if there is
+    /// one, and into the forms.
     pub(super) fn new(
         s: &mut CudaStream,
         op: &'static str,
         floats: &Part<'_>,
         [rows, cols]: [usize; 2],
+        columns: Option<&Arc<Memory>>,
         forms: &[Form],
     ) -> Result<Input> {
+        let arranged = columns.map(|columns| arrange(s, op, floats, [rows, cols], columns));
+        let floats = arranged.transpose()?.unwrap_or_else(|| floats.memory.clone());
         let wanted = Form::ALL.map(|form| forms.contains(&form));
         let mut bytes = 0usize;
         let starts = Form::ALL.map(|form| {
@@ -71,14 +78,14 @@ impl Input {
         let scratch = s.scratch(Scratch::Activations, bytes)?;
         let places = Form::ALL.map(|form| {
             let place = match form {
-                Form::Floats => (floats.memory.clone(), 0),
+                Form::Floats => (floats.clone(), 0),
                 _ => (scratch.clone(), starts[form as usize]),
             };
             wanted[form as usize].then_some(place)
         });
         let input = Input { places };
         for form in Form::ALL.into_iter().filter(|&form| wanted[form as usize]) {
-            convert(s, op, floats, [rows, cols], form, input.place(form))?;
+            convert(s, op, &floats, [rows, cols], form, input.place(form))?;
         }
         Ok(input)
     }
@@ -91,11 +98,28 @@ impl Input {
     }
 }
 
+/// The rows of an input with their values in another order.
+fn arrange(
+    s: &mut CudaStream,
+    op: &'static str,
+    floats: &Part<'_>,
+    [rows, cols]: [usize; 2],
+    columns: &Arc<Memory>,
+) -> Result<Arc<Memory>> {
+    let bytes = rows.saturating_mul(cols).saturating_mul(size_of::<f32>());
+    let arranged = s.scratch(Scratch::Arranged, bytes)?;
+    let launch = s.launch(op, Source::Rows, "gather_columns").memory(&arranged, 0);
+    let launch = launch.read(floats).memory(columns, 0).int(cols);
+    // SAFETY: the input has been checked, the scratch is as large, and each column is one of `cols`.
+    unsafe { launch.run(Grid { blocks: [rows, 1, 1], threads: ROW_THREADS, shared: 0 })? }
+    Ok(arranged)
+}
+
 /// Brings an input into one form.
 fn convert(
     s: &mut CudaStream,
     op: &'static str,
-    floats: &Part<'_>,
+    floats: &Arc<Memory>,
     [rows, cols]: [usize; 2],
     form: Form,
     (memory, offset): (&Arc<Memory>, usize),
@@ -107,7 +131,7 @@ fn convert(
         Form::F16 => (Source::SplitHalves(Format::F16), "split", cols.div_ceil(GROUP) * 32),
         Form::Bf16 => (Source::SplitHalves(Format::BF16), "split", cols.div_ceil(GROUP) * 32),
     };
-    let launch = s.launch(op, source, entry).read(floats).memory(memory, offset);
+    let launch = s.launch(op, source, entry).memory(floats, 0).memory(memory, offset);
     let launch = launch.int(rows).int(cols);
     let blocks = (rows * threads).div_ceil(THREADS);
     // SAFETY: the input has been checked, and the place has room for the form.

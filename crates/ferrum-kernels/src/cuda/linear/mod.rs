@@ -22,6 +22,7 @@ pub(super) use weight::{pack, packed_bytes};
 
 use std::sync::Arc;
 
+use super::buffer::Part;
 use super::launch::Grid;
 use super::memory::Memory;
 use super::modules::Source;
@@ -29,8 +30,8 @@ use super::pointwise::number;
 use super::stream::{CudaStream, Scratch};
 use super::{Cuda, CudaBuffer};
 use crate::checks::Operand;
-use crate::params::{GatedLinear, Linear};
-use crate::{Result, checks};
+use crate::params::{GatedLinear, Linear, LinearOutput};
+use crate::{PackedWeight, Result, checks};
 use input::Input;
 use product::{Method, Product, Weights};
 
@@ -41,19 +42,34 @@ pub(super) fn linear(s: &mut CudaStream, p: Linear<'_, '_, Cuda>) -> Result<()> 
     let Some(first) = p.outputs.first() else { return Ok(()) };
     let cols = first.weight.cols;
     let floats = p.input.floats(OP, p.rows * cols)?;
-    let method = |weight: &CudaWeight| Method::new(weight.format, p.rows);
+    for outputs in p.outputs.chunk_by_mut(|a, b| a.weight.columns() == b.weight.columns()) {
+        outputs_of(s, &floats, [p.rows, cols], outputs)?;
+    }
+    Ok(())
+}
+
+/// Outputs that want their input in the same order.
+fn outputs_of(
+    s: &mut CudaStream,
+    floats: &Part<'_>,
+    [rows, cols]: [usize; 2],
+    outputs: &mut [LinearOutput<'_, Cuda>],
+) -> Result<()> {
+    const OP: &str = "linear";
+    let method = |weight: &CudaWeight| Method::new(weight.format, rows);
     let form = |weight: &CudaWeight| method(weight).form(weight.format);
-    let forms: Vec<_> = p.outputs.iter().map(|output| form(output.weight)).collect();
-    let input = Input::new(s, OP, &floats, [p.rows, cols], &forms)?;
-    for output in p.outputs.iter_mut() {
-        let dst = output.dst.floats_mut(OP, p.rows * output.weight.rows)?;
+    let forms: Vec<_> = outputs.iter().map(|output| form(output.weight)).collect();
+    let columns = outputs.first().and_then(|output| output.weight.column_memory());
+    let input = Input::new(s, OP, floats, [rows, cols], columns, &forms)?;
+    for output in outputs.iter_mut() {
+        let dst = output.dst.floats_mut(OP, rows * output.weight.rows)?;
         let bias = output.bias.map(|bias| bias.floats(OP, output.weight.rows)).transpose()?;
         let product = Product {
             op: OP,
             weights: Weights::One(output.weight),
             method: method(output.weight),
             input: &input,
-            count: p.rows,
+            count: rows,
             slots: None,
             dst: dst.memory,
             bias: bias.as_ref().map(|bias| bias.memory),
@@ -74,21 +90,40 @@ pub(super) fn gated_linear(
     const OP: &str = "gated_linear";
     let view = checks::gated_linear(dst, p)?;
     let method = |weight: &CudaWeight| Method::new(weight.format, p.rows);
-    let forms = [p.gate, p.up].map(|weight| method(weight).form(weight.format));
-    let input = Input::new(s, OP, &view.input, [p.rows, p.gate.cols], &forms)?;
-    let product = Product {
+    let form = |weight: &CudaWeight| method(weight).form(weight.format);
+    let (gate, up, shape) = (p.gate, p.up, [p.rows, p.gate.cols]);
+    let product = |input| Product {
         op: OP,
-        weights: Weights::One(p.gate),
-        method: method(p.gate),
-        input: &input,
+        weights: Weights::One(gate),
+        method: method(gate),
+        input,
         count: p.rows,
         slots: None,
         dst: view.dst.memory,
         bias: None,
         accumulate: false,
     };
-    // SAFETY: as above.
-    unsafe { gated(s, product, p.gate, p.up, method(p.up), number(p.activation)) }
+    let input = |columns: Option<_>, forms: &[_], s: &mut _| {
+        Input::new(s, OP, &view.input, shape, columns, forms)
+    };
+    if gate.columns() == up.columns() {
+        let input = input(gate.column_memory(), &[form(gate), form(up)], s)?;
+        // SAFETY: as above.
+        return unsafe { gated(s, product(&input), gate, up, method(up), number(p.activation)) };
+    }
+    let values = p.rows * gate.rows;
+    let ups = s.scratch(Scratch::Products, values.saturating_mul(size_of::<f32>()))?;
+    // The form of one input takes the place of the other's, once that has been multiplied.
+    let of_gate = input(gate.column_memory(), &[form(gate)], s)?;
+    // SAFETY: as above; there is room for the other products.
+    unsafe { product(&of_gate).run(s)? }
+    let of_up = input(up.column_memory(), &[form(up)], s)?;
+    let (weights, method) = (Weights::One(up), method(up));
+    // SAFETY: likewise.
+    unsafe {
+        Product { weights, method, dst: &ups, ..product(&of_up) }.run(s)?;
+        join_gates(s, OP, view.dst.memory, &ups, values, number(p.activation))
+    }
 }
 
 /// Two products and what becomes of them, in one kernel where the formats agree. `product` is that

@@ -25,9 +25,17 @@ pub struct CudaWeight {
     /// Rows of a matrix.
     pub(super) rows: usize,
     pub(super) cols: usize,
+    /// The order of the columns, where it is another than that of an input's values.
+    columns: Option<Columns>,
     memory: Arc<Memory>,
     /// Where the planes begin.
     planes: [usize; 4],
+}
+
+/// An order of columns, on both sides.
+struct Columns {
+    host: Box<[u32]>,
+    memory: Arc<Memory>,
 }
 
 impl PackedWeight for CudaWeight {
@@ -47,8 +55,12 @@ impl PackedWeight for CudaWeight {
         self.experts
     }
 
+    fn columns(&self) -> Option<&[u32]> {
+        self.columns.as_ref().map(|columns| &*columns.host)
+    }
+
     fn resident_bytes(&self) -> usize {
-        self.memory.bytes()
+        self.memory.bytes() + self.column_memory().map_or(0, |memory| memory.bytes())
     }
 }
 
@@ -56,6 +68,11 @@ impl CudaWeight {
     /// Whether the values are codes in blocks, not single numbers.
     pub(super) fn is_coded(&self) -> bool {
         self.format.block_len() > 1
+    }
+
+    /// Where the card has [`PackedWeight::columns`].
+    pub(super) fn column_memory(&self) -> Option<&Arc<Memory>> {
+        self.columns.as_ref().map(|columns| &columns.memory)
     }
 
     /// Groups of 32 columns in a row.
@@ -95,7 +112,8 @@ pub(in super::super) fn pack(
     let planes = layout::planes(format, source.rows, cols).map(|(starts, _)| starts);
     let planes = planes.ok_or(KernelError::OutOfMemory { bytes, what: "a weight" })?;
     let memory = Arc::new(Memory::new(device, bytes, "a weight")?);
-    let weight = CudaWeight { format, experts, rows, cols, memory, planes };
+    let columns = source.columns.map(|columns| upload(s, device, columns)).transpose()?;
+    let weight = CudaWeight { format, experts, rows, cols, columns, memory, planes };
 
     let row_bytes = source.data.len() / source.rows;
     let slab = (STAGING / row_bytes).max(1).min(source.rows);
@@ -111,6 +129,13 @@ pub(in super::super) fn pack(
         source.consume(first..first + count);
     }
     Ok(weight)
+}
+
+/// Brings an order of columns to the card.
+fn upload(s: &mut CudaStream, device: &Arc<Device>, columns: &[u32]) -> Result<Columns> {
+    let memory = Arc::new(Memory::new(device, size_of_val(columns), "an order of columns")?);
+    s.copy_in("pack", columns, &memory, 0)?;
+    Ok(Columns { host: columns.into(), memory })
 }
 
 /// Takes `count` rows apart.

@@ -11,7 +11,7 @@ use half::f16;
 
 use super::super::shards::Shards;
 use super::ByteKind;
-use super::layer::{Parts, read_floats};
+use super::layer::{Parts, Rows, read_floats};
 use crate::safetensors::Dtype;
 
 /// Columns of a block of Q8_0.
@@ -78,8 +78,8 @@ impl Bytes {
         Ok(Bytes { kind, weights, scales, block, rows, cols, format })
     }
 
-    /// The weights: `rows` rows of `cols` values in [`Bytes::format`].
-    pub fn decode(&self, shards: &Shards) -> Result<Vec<u8>, String> {
+    /// Writes the weights: `rows` rows of `cols` values in [`Bytes::format`].
+    pub fn decode(&self, shards: &Shards, out: Rows<'_>) -> Result<(), String> {
         let scales = read_floats(shards, self.scales);
         let data = shards.data(&shards.tensors[self.weights]);
         let fits = |scale: &f32| scale.is_finite() && f16::from_f32(*scale).is_finite();
@@ -87,26 +87,38 @@ impl Bytes {
             return Err("its scales do not fit half precision".into());
         }
         let row_scales = self.cols.div_ceil(self.block[1]);
-        let mut out = Vec::with_capacity(self.rows * self.format.row_bytes(self.cols).unwrap_or(0));
-        for (row, bytes) in data.chunks_exact(self.cols).enumerate() {
-            let scales = &scales[row / self.block[0] * row_scales..][..row_scales];
-            for (i, bytes) in bytes.chunks(BLOCK).enumerate() {
-                let scale = |j: usize| scales[(i * BLOCK + j) / self.block[1]];
-                match (self.kind, self.format) {
-                    (ByteKind::Int, Format::Q8_0) => {
-                        out.extend(f16::from_f32(scale(0)).to_le_bytes());
-                        out.extend(bytes);
-                    }
-                    (_, Format::Q8_0) => self.round(bytes, scale, &mut out)?,
-                    _ => {
-                        for (j, byte) in bytes.iter().enumerate() {
-                            out.extend(f16::from_f32(self.value(*byte)? * scale(j)).to_le_bytes());
-                        }
+        let row_bytes = out.row_bytes();
+        out.make(1, |first, out| {
+            let mut made = Vec::with_capacity(row_bytes);
+            for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+                let row = first + row;
+                let scales = &scales[row / self.block[0] * row_scales..][..row_scales];
+                made.clear();
+                self.row(&data[row * self.cols..][..self.cols], scales, &mut made)?;
+                out.copy_from_slice(&made);
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a row of its bytes, with a scale for each so many columns.
+    fn row(&self, bytes: &[u8], scales: &[f32], out: &mut Vec<u8>) -> Result<(), String> {
+        for (i, bytes) in bytes.chunks(BLOCK).enumerate() {
+            let scale = |j: usize| scales[(i * BLOCK + j) / self.block[1]];
+            match (self.kind, self.format) {
+                (ByteKind::Int, Format::Q8_0) => {
+                    out.extend(f16::from_f32(scale(0)).to_le_bytes());
+                    out.extend(bytes);
+                }
+                (_, Format::Q8_0) => self.round(bytes, scale, out)?,
+                _ => {
+                    for (j, byte) in bytes.iter().enumerate() {
+                        out.extend(f16::from_f32(self.value(*byte)? * scale(j)).to_le_bytes());
                     }
                 }
             }
         }
-        Ok(out)
+        Ok(())
     }
 
     /// One block of Q8_0 nearest to what 32 bytes mean.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::error::HfError;
 use super::super::json::Object;
-use super::{ByteKind, Method, Scheme, block_of};
+use super::{ByteKind, Method, Scheme, Words, block_of};
 use crate::pattern::Pattern;
 
 /// Layers with one scheme.
@@ -107,7 +107,7 @@ fn scheme(weights: Object<'_>, format: &str) -> Result<Option<Scheme>, HfError> 
     };
     match (format, kind, bits) {
         ("pack-quantized", ByteKind::Int, 4 | 8) => {
-            let method = Method::Compressed;
+            let method = Method::Words(Words::Compressed);
             Ok(Some(Scheme { method, bits, group, symmetric, act_order }))
         }
         ("int-quantized" | "naive-quantized", ByteKind::Int, 8) => Ok(Some(bytes(kind))),

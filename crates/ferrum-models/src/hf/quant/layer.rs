@@ -1,5 +1,7 @@
 //! One quantised layer: its parts checked, and its weights in rows of a format of ours.
 
+use std::thread;
+
 use ferrum_kernels::Format;
 
 use super::super::error::HfError;
@@ -46,6 +48,8 @@ pub(in super::super) struct Layer {
     pub cols: usize,
     /// What [`Layer::decode`] makes.
     pub format: Format,
+    /// The tensor of the weights.
+    weights: usize,
     stored: Stored,
 }
 
@@ -56,9 +60,18 @@ enum Stored {
 }
 
 impl Layer {
-    /// Checks types and shapes; `name` is for messages.
-    pub fn new(scheme: Scheme, parts: Parts, shards: &Shards, name: &str) -> Result<Self, HfError> {
+    /// Checks types and shapes; `name` is for messages. `movable`: columns may come in another order.
+    pub fn new(
+        scheme: Scheme,
+        parts: Parts,
+        movable: bool,
+        shards: &Shards,
+        name: &str,
+    ) -> Result<Self, HfError> {
         let refuse = |reason| HfError::Quantized { name: name.to_string(), reason };
+        let Some(weights) = parts.qweight else {
+            return Err(refuse("weights and scales are not all there".into()));
+        };
         Ok(match scheme.method {
             Method::Bytes { kind, block } => {
                 if !scheme.symmetric {
@@ -66,22 +79,45 @@ impl Layer {
                 }
                 let layer = Bytes::new(kind, block, parts, shards).map_err(refuse)?;
                 let (rows, cols, format) = (layer.rows, layer.cols, layer.format);
-                Layer { rows, cols, format, stored: Stored::Bytes(layer) }
+                Layer { rows, cols, format, weights, stored: Stored::Bytes(layer) }
             }
-            _ => {
-                let layer = Packed::new(scheme, parts, shards).map_err(refuse)?;
+            Method::Words(words) => {
+                let layer = Packed::new((words, scheme), parts, movable, shards);
+                let layer = layer.map_err(refuse)?;
                 let (rows, cols, format) = (layer.rows, layer.cols, layer.format);
-                Layer { rows, cols, format, stored: Stored::Packed(layer) }
+                Layer { rows, cols, format, weights, stored: Stored::Packed(layer) }
             }
         })
     }
 
-    /// The weights: `rows` rows of `cols` values in [`Layer::format`].
-    pub fn decode(&self, shards: &Shards, name: &str) -> Result<Vec<u8>, HfError> {
+    /// The order in which columns come: [`crate::checkpoint::Tensor::columns`].
+    pub fn columns(&self) -> Option<&[u32]> {
+        match &self.stored {
+            Stored::Packed(layer) => layer.columns.as_deref(),
+            Stored::Bytes(_) => None,
+        }
+    }
+
+    /// Bytes of the weights.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.format.row_bytes(self.cols).unwrap_or(0)
+    }
+
+    /// Writes the weights on some threads: `rows` rows of `cols` values in [`Layer::format`],
+    /// [`Layer::bytes`] of them.
+    pub fn decode(
+        &self,
+        (shards, threads): (&Shards, usize),
+        name: &str,
+        out: &mut [u8],
+    ) -> Result<(), HfError> {
+        let out = Rows { bytes: out, count: self.rows, threads };
         let decoded = match &self.stored {
-            Stored::Packed(layer) => layer.decode(shards),
-            Stored::Bytes(layer) => layer.decode(shards),
+            Stored::Packed(layer) => layer.decode(shards, out),
+            Stored::Bytes(layer) => layer.decode(shards, out),
         };
+        // They are in memory twice now, and will not be read again.
+        shards.release(&shards.tensors[self.weights], 0..usize::MAX);
         decoded.map_err(|reason| HfError::Quantized { name: name.to_string(), reason })
     }
 }
@@ -89,4 +125,47 @@ impl Layer {
 /// The values of a tensor of floats, in `f32`; none where it has another type.
 pub(super) fn read_floats(shards: &Shards, index: usize) -> Vec<f32> {
     shards.floats(&shards.tensors[index]).unwrap_or_default()
+}
+
+/// Bytes that are worth a thread of their own.
+const SHARE: usize = 1 << 18;
+
+/// Where the rows of a layer go, which threads share out.
+pub(super) struct Rows<'a> {
+    bytes: &'a mut [u8],
+    count: usize,
+    threads: usize,
+}
+
+impl Rows<'_> {
+    /// Bytes of one.
+    pub fn row_bytes(&self) -> usize {
+        self.bytes.len() / self.count
+    }
+
+    /// `f` makes the rows from the one that it is given, a multiple of `step`, on, as many as fill the
+    /// bytes.
+    pub fn make(
+        self,
+        step: usize,
+        f: impl Fn(usize, &mut [u8]) -> Result<(), String> + Sync,
+    ) -> Result<(), String> {
+        let row_bytes = self.row_bytes();
+        let threads = self.threads.min(self.bytes.len() / SHARE).max(1);
+        let band = self.count.div_ceil(threads).next_multiple_of(step);
+        if band >= self.count {
+            return f(0, self.bytes);
+        }
+        thread::scope(|scope| {
+            let bands = self.bytes.chunks_mut(band * row_bytes).enumerate();
+            let f = &f;
+            let workers: Vec<_> =
+                bands.map(|(i, bytes)| scope.spawn(move || f(i * band, bytes))).collect();
+            let results = workers.into_iter().map(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            results.collect()
+        })
+    }
 }

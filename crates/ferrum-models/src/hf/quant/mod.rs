@@ -13,6 +13,7 @@ mod bytes;
 mod compressed;
 mod layer;
 mod packed;
+mod tables;
 
 #[cfg(test)]
 mod tests;
@@ -51,15 +52,22 @@ pub(super) struct Scheme {
 /// The layouts that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
+    /// Several whole numbers in a word.
+    Words(Words),
+    /// A byte for each weight, one scale for so many rows and columns; `None`: for each row, or
+    /// for all of the matrix, as the scales' shape tells.
+    Bytes { kind: ByteKind, block: Option<[usize; 2]> },
+}
+
+/// How words are filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Words {
     /// GPTQ; zero points are stored less one, as the first programs did, or as they are.
     Gptq { zeros_less_one: bool },
     /// AWQ for matrices ("gemm").
     Awq,
-    /// Whole numbers of compressed-tensors, several in a word.
+    /// compressed-tensors.
     Compressed,
-    /// A byte for each weight, one scale for so many rows and columns; `None`: for each row, or
-    /// for all of the matrix, as the scales' shape tells.
-    Bytes { kind: ByteKind, block: Option<[usize; 2]> },
 }
 
 /// What a byte means.
@@ -117,7 +125,7 @@ impl Scheme {
             return Err(config.refuse("is_marlin_format"));
         }
         Ok(Scheme {
-            method: Method::Gptq { zeros_less_one },
+            method: Method::Words(Words::Gptq { zeros_less_one }),
             bits,
             group,
             symmetric: config.bool("sym")?.unwrap_or(true),
@@ -134,7 +142,8 @@ impl Scheme {
             return Err(config.refuse("version"));
         }
         // Without zero points their tensor is there too, and says so.
-        Ok(Scheme { method: Method::Awq, bits, group, symmetric: false, act_order: false })
+        let method = Method::Words(Words::Awq);
+        Ok(Scheme { method, bits, group, symmetric: false, act_order: false })
     }
 
     /// Floats of eight bits, as DeepSeek and Qwen publish them.

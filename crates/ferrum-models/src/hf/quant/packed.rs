@@ -1,34 +1,44 @@
 //! A layer of whole numbers in 32-bit words: GPTQ, AWQ and compressed-tensors.
 
+use std::ops::Range;
+
 use ferrum_kernels::Format;
 use half::f16;
 
 use super::super::shards::Shards;
-use super::layer::{Parts, read_floats};
-use super::{Method, Scheme};
+use super::layer::{Parts, Rows};
+use super::tables::{AWQ_PLACES, Tables, groups_of, i32s};
+use super::{Scheme, Words};
 use crate::safetensors::Dtype;
 
 /// Columns of a block in the formats of ours.
 const BLOCK: usize = 32;
 
-/// Where AWQ puts row `o % 8` in a word, in nibbles from the lowest.
-const AWQ_PLACES: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+/// Rows that are unpacked at a time: their words are whole cache lines of GPTQ's, and half of AWQ's. A
+/// multiple of eight.
+const TILE: usize = 64;
+
+/// Between unpacked rows, which would share a few sets of the cache if they lay at powers of two.
+const PADDING: usize = 64;
 
 /// A layer whose parts fit each other.
 #[derive(Debug, Clone)]
 pub(super) struct Packed {
-    scheme: Scheme,
-    qweight: usize,
+    pub words: Words,
+    pub scheme: Scheme,
+    pub qweight: usize,
     /// Not there where the middle of the range is meant.
-    qzeros: Option<usize>,
-    scales: usize,
+    pub qzeros: Option<usize>,
+    pub scales: usize,
     /// Where columns are in any order.
-    g_idx: Option<usize>,
+    pub g_idx: Option<usize>,
+    /// The columns by their groups, where they are stored so.
+    pub columns: Option<Vec<u32>>,
     /// Output features.
     pub rows: usize,
     /// Input features.
     pub cols: usize,
-    groups: usize,
+    pub groups: usize,
     /// What [`Packed::decode`] makes.
     pub format: Format,
 }
@@ -41,13 +51,18 @@ struct Sizes {
 }
 
 impl Packed {
-    /// Checks types and shapes.
-    pub fn new(scheme: Scheme, parts: Parts, shards: &Shards) -> Result<Self, String> {
+    /// Checks types and shapes. `movable`: columns may come in another order.
+    pub fn new(
+        (words, scheme): (Words, Scheme),
+        parts: Parts,
+        movable: bool,
+        shards: &Shards,
+    ) -> Result<Self, String> {
         let Parts { qweight: Some(qweight), qzeros, scales: Some(scales), g_idx, shape } = parts
         else {
             return Err("weights and scales are not all there".into());
         };
-        if qzeros.is_none() && !(scheme.method == Method::Compressed && scheme.symmetric) {
+        if qzeros.is_none() && !(words == Words::Compressed && scheme.symmetric) {
             return Err("weights, zero points and scales are not all there".into());
         }
         let dtype = |index: usize| shards.tensors[index].raw.dtype;
@@ -55,26 +70,45 @@ impl Packed {
         if !whole || dtype(scales).format().is_none() {
             return Err("the types are not those of whole numbers and scales".into());
         }
-        let sizes = sizes(&scheme, [Some(qweight), qzeros, Some(scales), shape], shards);
+        let tensors = [Some(qweight), qzeros, Some(scales), shape];
+        let sizes = sizes((words, &scheme), tensors, shards);
         let Sizes { rows, cols, groups } =
             sizes.ok_or("the shapes of weights, zero points and scales do not fit each other")?;
-        let format = Format::F16;
-        let mut layer =
-            Packed { scheme, qweight, qzeros, scales, g_idx: None, rows, cols, groups, format };
-        if let Some(index) = g_idx {
-            let plain = order(&layer, index, shards)?;
-            layer.g_idx = (!plain).then_some(index);
+        let (format, columns) = (Format::F16, None);
+        let mut layer = Packed {
+            words,
+            scheme,
+            qweight,
+            qzeros,
+            scales,
+            g_idx: None,
+            columns,
+            rows,
+            cols,
+            groups,
+            format,
+        };
+        let order = g_idx.map(|index| order(&layer, index, shards)).transpose()?.flatten();
+        if let Some(group_of) = order {
+            layer.g_idx = g_idx;
+            layer.columns = if movable { by_group(&group_of) } else { None };
         }
-        layer.format = layer.best_format(scheme.group.unwrap_or(cols));
+        layer.format = layer.best_format();
+        if layer.format == Format::F16 {
+            layer.columns = None;
+        }
         Ok(layer)
     }
 
     /// The format that loses nothing and is computed with as it is, where there is one: half
     /// precision else, in which the weights were computed when the model was made.
-    fn best_format(&self, group: usize) -> Format {
-        let blocks = group.is_multiple_of(BLOCK) && self.cols.is_multiple_of(BLOCK);
+    fn best_format(&self) -> Format {
+        let blocks = match self.g_idx {
+            Some(_) => self.columns.is_some(),
+            None => self.scheme.group.unwrap_or(self.cols).is_multiple_of(BLOCK),
+        };
         match (self.scheme.bits, self.scheme.symmetric) {
-            _ if !blocks || self.g_idx.is_some() => Format::F16,
+            _ if !blocks || !self.cols.is_multiple_of(BLOCK) => Format::F16,
             (4, true) => Format::Q4_0,
             (4, false) => Format::Q4_Z,
             (8, true) => Format::Q8_0,
@@ -82,9 +116,31 @@ impl Packed {
         }
     }
 
-    /// The weights: `rows` rows of `cols` values in [`Packed::format`].
-    pub fn decode(&self, shards: &Shards) -> Result<Vec<u8>, String> {
+    /// Writes the weights: `rows` rows of `cols` values in [`Packed::format`].
+    pub fn decode(&self, shards: &Shards, out: Rows<'_>) -> Result<(), String> {
         let tables = Tables::read(self, shards);
+        self.check(&tables)?;
+        let stride = self.cols.next_multiple_of(BLOCK) + PADDING;
+        let row_bytes = out.row_bytes();
+        out.make(TILE, |first, out| {
+            let mut codes = vec![0; TILE * stride];
+            for (i, out) in out.chunks_mut(TILE * row_bytes).enumerate() {
+                let first = first + i * TILE;
+                self.unpack(&tables, first..self.rows.min(first + TILE), &mut codes, stride);
+                let rows = codes.chunks_exact(stride).zip(out.chunks_exact_mut(row_bytes));
+                for (row, (codes, out)) in (first..).zip(rows) {
+                    match self.format {
+                        Format::F16 => self.halves(&tables, row, codes, out),
+                        _ => self.blocks(&tables, row, codes, out),
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether scales and zero points are such that the format loses nothing.
+    fn check(&self, tables: &Tables<'_>) -> Result<(), String> {
         let middle = 1 << (self.scheme.bits - 1);
         if matches!(self.format, Format::Q4_0 | Format::Q8_0)
             && tables.zeros.iter().any(|z| *z != middle)
@@ -92,106 +148,128 @@ impl Packed {
             return Err("it is said to be symmetric, but has other zero points".into());
         }
         if self.format == Format::F16 {
-            return Ok(self.halves(&tables));
+            return Ok(());
         }
         // Those of compressed-tensors have the type of the model that they were made of, of more range
         // or digits: they are rounded, as a weight in half precision would be.
-        let rounded = self.scheme.method == Method::Compressed;
+        let rounded = self.words == Words::Compressed;
         let fits = |d: f32| match f16::from_f32(d) {
             half if rounded => half.is_finite(),
             half => half.to_f32() == d,
         };
-        if !tables.scales.iter().all(|d| fits(*d)) {
-            return Err("its scales do not fit half precision".into());
+        match tables.scales.iter().all(|d| fits(*d)) {
+            true => Ok(()),
+            false => Err("its scales do not fit half precision".into()),
         }
-        Ok(self.blocks(&tables))
     }
 
-    /// Numbers `q` of 32 columns from `first`, which is a multiple of 32, of one row.
-    fn codes(&self, tables: &Tables<'_>, row: usize, first: usize) -> [u8; BLOCK] {
-        let bits = self.scheme.bits;
-        let (per_word, mask) = ((32 / bits) as usize, (1u32 << bits) - 1);
-        let mut codes = [0; BLOCK];
-        match self.scheme.method {
+    /// Numbers `q` of some rows, the first a multiple of eight: `[TILE][stride]`.
+    fn unpack(&self, tables: &Tables<'_>, rows: Range<usize>, codes: &mut [u8], stride: usize) {
+        let (bits, per_word) = (self.scheme.bits, (32 / self.scheme.bits) as usize);
+        match self.words {
             // A word holds some columns of a row.
-            Method::Gptq { .. } => {
-                for (i, codes) in codes.chunks_exact_mut(per_word).enumerate() {
-                    let mut word = tables.word((first / per_word + i) * self.rows + row);
-                    for q in codes {
-                        *q = (word & mask) as u8;
-                        word >>= bits;
+            Words::Gptq { .. } => {
+                for (i, words) in tables.words.chunks_exact(self.rows).enumerate() {
+                    let places = codes[i * per_word..].chunks_mut(stride);
+                    for (word, place) in words[rows.clone()].iter().zip(places) {
+                        put(*word, bits, place);
                     }
                 }
             }
             // Likewise, and rows lie one after the other.
-            Method::Compressed => {
+            Words::Compressed => {
                 let row_words = self.cols.div_ceil(per_word);
-                for (i, codes) in codes.chunks_exact_mut(per_word).enumerate() {
-                    let at = first / per_word + i;
-                    let mut word =
-                        if at < row_words { tables.word(row * row_words + at) } else { 0 };
-                    for q in codes {
-                        *q = (word & mask) as u8;
-                        word >>= bits;
+                for (row, codes) in rows.zip(codes.chunks_exact_mut(stride)) {
+                    let words = &tables.words[row * row_words..][..row_words];
+                    for (word, place) in words.iter().zip(codes.chunks_mut(per_word)) {
+                        put(*word, bits, place);
                     }
                 }
             }
             // A word holds eight rows of a column.
-            Method::Awq | Method::Bytes { .. } => {
-                let (row_words, shift) = (self.rows / per_word, 4 * AWQ_PLACES[row % 8]);
-                for (i, q) in codes.iter_mut().enumerate() {
-                    let word = tables.word((first + i) * row_words + row / per_word);
-                    *q = ((word >> shift) & mask) as u8;
-                }
-            }
-        }
-        codes
-    }
-
-    fn blocks(&self, tables: &Tables<'_>) -> Vec<u8> {
-        let group = self.scheme.group.unwrap_or(self.cols);
-        let mut out = Vec::with_capacity(self.rows * self.cols / BLOCK * self.format.block_bytes());
-        for row in 0..self.rows {
-            for first in (0..self.cols).step_by(BLOCK) {
-                let at = first / group * self.rows + row;
-                let codes = self.codes(tables, row, first);
-                out.extend(f16::from_f32(tables.scales[at]).to_le_bytes());
-                match self.format {
-                    Format::Q8_0 => out.extend(codes.map(|q| q ^ 0x80)),
-                    format => {
-                        if format == Format::Q4_Z {
-                            out.push(tables.zeros[at]);
+            Words::Awq => {
+                let words = rows.start / per_word..rows.end / per_word;
+                for (column, all) in tables.words.chunks_exact(self.rows / per_word).enumerate() {
+                    let eights = codes.chunks_exact_mut(per_word * stride);
+                    for (word, eight) in all[words.clone()].iter().zip(eights) {
+                        let spread = spread(*word);
+                        for (r, place) in AWQ_PLACES.into_iter().enumerate() {
+                            eight[r * stride + column] = spread[usize::from(place)];
                         }
-                        let (low, high) = codes.split_at(BLOCK / 2);
-                        out.extend(low.iter().zip(high).map(|(low, high)| low | high << 4));
                     }
                 }
             }
         }
-        out
     }
 
-    fn halves(&self, tables: &Tables<'_>) -> Vec<u8> {
+    /// Writes a row in blocks of 32 columns of one group.
+    fn blocks(&self, tables: &Tables<'_>, row: usize, codes: &[u8], out: &mut [u8]) {
         let group = self.scheme.group.unwrap_or(self.cols);
-        let mut out = Vec::with_capacity(self.rows * self.cols * 2);
-        for row in 0..self.rows {
-            for first in (0..self.cols).step_by(BLOCK) {
-                let codes = self.codes(tables, row, first);
-                for (column, q) in (first..self.cols).zip(codes) {
-                    let of_column = tables.order.as_ref().map_or(column / group, |g| g[column]);
-                    let at = of_column * self.rows + row;
-                    let value = f32::from(i16::from(q) - i16::from(tables.zeros[at]));
-                    out.extend(f16::from_f32(tables.scales[at] * value).to_le_bytes());
+        for (i, out) in out.chunks_exact_mut(self.format.block_bytes()).enumerate() {
+            let first = i * BLOCK;
+            let (codes, group): ([u8; BLOCK], usize) = match (&self.columns, &tables.group_of) {
+                (Some(columns), Some(group_of)) => {
+                    let columns = &columns[first..first + BLOCK];
+                    let code = |j: usize| codes[columns[j] as usize];
+                    (std::array::from_fn(code), group_of[columns[0] as usize])
                 }
+                _ => {
+                    let mut block = [0; BLOCK];
+                    block.copy_from_slice(&codes[first..first + BLOCK]);
+                    (block, first / group)
+                }
+            };
+            let at = group * self.rows + row;
+            let (scale, out) = out.split_at_mut(size_of::<f16>());
+            scale.copy_from_slice(&f16::from_f32(tables.scales[at]).to_le_bytes());
+            if self.format == Format::Q8_0 {
+                out.copy_from_slice(&codes.map(|q| q ^ 0x80));
+                continue;
             }
+            let (zero, out) = out.split_at_mut(usize::from(self.format == Format::Q4_Z));
+            zero.fill(tables.zeros[at]);
+            let nibbles: [u8; BLOCK / 2] =
+                std::array::from_fn(|j| codes[j] | codes[j + BLOCK / 2] << 4);
+            out.copy_from_slice(&nibbles);
         }
-        out
     }
+
+    /// Writes a row in half precision.
+    fn halves(&self, tables: &Tables<'_>, row: usize, codes: &[u8], out: &mut [u8]) {
+        let group = self.scheme.group.unwrap_or(self.cols);
+        for (column, (q, out)) in codes.iter().zip(out.as_chunks_mut().0).enumerate() {
+            let of_column = tables.group_of.as_ref().map_or(column / group, |g| g[column]);
+            let at = of_column * self.rows + row;
+            let value = f32::from(i16::from(*q) - i16::from(tables.zeros[at]));
+            *out = f16::from_f32(tables.scales[at] * value).to_le_bytes();
+        }
+    }
+}
+
+/// Writes the numbers in a word, the lowest first: eight of four bits, or four of eight.
+fn put(word: [u8; 4], bits: u32, place: &mut [u8]) {
+    match bits {
+        4 => place[..8].copy_from_slice(&spread(word)),
+        _ => place[..4].copy_from_slice(&word),
+    }
+}
+
+/// The eight numbers of four bits in a word, the lowest first.
+fn spread(word: [u8; 4]) -> [u8; 8] {
+    let mut x = u64::from(u32::from_le_bytes(word));
+    x = (x | x << 16) & 0x0000_ffff_0000_ffff;
+    x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
+    x = (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    x.to_le_bytes()
 }
 
 /// What the shapes of weights, zero points, scales and of the shape itself say; `None` where they do
 /// not fit each other.
-fn sizes(scheme: &Scheme, tensors: [Option<usize>; 4], shards: &Shards) -> Option<Sizes> {
+fn sizes(
+    (kind, scheme): (Words, &Scheme),
+    tensors: [Option<usize>; 4],
+    shards: &Shards,
+) -> Option<Sizes> {
     let [qweight, qzeros, scales, shape] = tensors;
     let dims = |index: usize| shards.tensors[index].raw.shape.as_slice();
     let matrix = |index: usize| match dims(index) {
@@ -200,17 +278,17 @@ fn sizes(scheme: &Scheme, tensors: [Option<usize>; 4], shards: &Shards) -> Optio
     };
     let per_word = (32 / scheme.bits) as usize;
     let words = matrix(qweight?)?;
-    let (rows, cols) = match scheme.method {
-        Method::Gptq { .. } => (words.1, words.0.checked_mul(per_word)?),
-        Method::Awq | Method::Bytes { .. } => (words.1.checked_mul(per_word)?, words.0),
-        Method::Compressed => match shape {
+    let (rows, cols) = match kind {
+        Words::Gptq { .. } => (words.1, words.0.checked_mul(per_word)?),
+        Words::Awq => (words.1.checked_mul(per_word)?, words.0),
+        Words::Compressed => match shape {
             Some(index) => stated(shards, index)?,
             None => (words.0, words.1.checked_mul(per_word)?),
         },
     };
     let groups = cols.div_ceil(scheme.group.unwrap_or(cols));
     let zeros = qzeros.map(matrix);
-    if scheme.method != Method::Compressed {
+    if kind != Words::Compressed {
         let fits = zeros == Some(Some((groups, rows.div_ceil(per_word))))
             && matrix(scales?)? == (groups, rows);
         return fits.then_some(Sizes { rows, cols, groups });
@@ -238,14 +316,18 @@ fn stated(shards: &Shards, index: usize) -> Option<(usize, usize)> {
     }
 }
 
-/// Whether `g_idx` leaves the columns in order; why it cannot be used.
-fn order(layer: &Packed, index: usize, shards: &Shards) -> Result<bool, &'static str> {
+/// The group of each column, `None` where `g_idx` leaves the columns in order; why it cannot be used.
+fn order(
+    layer: &Packed,
+    index: usize,
+    shards: &Shards,
+) -> Result<Option<Vec<usize>>, &'static str> {
     let tensor = &shards.tensors[index];
     if tensor.raw.shape != [layer.cols] || tensor.raw.dtype != Dtype::I32 {
         return Err("g_idx has not one whole number for each column");
     }
     let group = layer.scheme.group.unwrap_or(layer.cols);
-    let order: Vec<usize> = i32s(shards.data(tensor)).map(|g| g as usize).collect();
+    let order = groups_of(shards, index);
     if order.iter().any(|g| *g >= layer.groups) {
         return Err("g_idx names a group that there is not");
     }
@@ -253,68 +335,16 @@ fn order(layer: &Packed, index: usize, shards: &Shards) -> Result<bool, &'static
     if !plain && !layer.scheme.act_order {
         return Err("g_idx puts columns in another order, though desc_act is false");
     }
-    Ok(plain)
+    Ok((!plain).then_some(order))
 }
 
-/// The parts of a layer, read.
-struct Tables<'a> {
-    words: &'a [u8],
-    /// `[groups, rows]`
-    scales: Vec<f32>,
-    /// Likewise.
-    zeros: Vec<u8>,
-    /// Group of each column, where it is not that of its place.
-    order: Option<Vec<usize>>,
-}
-
-impl<'a> Tables<'a> {
-    fn read(layer: &Packed, shards: &'a Shards) -> Self {
-        let data = |index: usize| shards.data(&shards.tensors[index]);
-        let Scheme { method, bits, .. } = layer.scheme;
-        let (per_word, mask) = ((32 / bits) as usize, (1u32 << bits) - 1);
-        let mut scales = read_floats(shards, layer.scales);
-        if method == Method::Compressed {
-            // One scale for all, or those of a row one after the other.
-            let stored = |at: usize| match scales.as_slice() {
-                [one] => *one,
-                all => all[at % layer.rows * layer.groups + at / layer.rows],
-            };
-            scales = (0..layer.groups * layer.rows).map(stored).collect();
-        }
-        let stored: Vec<u32> = layer.qzeros.map_or(Vec::new(), |index| i32s(data(index)).collect());
-        let row_words = layer.rows.div_ceil(per_word);
-        let zeros = (0..layer.groups * layer.rows)
-            .map(|at| {
-                let (group, row) = (at / layer.rows, at % layer.rows);
-                let shift = bits * (row % per_word) as u32;
-                let z = match method {
-                    _ if stored.is_empty() => 1 << (bits - 1),
-                    Method::Awq | Method::Bytes { .. } => {
-                        stored[group * row_words + row / per_word] >> (4 * AWQ_PLACES[row % 8])
-                    }
-                    Method::Gptq { zeros_less_one } => {
-                        let z = stored[group * row_words + row / per_word] >> shift;
-                        z.wrapping_add(u32::from(zeros_less_one))
-                    }
-                    Method::Compressed => stored[row / per_word * layer.groups + group] >> shift,
-                };
-                (z & mask) as u8
-            })
-            .collect();
-        let order = layer.g_idx.map(|index| i32s(data(index)).map(|g| g as usize).collect());
-        Tables { words: data(layer.qweight), scales, zeros, order }
-    }
-
-    /// Word `at`; zero beyond the end, where a row's last block has columns that it lacks.
-    fn word(&self, at: usize) -> u32 {
-        match self.words.get(4 * at..).and_then(<[u8]>::first_chunk) {
-            Some(bytes) => u32::from_le_bytes(*bytes),
-            None => 0,
-        }
-    }
-}
-
-/// Whole numbers of 32 bits.
-fn i32s(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b))
+/// The columns by their groups, and within a group in order; `None` where groups are then no whole
+/// blocks.
+fn by_group(group_of: &[usize]) -> Option<Vec<u32>> {
+    let mut columns: Vec<u32> = (0..u32::try_from(group_of.len()).ok()?).collect();
+    columns.sort_by_key(|column| group_of[*column as usize]);
+    let group = |column: &u32| group_of[*column as usize];
+    let whole =
+        |block: &[u32]| block.len() == BLOCK && group(&block[0]) == group(&block[BLOCK - 1]);
+    columns.chunks(BLOCK).all(whole).then_some(columns)
 }

@@ -12,6 +12,7 @@ use super::super::error::HfError;
 use super::super::json::Object;
 use super::super::shards::Shards;
 use super::{Layer, Parts, Quantization};
+use crate::checkpoint::in_order;
 
 #[derive(serde::Deserialize)]
 struct Case {
@@ -39,7 +40,7 @@ impl Case {
         }))
     }
 
-    fn layer(&self, shards: &Shards) -> Result<Layer, HfError> {
+    fn layer(&self, shards: &Shards, movable: bool) -> Result<Layer, HfError> {
         let index = |name: &str| shards.tensors.iter().position(|t| t.raw.name == name);
         let parts = Parts {
             qweight: index("qweight"),
@@ -49,7 +50,7 @@ impl Case {
             shape: None,
         };
         let scheme = Quantization::read(Object(&self.config))?.of("layer").unwrap();
-        Layer::new(scheme, parts, shards, "layer")
+        Layer::new(scheme, parts, movable, shards, "layer")
     }
 }
 
@@ -71,22 +72,41 @@ fn shards<'a>(
     Shards::open(folder.path()).unwrap()
 }
 
+/// Cases whose columns come by their groups.
+const ORDERED: [&str; 2] = ["gptq order", "gptq 8 order"];
+
+/// The bytes of a layer.
+fn decoded(layer: &Layer, shards: &Shards) -> Result<Vec<u8>, HfError> {
+    let mut bytes = vec![0xa5; layer.bytes()];
+    layer.decode((shards, 3), "layer", &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The values of a layer, each in its place.
+fn values(layer: &Layer, shards: &Shards) -> Vec<f32> {
+    let mut values = vec![f32::NAN; layer.rows * layer.cols];
+    dequantize_row(layer.format, &decoded(layer, shards).unwrap(), &mut values).unwrap();
+    if let Some(columns) = layer.columns() {
+        values.chunks_exact_mut(layer.cols).for_each(|row| in_order(row, columns));
+    }
+    values
+}
+
 #[test]
 fn weights_have_the_bits_of_the_reference() {
     for (name, case) in cases() {
         let shards = case.shards();
-        let layer = case.layer(&shards).unwrap();
+        let layer = case.layer(&shards, true).unwrap();
         assert_eq!((layer.rows, layer.cols), (case.rows, case.cols), "{name}");
         let expected = match name.as_str() {
             "gptq sym" | "gptq sym all" => Format::Q4_0,
-            "gptq asym" | "gptq asym v2" | "awq" | "awq wide" => Format::Q4_Z,
-            "gptq 8" => Format::Q8_0,
+            "gptq asym" | "gptq asym v2" | "gptq order" | "awq" | "awq wide" => Format::Q4_Z,
+            "gptq 8" | "gptq 8 order" => Format::Q8_0,
             _ => Format::F16,
         };
         assert_eq!(layer.format, expected, "{name}");
-        let bytes = layer.decode(&shards, "layer").unwrap();
-        let mut got = vec![f32::NAN; case.rows * case.cols];
-        dequantize_row(layer.format, &bytes, &mut got).unwrap();
+        assert_eq!(layer.columns().is_some(), ORDERED.contains(&name.as_str()), "{name}");
+        let got = values(&layer, &shards);
         for (i, (got, bits)) in got.iter().zip(&case.weights).enumerate() {
             // Half precision is that of the programs that made the model.
             let want = match layer.format {
@@ -99,13 +119,57 @@ fn weights_have_the_bits_of_the_reference() {
 }
 
 #[test]
+fn columns_stay_where_they_cannot_move() {
+    for name in ORDERED {
+        let case = cases().remove(name).unwrap();
+        let shards = case.shards();
+        let layer = case.layer(&shards, false).unwrap();
+        assert_eq!((layer.format, layer.columns()), (Format::F16, None), "{name}");
+        let halves = case.weights.iter().map(|bits| f16::from_f32(f32::from_bits(*bits)).to_f32());
+        assert!(values(&layer, &shards).into_iter().eq(halves), "{name}");
+    }
+    // A group whose columns fill no whole blocks.
+    let mut case = cases().remove("gptq order").unwrap();
+    let groups = &mut case.tensors.get_mut("g_idx").unwrap().1;
+    let first = groups[0];
+    *groups.iter_mut().find(|group| **group != first).unwrap() = first;
+    let layer = case.layer(&case.shards(), true).unwrap();
+    assert_eq!((layer.format, layer.columns()), (Format::F16, None));
+}
+
+/// Layers of more rows than are unpacked at a time, and that several threads share out: each row, at
+/// whatever place, as that row alone.
+#[test]
+fn rows_of_large_layers_are_those_of_small_ones() {
+    for name in ["gptq asym", "gptq order", "gptq 8", "awq"] {
+        let small = cases().remove(name).unwrap();
+        let copies = (1 << 20) / (small.rows * small.cols) + 3;
+        let mut large = cases().remove(name).unwrap();
+        for (part, (shape, numbers)) in &mut large.tensors {
+            if part != "g_idx" {
+                let width = shape[1];
+                let rows = numbers.chunks_exact(width);
+                *numbers = rows.flat_map(|row| row.repeat(copies)).collect();
+                shape[1] = width * copies;
+            }
+        }
+        let (few, many) = (small.shards(), large.shards());
+        let want = decoded(&small.layer(&few, true).unwrap(), &few).unwrap();
+        let layer = large.layer(&many, true).unwrap();
+        assert_eq!(layer.rows, small.rows * copies);
+        let got = decoded(&layer, &many).unwrap();
+        assert!(got.chunks_exact(want.len()).all(|part| part == want), "{name}");
+    }
+}
+
+#[test]
 fn layers_that_do_not_fit_are_refused() {
     let changed = |name: &str, change: &dyn Fn(&mut Case)| {
         let mut case = cases().remove(name).unwrap();
         change(&mut case);
         let shards = case.shards();
-        match case.layer(&shards) {
-            Ok(layer) => layer.decode(&shards, "layer").map(|_| ()),
+        match case.layer(&shards, true) {
+            Ok(layer) => decoded(&layer, &shards).map(|_| ()),
             Err(error) => Err(error),
         }
     };
@@ -175,9 +239,9 @@ impl CompressedCase {
             *parts.place(&tensor.raw.name, bytes).expect("a part of a layer") = Some(index);
         }
         let scheme = Quantization::read(Object(&self.config))?.of("layer").expect("a scheme");
-        let layer = Layer::new(scheme, parts, &shards, "layer")?;
+        let layer = Layer::new(scheme, parts, true, &shards, "layer")?;
         assert_eq!((layer.rows, layer.cols), (self.rows, self.cols));
-        let bytes = layer.decode(&shards, "layer")?;
+        let bytes = decoded(&layer, &shards)?;
         Ok((layer, bytes))
     }
 
