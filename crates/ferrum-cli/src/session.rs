@@ -119,7 +119,7 @@ impl Session {
             let cannot = || format!("{} cannot propose tokens for the model", file.name);
             same_vocabulary(&tokenizer, &file.tokenizer()?).with_context(cannot)?;
             let context = Some(context.min(arch::spec(&*file.checkpoint)?.context));
-            let options = LoadOptions { context, max_samples: None, ..options.without_adapters() };
+            let options = LoadOptions { context, max_samples: None, ..options.for_draft() };
             let runner = load(&*file.checkpoint, &options)
                 .with_context(|| format!("cannot load {}", file.path.display()))?;
             engine = engine.with_draft(runner)?;

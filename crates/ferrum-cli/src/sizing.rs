@@ -81,16 +81,23 @@ pub enum Room {
 }
 
 impl Room {
-    /// The part of the device's free memory that a server takes by default.
-    pub fn by_default(device: Device) -> Result<Room> {
-        Ok(default_memory(device)?.map_or(Room::Unknown, Room::Whole))
+    /// The part of the free memory that a server takes by default.
+    pub fn by_default(options: &LoadOptions) -> Result<Room> {
+        Ok(default_memory(options)?.map_or(Room::Unknown, Room::Whole))
     }
 }
 
-/// The memory that a server takes by default, where it is known what is free.
-pub fn default_memory(device: Device) -> Result<Option<u64>> {
-    let (free, share) = match device {
-        Device::Cuda(card) => (Some(cuda::free_memory(card)? as u64), CARD_SHARE),
+/// The memory that a server takes by default, where it is known what is free; of cards that share a
+/// model, on each.
+pub fn default_memory(options: &LoadOptions) -> Result<Option<u64>> {
+    let (free, share) = match options.device {
+        Device::Cuda(first) => {
+            let mut least = cuda::free_memory(first)?;
+            for card in 1..options.tensor_parallel {
+                least = least.min(cuda::free_memory(first.saturating_add(card))?);
+            }
+            (Some(least as u64), CARD_SHARE)
+        }
         Device::Cpu | Device::Reference => (free_memory(), SHARE),
     };
     Ok(free.map(|free| (free as f64 * share) as u64))
@@ -163,7 +170,7 @@ impl Needs {
     /// and a context as long as it was trained for.
     pub fn as_draft(&self, options: &LoadOptions) -> LoadOptions {
         let context = options.context.map(|context| context.min(self.known.trained));
-        LoadOptions { context, max_samples: None, ..options.without_adapters() }
+        LoadOptions { context, max_samples: None, ..options.for_draft() }
     }
 
     /// Bytes with the KV cache of one sequence as long as it may be.

@@ -52,9 +52,44 @@ fn devices_and_caches_agree() {
         &["--cpu-isa", "portable"],
         &["--threads", "3", "--kv-dtype", "f32"],
         &["--context", "64"],
+        &["--tensor-parallel", "2", "--kv-dtype", "f32"],
+        &["--tensor-parallel", "2", "--threads", "3"],
+        &["--tensor-parallel", "2", "--device", "reference"],
     ] {
         assert_eq!(with(flags), answer, "{flags:?}");
     }
+}
+
+#[test]
+fn a_model_is_shared_out_everywhere() {
+    let home = Home::new();
+    let model = home.model();
+    let two = ["--tensor-parallel", "2"];
+    let bench = ["bench", arg(&model), "--prefill", "40", "--decode", "3", "--repetitions", "1"];
+    let report = home.run(&[&bench[..], &two, &["--json", "--profile"]].concat()).ok();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["tensor_parallel"], 2);
+    let ops = report["profile"]["decode"]["ops"].as_array().unwrap();
+    let sums = ops.iter().find(|op| op["op"] == "collectives").map(|op| &op["calls"]);
+    // Of the embedding, and twice a layer.
+    assert_eq!(sums, Some(&(3 * 5).into()), "{report}");
+
+    let text = home.path("text.txt");
+    std::fs::write(&text, PROMPT.repeat(40)).unwrap();
+    let with = |flags: &[&str]| {
+        let common =
+            ["perplexity", arg(&model), arg(&text), "--context", "64", "--kv-dtype", "f32"];
+        home.run(&[&common[..], flags].concat()).ok()
+    };
+    let value = |out: String| -> f64 {
+        out.lines().last().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let (one, shared) = (value(with(&[])), value(with(&two)));
+    assert!((shared / one - 1.0).abs() < 1e-3, "{shared}, {one} on one rank");
+
+    let refused = home.run(&["run", arg(&model), "hi", "--tensor-parallel", "4"]).failed(1);
+    assert!(refused.contains("tensor parallelism over 4 ranks: the 2"), "{refused}");
+    home.run(&["run", arg(&model), "hi", "--tensor-parallel", "0"]).failed(2);
 }
 
 #[test]

@@ -119,11 +119,23 @@ EXPORT Result cuGraphLaunch(void* handle, void* stream_handle) {
   if (stream->device != exec->device)
     return fail(kInvalidValue, "cuGraphLaunch: graph and stream are of different devices");
   // Shared: the graph may be destroyed before its work has run.
-  auto run = [operations = exec->operations] {
-    if (Result stale = check_pointers(*operations)) return stale;
-    for (const Operation& operation : *operations)
-      if (Result failed = operation.run()) return failed;
-    return kSuccess;
-  };
-  return submit(stream, {run, {}, "a graph"});
+  std::shared_ptr<const std::vector<Operation>> operations = exec->operations;
+  auto check = [operations] { return check_pointers(*operations); };
+  if (stream->capture) {
+    auto run = [operations, check] {
+      if (Result stale = check()) return stale;
+      for (const Operation& operation : *operations)
+        if (Result failed = operation.run()) return failed;
+      return kSuccess;
+    };
+    return submit(stream, {run, {}, "a graph"});
+  }
+  // Piece by piece, as a rank that waits in one collective of a graph runs those of the others up to
+  // the same one, and no further.
+  if (Result failed = submit(stream, {check, {}, "a graph"})) return failed;
+  for (const Operation& operation : *operations) {
+    auto run = [operations, &operation] { return operation.run(); };
+    if (Result failed = submit(stream, {run, {}, "a piece of a graph"})) return failed;
+  }
+  return kSuccess;
 }

@@ -86,6 +86,12 @@ NcclResult join(void** handle, const std::string& id, int ranks, int rank, Devic
 
 // --- one collective
 
+// A rank, and its communicator while it was one.
+struct Member {
+  size_t rank;
+  const Comm* comm;
+};
+
 // Whether some rank that has not come to this collective could come; runs a piece of its work.
 Result move_others(World& world, const Collective& meeting, uint64_t number) {
   for (size_t rank = 0; rank < world.members.size(); rank++) {
@@ -103,9 +109,10 @@ Result move_others(World& world, const Collective& meeting, uint64_t number) {
   return kNotReady;
 }
 
-Result wait_for_others(World& world, Collective& meeting, uint64_t number) {
+Result wait_for_others(World& world, const Member& self, Collective& meeting, uint64_t number) {
   auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (!meeting.done) {
+    if (world.members[self.rank] != self.comm) return broken("the communicator was aborted");
     Result moved = move_others(world, meeting, number);
     if (moved == kSuccess) deadline = std::chrono::steady_clock::now() + kPatience;
     else if (moved != kNotReady) return moved;
@@ -115,16 +122,21 @@ Result wait_for_others(World& world, Collective& meeting, uint64_t number) {
   return meeting.result == kSuccess ? kSuccess : fail(meeting.result, meeting.message);
 }
 
-// This rank's part, when its stream has come to it.
+// This rank's part, when its stream has come to it. Another thread may abort the communicator while
+// it waits, and it may be the last of its world.
 Result take_part(Comm* comm, const Part& part) {
-  World& world = *comm->world;
+  std::shared_ptr<World> kept = comm->world;
+  World& world = *kept;
   uint64_t number = comm->collectives++;
   std::shared_ptr<Collective>& slot = world.meetings[number];
   if (!slot) slot = std::make_shared<Collective>(world.members.size());
   std::shared_ptr<Collective> meeting = slot;
   meeting->parts[(size_t)comm->rank] = part;
   meeting->parts[(size_t)comm->rank].come = true;
-  if (++meeting->come < world.members.size()) return wait_for_others(world, *meeting, number);
+  if (++meeting->come < world.members.size()) {
+    Member self{(size_t)comm->rank, comm};
+    return wait_for_others(world, self, *meeting, number);
+  }
   meeting->result = compute(meeting->parts);
   if (meeting->result != kSuccess) meeting->message = nccl_message = last_message();
   meeting->done = true;

@@ -5,7 +5,7 @@
 mod common;
 
 use std::ptr;
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex};
 
 use common::{Buffer, Gpu, Kernel};
 use cudarc::driver::result::{ctx, graph, stream};
@@ -77,7 +77,7 @@ fn on_threads(work: impl Fn(usize, &Rank) + Sync) {
 }
 
 /// One test at a time: each takes the same devices.
-static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+static ONE: Mutex<()> = Mutex::new(());
 fn alone() -> std::sync::MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -145,6 +145,9 @@ fn collectives_in_graphs() {
         stream::begin_capture(me.gpu.stream, mode).unwrap();
         assert_eq!(me.all_reduce(&x, &x, 32, F32), OK);
         me.scale(&kernel, &x, 0.5);
+        // Three times as much, and a third of it.
+        assert_eq!(me.all_reduce(&x, &x, 32, F32), OK);
+        me.scale(&kernel, &x, 1.0 / 3.0);
         let captured = stream::end_capture(me.gpu.stream).unwrap();
         let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let replay = graph::instantiate(captured, flags).unwrap();
@@ -152,7 +155,8 @@ fn collectives_in_graphs() {
             graph::launch(replay, me.gpu.stream).unwrap();
         }
         // 6 / 2, then three times as much, halved, twice.
-        assert_eq!(me.gpu.download::<f32>(&x, 32).unwrap(), [6.75; 32]);
+        let values: Vec<f32> = me.gpu.download(&x, 32).unwrap();
+        assert!(values.iter().all(|value| (value - 6.75).abs() < 1e-5), "{values:?}");
     });
 }
 
@@ -164,6 +168,30 @@ fn disagreement_is_an_error() {
         assert_eq!(me.all_reduce(&x, &x, 16 + rank, F32), OK);
         assert!(me.gpu.sync().is_err());
         assert!(me.gpu.failure().contains("disagree"), "{}", me.gpu.failure());
+    });
+}
+
+/// A rank that leaves frees those that wait for it; so does one that aborts all communicators.
+#[test]
+fn who_waits_is_freed() {
+    let _alone = alone();
+    let comms: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    on_threads(|rank, me| {
+        let x = me.gpu.upload(&[1.0_f32; 32]);
+        comms.lock().unwrap().push(me.comm as usize);
+        if rank < 2 {
+            assert_eq!(me.all_reduce(&x, &x, 32, F32), OK);
+            assert!(me.gpu.sync().is_err());
+            assert!(!me.gpu.failure().contains("not all ranks came"), "{}", me.gpu.failure());
+            return;
+        }
+        while comms.lock().unwrap().len() < 3 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        for comm in comms.lock().unwrap().iter() {
+            assert_eq!(unsafe { nccl::ncclCommAbort(*comm as ncclComm_t) }, OK);
+        }
     });
 }
 

@@ -340,6 +340,11 @@ impl Engine {
         self.scheduler.is_idle() && self.events.is_empty()
     }
 
+    /// Whether the model has failed for good, so that every further step would be an error.
+    pub fn has_ended(&self) -> bool {
+        self.runner.has_ended()
+    }
+
     /// Tokens that a request may have, prompt and answer together.
     pub fn max_len(&self) -> usize {
         self.scheduler.max_len()

@@ -9,8 +9,9 @@
 //! - a backend returns an error for what it cannot honour; it never ignores a parameter.
 
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
-    KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
+    Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
+    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
+    RouteTopk, ScatterAdd,
 };
 use crate::{DType, Format, KernelError, KvDType, Result, StepInput, WeightSource};
 
@@ -30,6 +31,8 @@ pub trait Backend: Send + Sized + 'static {
     /// Recorded operations, which keep all memory that they mention. `Infallible` where nothing can be
     /// recorded.
     type Recording: Send;
+    /// A device's place among several that compute together.
+    type Communicator: Communicator;
 
     /// Short name: `cpu`, `reference`, …
     fn name(&self) -> &'static str;
@@ -205,6 +208,48 @@ pub trait Backend: Send + Sized + 'static {
         dst: &mut Self::Buffer,
         p: &ScatterAdd<'_, Self>,
     ) -> Result<()>;
+
+    /// Makes a world of these devices: a communicator for each, in their order, to be taken to the
+    /// thread of its rank. Asked for at load; a backend that has no collectives refuses.
+    ///
+    /// All ranks of a world must run the same collectives in the same order. Once one has failed and
+    /// its communicator is dropped, no other waits for it any longer: it gets [`KernelError::Peer`] or
+    /// an error of the device, or what means nothing, so whoever runs the ranks must heed the errors
+    /// of all. Such a world is of no use any more.
+    fn communicators(ranks: &[&Self]) -> Result<Vec<Self::Communicator>>;
+
+    /// `x[i] = Σ_r x_r[i]` over the ranks `r`, for the first `len` values: the same bits on all.
+    fn all_reduce(
+        &self,
+        s: &mut Self::Stream,
+        c: &mut Self::Communicator,
+        x: &mut Self::Buffer,
+        len: usize,
+    ) -> Result<()>;
+
+    /// `dst[r, :] = src_r[..len]` for each rank `r`: `dst` is `[ranks, len]`.
+    fn all_gather(
+        &self,
+        s: &mut Self::Stream,
+        c: &mut Self::Communicator,
+        p: AllGather<'_, Self>,
+    ) -> Result<()>;
+
+    /// `x[..len]` of rank `root`, on all ranks.
+    fn broadcast(
+        &self,
+        s: &mut Self::Stream,
+        c: &mut Self::Communicator,
+        p: Broadcast<'_, Self>,
+    ) -> Result<()>;
+}
+
+/// A rank's place in a world of several. Dropping it ends the world.
+pub trait Communicator: Send {
+    /// Number of this rank, from 0.
+    fn rank(&self) -> usize;
+    /// Ranks of the world.
+    fn ranks(&self) -> usize;
 }
 
 /// Typed memory of a device.

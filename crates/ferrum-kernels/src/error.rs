@@ -82,6 +82,20 @@ pub enum KernelError {
         /// The compiler's words.
         what: String,
     },
+    /// Another rank of a world has failed or left, so that this one waited in vain.
+    #[error("{op}: another rank has failed")]
+    Peer {
+        /// The collective.
+        op: &'static str,
+    },
+    /// A rank of a world has failed.
+    #[error("rank {rank}: {what}")]
+    Rank {
+        /// Its number.
+        rank: usize,
+        /// Its error.
+        what: String,
+    },
     /// The operating system refused something, such as a thread.
     #[error("{what}: {source}")]
     Os {

@@ -1,5 +1,7 @@
 //! Buffers in ordinary memory, shared by the reference and the CPU backend.
 
+pub(crate) mod collectives;
+
 use std::alloc::{Layout, alloc_zeroed};
 use std::ptr::NonNull;
 

@@ -18,7 +18,7 @@ pub mod reference;
 pub mod step;
 pub mod weight;
 
-pub use backend::{Backend, Buffer, KvStorage, Need, PackedWeight};
+pub use backend::{Backend, Buffer, Communicator, KvStorage, Need, PackedWeight};
 pub use error::{KernelError, Result};
 pub use step::{StepBatch, StepCapacity, StepInput, StepShape};
 pub use weight::{Format, WeightSource};

@@ -313,3 +313,23 @@ pub struct ScatterAdd<'a, B: Backend> {
     /// Values in a row.
     pub width: usize,
 }
+
+/// [`Backend::all_gather`].
+pub struct AllGather<'a, B: Backend> {
+    /// `F32 [ranks, len]`
+    pub dst: &'a mut B::Buffer,
+    /// What this rank gives, `F32 [len]`.
+    pub src: &'a B::Buffer,
+    /// Values of a rank.
+    pub len: usize,
+}
+
+/// [`Backend::broadcast`].
+pub struct Broadcast<'a, B: Backend> {
+    /// `F32 [len]`: read on rank `root`, written on the others.
+    pub x: &'a mut B::Buffer,
+    /// Values.
+    pub len: usize,
+    /// The rank that gives them.
+    pub root: usize,
+}

@@ -17,6 +17,7 @@ pub mod load;
 pub mod lora;
 mod mmap;
 mod pattern;
+mod ranks;
 pub mod runner;
 pub mod safetensors;
 pub mod synth;

@@ -10,10 +10,11 @@ use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity}
 
 use crate::arch;
 use crate::checkpoint::Checkpoint;
-use crate::decoder::{DecoderOptions, DecoderRunner, DecoderSpec};
+use crate::decoder::{DecoderOptions, DecoderRunner, DecoderSpec, Share};
 use crate::gguf::GgufError;
 use crate::hf::HfError;
 use crate::lora::{Adapter, LoraError, LoraSource};
+use crate::ranks::RankedRunner;
 use crate::runner::{Runner, RunnerLimits};
 use crate::tokenizer::TokenizerError;
 
@@ -34,6 +35,9 @@ pub enum Device {
 pub struct LoadOptions {
     /// Where it runs.
     pub device: Device,
+    /// Ranks that share the model, each with a part of every layer; 1: there is no sharing. Cards
+    /// are those from [`LoadOptions::device`] on, and the threads of a processor are shared out.
+    pub tensor_parallel: usize,
     /// Threads of the CPU backend; `None`: one per physical core.
     pub threads: Option<usize>,
     /// Threads of the CPU backend for steps that read a prompt; `None`: as [`LoadOptions::threads`].
@@ -71,6 +75,7 @@ impl Default for LoadOptions {
     fn default() -> Self {
         LoadOptions {
             device: Device::Cpu,
+            tensor_parallel: 1,
             threads: None,
             threads_batch: None,
             isa: None,
@@ -89,9 +94,10 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// The same for another model, whose adapters these are not.
-    pub fn without_adapters(&self) -> Self {
-        LoadOptions { lora: Vec::new(), adapters: Vec::new(), ..self.clone() }
+    /// The same for a draft model: it has none of these adapters, and is too small to be shared out.
+    pub fn for_draft(&self) -> Self {
+        let (lora, adapters) = (Vec::new(), Vec::new());
+        LoadOptions { lora, adapters, tensor_parallel: 1, ..self.clone() }
     }
 }
 
@@ -145,38 +151,87 @@ pub enum ModelError {
     /// An adapter is not for this model, or has what is not honoured.
     #[error(transparent)]
     Lora(#[from] LoraError),
+    /// The model cannot be shared out among so many ranks.
+    #[error("tensor parallelism over {ranks} ranks: {what}")]
+    Split {
+        /// Ranks.
+        ranks: usize,
+        /// What does not divide.
+        what: String,
+    },
     /// The options ask for what the model or the machine does not have.
     #[error("{0}")]
     Options(String),
 }
 
-/// What is done with a backend, whichever it is.
+/// What is done with backends, whichever they are.
 pub(crate) trait Task {
     /// What comes of it.
     type Output;
 
-    /// Does it.
-    fn run<B: Backend>(self, backend: B) -> Result<Self::Output, ModelError>;
+    /// Does it, on a backend for each rank: one at least.
+    fn run<B: Backend>(self, ranks: Vec<B>) -> Result<Self::Output, ModelError>;
 }
 
 /// Does the task on the device that the options name: the one place where a backend is chosen.
 pub(crate) fn on_device<T: Task>(options: &LoadOptions, task: T) -> Result<T::Output, ModelError> {
+    let ranks = options.tensor_parallel;
+    if ranks == 0 {
+        return Err(ModelError::Options("tensor parallelism over 0 ranks".into()));
+    }
     match options.device {
-        Device::Cpu => {
-            let threads = options.threads.unwrap_or_else(physical_cores);
-            let threads_batch = options.threads_batch;
-            task.run(Cpu::new(CpuConfig { threads, threads_batch, isa: options.isa })?)
-        }
+        Device::Cpu => task.run(processors(options)?),
         Device::Reference => {
             no_flags_of_the_cpu(options, "reference")?;
-            task.run(Reference::new())
+            task.run(vec![Reference::new(); ranks])
         }
-        Device::Cuda(ordinal) => {
+        Device::Cuda(first) => {
             no_flags_of_the_cpu(options, "cuda")?;
-            let kernel_cache = options.kernel_cache.clone();
-            task.run(Cuda::new(&CudaConfig { ordinal, kernel_cache })?)
+            task.run(cards(first, options)?)
         }
     }
+}
+
+/// The only rank of a task that cannot be shared out.
+pub(crate) fn only<B>(ranks: Vec<B>, what: &str) -> Result<B, ModelError> {
+    let count = ranks.len();
+    let only = ranks.into_iter().next().filter(|_| count == 1);
+    only.ok_or_else(|| ModelError::Split { ranks: count, what: format!("not for {what}") })
+}
+
+/// Processors that share out the threads.
+fn processors(options: &LoadOptions) -> Result<Vec<Cpu>, ModelError> {
+    let ranks = options.tensor_parallel;
+    let too_few = |(flag, threads): (&str, usize)| {
+        ModelError::Options(format!("{flag} {threads} for {ranks} ranks, which need one each"))
+    };
+    let asked = [("--threads", options.threads), ("--threads-batch", options.threads_batch)];
+    let asked = asked.iter().filter_map(|&(flag, threads)| Some((flag, threads?)));
+    if let Some(few) = asked.into_iter().find(|&(_, threads)| ranks > 1 && threads < ranks) {
+        return Err(too_few(few));
+    }
+    let threads = options.threads.unwrap_or_else(|| physical_cores().max(ranks));
+    let share = |rank: usize, threads: usize| Share { rank, ranks }.of(threads).len();
+    let processor = |rank| {
+        let threads_batch = options.threads_batch.map(|threads| share(rank, threads));
+        Cpu::new(CpuConfig { threads: share(rank, threads), threads_batch, isa: options.isa })
+    };
+    Ok((0..ranks).map(processor).collect::<Result<_, _>>()?)
+}
+
+/// The cards from `first` on.
+fn cards(first: usize, options: &LoadOptions) -> Result<Vec<Cuda>, ModelError> {
+    let end = first.saturating_add(options.tensor_parallel);
+    if options.tensor_parallel > 1 {
+        let count = ferrum_kernels::cuda::devices()?.len();
+        if end > count {
+            let what = format!("cards {first} to {} are needed, this machine has {count}", end - 1);
+            return Err(ModelError::Split { ranks: options.tensor_parallel, what });
+        }
+    }
+    let kernel_cache = || options.kernel_cache.clone();
+    let card = |ordinal| Cuda::new(&CudaConfig { ordinal, kernel_cache: kernel_cache() });
+    Ok((first..end).map(card).collect::<Result<_, _>>()?)
 }
 
 /// Flags that only mean something to the CPU backend are not dropped.
@@ -199,7 +254,8 @@ pub fn load(file: &dyn Checkpoint, options: &LoadOptions) -> Result<Box<dyn Runn
     on_device(options, Load { file, spec: arch::spec(file)?, options })
 }
 
-/// Loads a model whose operations are measured, at a price of some tens of nanoseconds each.
+/// Loads a model whose operations are measured, at a price of some tens of nanoseconds each; those of
+/// the first rank, where there are several.
 pub fn load_profiled(
     file: &dyn Checkpoint,
     options: &LoadOptions,
@@ -217,10 +273,14 @@ struct Load<'a> {
 impl Task for Load<'_> {
     type Output = Box<dyn Runner>;
 
-    fn run<B: Backend>(self, backend: B) -> Result<Box<dyn Runner>, ModelError> {
+    fn run<B: Backend>(self, ranks: Vec<B>) -> Result<Box<dyn Runner>, ModelError> {
         let Load { file, spec, options } = self;
         let adapters = adapters(file, &spec, options)?;
         let options = decoder_options(&spec, options)?;
+        if ranks.len() > 1 {
+            return Ok(Box::new(RankedRunner::load(ranks, file, &spec, &options)?));
+        }
+        let backend = only(ranks, "this model")?;
         Ok(Box::new(DecoderRunner::load(backend, file, spec, &options, &adapters)?))
     }
 }
@@ -231,9 +291,11 @@ struct Measured<'a>(Load<'a>);
 impl Task for Measured<'_> {
     type Output = (Box<dyn Runner>, Profiler);
 
-    fn run<B: Backend>(self, backend: B) -> Result<Self::Output, ModelError> {
-        let (backend, profiler) = Profiled::new(backend);
-        Ok((self.0.run(backend)?, profiler))
+    fn run<B: Backend>(self, ranks: Vec<B>) -> Result<Self::Output, ModelError> {
+        let (ranks, profilers): (Vec<_>, Vec<Profiler>) =
+            ranks.into_iter().map(Profiled::new).unzip();
+        let first = profilers.into_iter().next().unwrap_or_default();
+        Ok((self.0.run(ranks)?, first))
     }
 }
 
@@ -243,6 +305,10 @@ fn adapters(
     spec: &DecoderSpec,
     options: &LoadOptions,
 ) -> Result<Vec<Adapter>, ModelError> {
+    if options.tensor_parallel > 1 && !(options.lora.is_empty() && options.adapters.is_empty()) {
+        let ranks = options.tensor_parallel;
+        return Err(ModelError::Split { ranks, what: "not with LoRA adapters".into() });
+    }
     let named = options.adapters.chunks(1);
     let sets = std::iter::once(options.lora.as_slice()).chain(named);
     sets.map(|sources| Adapter::open(sources, file, spec)).collect()
@@ -301,9 +367,21 @@ impl MemoryEstimate {
             .into_iter()
             .fold(0, usize::saturating_add)
     }
+
+    /// That of two ranks in one memory, which have the vocabulary in common.
+    fn beside(&self, other: &MemoryEstimate) -> MemoryEstimate {
+        MemoryEstimate {
+            weights: self.weights.saturating_add(other.weights),
+            kv_cache: self.kv_cache.saturating_add(other.kv_cache),
+            buffers: self.buffers.saturating_add(other.buffers),
+            tables: self.tables.saturating_add(other.tables),
+            vocabulary: self.vocabulary,
+        }
+    }
 }
 
-/// What [`load`] would keep in memory, without loading.
+/// What [`load`] would keep in memory, without loading: on cards that share a model, what it would
+/// keep on the one that has most.
 pub fn memory_estimate(
     file: &dyn Checkpoint,
     options: &LoadOptions,
@@ -318,9 +396,22 @@ struct Estimate<'a>(Load<'a>);
 impl Task for Estimate<'_> {
     type Output = MemoryEstimate;
 
-    fn run<B: Backend>(self, backend: B) -> Result<MemoryEstimate, ModelError> {
+    fn run<B: Backend>(self, ranks: Vec<B>) -> Result<MemoryEstimate, ModelError> {
         let Load { file, spec, options } = self.0;
         let adapters = adapters(file, &spec, options)?;
-        decoder_options(&spec, options)?.estimate(&backend, file, &spec, &adapters)
+        let (sizes, apart) =
+            (decoder_options(&spec, options)?, matches!(options.device, Device::Cuda(_)));
+        let count = ranks.len();
+        let mut all: Option<MemoryEstimate> = None;
+        for (rank, backend) in ranks.iter().enumerate() {
+            let share = Share { rank, ranks: count };
+            let own = sizes.estimate(backend, file, (&spec, share), &adapters)?;
+            all = Some(match all {
+                None => own,
+                Some(other) if apart => std::cmp::max_by_key(other, own, MemoryEstimate::total),
+                Some(other) => other.beside(&own),
+            });
+        }
+        all.ok_or_else(|| ModelError::Options("no ranks".into()))
     }
 }

@@ -12,6 +12,11 @@ pub trait Runner: Send {
         1
     }
 
+    /// Whether it has failed for good: every further step would be an error.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     /// Runs one packed step. The logits are those of `step.sample_rows`, `[R, vocab]`, valid until
     /// the next step.
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError>;
@@ -28,4 +33,19 @@ pub struct RunnerLimits {
     pub kv_blocks: usize,
     /// The largest step.
     pub capacity: StepCapacity,
+}
+
+impl RunnerLimits {
+    /// Holds a step against the sizes, and the adapters that it names against their number.
+    pub(crate) fn check(&self, step: &StepInput, adapters: usize) -> Result<(), KernelError> {
+        step.validate(&self.capacity, self.kv_blocks, self.vocab)?;
+        if let Some(len) = step.kv_lens.iter().find(|&&len| len as usize > self.context) {
+            let what = format!("a sequence of {len} positions, context {}", self.context);
+            return Err(KernelError::shape("step", what));
+        }
+        if let Some(number) = step.adapters.iter().find(|&&number| number as usize >= adapters) {
+            return Err(KernelError::shape("step", format!("adapter {number} of {adapters}")));
+        }
+        Ok(())
+    }
 }

@@ -247,6 +247,10 @@ impl Worker {
                 Ok(events) => self.report(events),
                 Err(error) => self.fail(&error),
             }
+            if self.engine.has_ended() {
+                // A supervisor sees it, and can start the server again.
+                return;
+            }
             let stats = self.engine.stats();
             *locked(&self.shared.stats) = stats;
         }

@@ -18,6 +18,10 @@ pub struct LoadArgs {
     /// Threads for reading prompts; by default as --threads
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads_batch: Option<u16>,
+    /// Ranks that share the model, each with a part of every layer: cards from the one of --device on,
+    /// or groups of the processor's --threads
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub tensor_parallel: u16,
     /// Where the model runs: cpu, cuda or cuda:N (the card of that number), or reference (plain f32
     /// arithmetic, slow, for comparisons); see `ferrum devices`
     #[arg(long, value_name = "NAME", default_value = "cpu")]
@@ -91,6 +95,7 @@ impl LoadArgs {
                 DeviceArg::Reference => Device::Reference,
                 DeviceArg::Cuda(number) => Device::Cuda(number.map_or(cuda.ordinal, usize::from)),
             },
+            tensor_parallel: usize::from(self.tensor_parallel),
             kernel_cache: Some(cuda.kernel_cache.clone()),
             threads: self.threads.map(usize::from),
             threads_batch: self.threads_batch.map(usize::from),

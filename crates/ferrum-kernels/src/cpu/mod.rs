@@ -23,7 +23,7 @@ mod scatter_add;
 mod shared;
 mod simd;
 mod stream;
-mod team;
+pub(crate) mod team;
 mod threads;
 
 pub use isa::{Isa, Tested, UnknownIsa};
@@ -38,9 +38,11 @@ use std::ops::Range;
 use team::Team;
 
 use crate::host::HostBuffer;
+use crate::host::collectives::HostCommunicator;
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
-    KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
+    Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
+    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
+    RouteTopk, ScatterAdd,
 };
 use crate::{Backend, DType, Format, KernelError, Need, Result, StepInput, WeightSource};
 
@@ -126,6 +128,7 @@ impl Backend for Cpu {
     type Weight = CpuWeight;
     type KvCache = CpuKvCache;
     type Recording = std::convert::Infallible;
+    type Communicator = HostCommunicator;
 
     fn name(&self) -> &'static str {
         NAME
@@ -293,5 +296,37 @@ impl Backend for Cpu {
         p: &ScatterAdd<'_, Self>,
     ) -> Result<()> {
         scatter_add::scatter_add(s, dst, p)
+    }
+
+    fn communicators(ranks: &[&Self]) -> Result<Vec<HostCommunicator>> {
+        Ok(HostCommunicator::world(ranks.len()))
+    }
+
+    fn all_reduce(
+        &self,
+        _: &mut CpuStream,
+        c: &mut HostCommunicator,
+        x: &mut HostBuffer,
+        len: usize,
+    ) -> Result<()> {
+        c.all_reduce(x, len)
+    }
+
+    fn all_gather(
+        &self,
+        _: &mut CpuStream,
+        c: &mut HostCommunicator,
+        p: AllGather<'_, Self>,
+    ) -> Result<()> {
+        c.all_gather(p)
+    }
+
+    fn broadcast(
+        &self,
+        _: &mut CpuStream,
+        c: &mut HostCommunicator,
+        p: Broadcast<'_, Self>,
+    ) -> Result<()> {
+        c.broadcast(p)
     }
 }

@@ -280,7 +280,7 @@ fn sleep(front: &Front, seen: u32) {
 /// Polls, at first without giving the processor away; false if `limit` passes before `ready`.
 /// Yielding matters where there are more threads than processors: the thread waited for may be
 /// waiting for this one's time slice.
-fn wait_until(ready: impl Fn() -> bool, limit: Option<Duration>) -> bool {
+pub(crate) fn wait_until(ready: impl Fn() -> bool, limit: Option<Duration>) -> bool {
     for _ in 0..SPINS {
         if ready() {
             return true;

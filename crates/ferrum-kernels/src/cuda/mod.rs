@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use crate::backend::{Backend, Need};
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
-    KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
+    Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
+    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
+    RouteTopk, ScatterAdd,
 };
 use crate::{DType, Format, KernelError, KvDType, Result, WeightSource};
 
 mod attention;
 mod buffer;
 mod cache;
+mod collectives;
 pub mod compile;
 mod device;
 mod driver;
@@ -37,6 +39,7 @@ mod stream;
 
 pub use buffer::CudaBuffer;
 pub use cache::keep;
+pub use collectives::CudaCommunicator;
 pub use device::{CudaConfig, Peaks, Properties, devices};
 pub use kv_cache::CudaKvCache;
 pub use linear::CudaWeight;
@@ -80,6 +83,7 @@ impl Backend for Cuda {
     type Weight = CudaWeight;
     type KvCache = CudaKvCache;
     type Recording = graph::Recording;
+    type Communicator = CudaCommunicator;
 
     fn name(&self) -> &'static str {
         NAME
@@ -274,5 +278,37 @@ impl Backend for Cuda {
         p: &ScatterAdd<'_, Self>,
     ) -> Result<()> {
         rows::scatter_add(s, dst, p)
+    }
+
+    fn communicators(ranks: &[&Self]) -> Result<Vec<CudaCommunicator>> {
+        collectives::communicators(ranks)
+    }
+
+    fn all_reduce(
+        &self,
+        s: &mut CudaStream,
+        c: &mut CudaCommunicator,
+        x: &mut CudaBuffer,
+        len: usize,
+    ) -> Result<()> {
+        c.all_reduce(s, x, len)
+    }
+
+    fn all_gather(
+        &self,
+        s: &mut CudaStream,
+        c: &mut CudaCommunicator,
+        p: AllGather<'_, Self>,
+    ) -> Result<()> {
+        c.all_gather(s, p)
+    }
+
+    fn broadcast(
+        &self,
+        s: &mut CudaStream,
+        c: &mut CudaCommunicator,
+        p: Broadcast<'_, Self>,
+    ) -> Result<()> {
+        c.broadcast(s, p)
     }
 }

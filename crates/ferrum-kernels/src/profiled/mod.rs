@@ -16,9 +16,9 @@ use std::time::Instant;
 pub use record::{Op, OpRecord, Profiler};
 
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
-    KvSpec, KvWrite, LayerNorm, Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RouteTopk,
-    ScatterAdd,
+    Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
+    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, LinearOutput, PackedAttention,
+    RmsNorm, Rope, RouteTopk, ScatterAdd,
 };
 use crate::{Backend, DType, Format, Need, PackedWeight, Result, StepInput, WeightSource};
 use record::{Cost, Formats};
@@ -52,7 +52,7 @@ impl<B: Backend> Profiled<B> {
         }
         s.last = match op {
             // What stands between two linears says nothing of their parts.
-            Op::Norm | Op::Upload => s.last,
+            Op::Norm | Op::Upload | Op::Collective => s.last,
             _ => Some(op),
         };
         result
@@ -85,6 +85,7 @@ impl<B: Backend> Backend for Profiled<B> {
     type KvCache = B::KvCache;
     // Operations are measured one by one.
     type Recording = std::convert::Infallible;
+    type Communicator = B::Communicator;
 
     fn name(&self) -> &'static str {
         self.inner.name()
@@ -320,5 +321,42 @@ impl<B: Backend> Backend for Profiled<B> {
         let &ExpertCombine { input, rows, ids, weights, used, weight, accumulate } = p;
         let p = ExpertCombine { input, rows, ids, weights, used, weight, accumulate };
         self.record(s, what, |b, s| b.expert_combine(s, dst, &p))
+    }
+
+    fn communicators(ranks: &[&Self]) -> Result<Vec<B::Communicator>> {
+        B::communicators(&ranks.iter().map(|rank| &rank.inner).collect::<Vec<_>>())
+    }
+
+    fn all_reduce(
+        &self,
+        s: &mut Stream<B>,
+        c: &mut B::Communicator,
+        x: &mut B::Buffer,
+        len: usize,
+    ) -> Result<()> {
+        let what = (Op::Collective, Formats::default(), cost::copy(1, len));
+        self.record(s, what, |b, s| b.all_reduce(s, c, x, len))
+    }
+
+    fn all_gather(
+        &self,
+        s: &mut Stream<B>,
+        c: &mut B::Communicator,
+        p: AllGather<'_, Self>,
+    ) -> Result<()> {
+        let what = (Op::Collective, Formats::default(), cost::copy(1, p.len));
+        let AllGather { dst, src, len } = p;
+        self.record(s, what, |b, s| b.all_gather(s, c, AllGather { dst, src, len }))
+    }
+
+    fn broadcast(
+        &self,
+        s: &mut Stream<B>,
+        c: &mut B::Communicator,
+        p: Broadcast<'_, Self>,
+    ) -> Result<()> {
+        let what = (Op::Collective, Formats::default(), cost::copy(1, p.len));
+        let Broadcast { x, len, root } = p;
+        self.record(s, what, |b, s| b.broadcast(s, c, Broadcast { x, len, root }))
     }
 }

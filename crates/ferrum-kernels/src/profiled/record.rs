@@ -28,6 +28,7 @@ pub enum Op {
     RouteTopk,
     ExpertGateUp,
     ExpertDown,
+    Collective,
     Upload,
     Download,
 }
@@ -54,6 +55,7 @@ impl Op {
             Op::RouteTopk => "route top-k",
             Op::ExpertGateUp => "experts gate up",
             Op::ExpertDown => "experts down",
+            Op::Collective => "collectives",
             Op::Upload => "upload step",
             Op::Download => "download logits",
         }

@@ -4,10 +4,12 @@
 //! that what a fast backend differs by is its own error. Weights are dequantised at load.
 
 use crate::backend::{Backend, KvStorage, Need, PackedWeight};
+use crate::host::collectives::HostCommunicator;
 use crate::host::{HostBuffer, zeroed};
 use crate::params::{
-    Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, GatherRows,
-    KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope, RouteTopk, ScatterAdd,
+    Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
+    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
+    RouteTopk, ScatterAdd,
 };
 use crate::weight::dequantize_row;
 use crate::{DType, Format, KV_SCALE_GROUP, KernelError, KvDType, Result, WeightSource, checks};
@@ -117,6 +119,7 @@ impl Backend for Reference {
     type Weight = Weight;
     type KvCache = KvCache;
     type Recording = std::convert::Infallible;
+    type Communicator = HostCommunicator;
 
     fn name(&self) -> &'static str {
         "reference"
@@ -295,5 +298,37 @@ impl Backend for Reference {
         p: &ScatterAdd<'_, Self>,
     ) -> Result<()> {
         scatter_add::scatter_add(dst, p)
+    }
+
+    fn communicators(ranks: &[&Self]) -> Result<Vec<HostCommunicator>> {
+        Ok(HostCommunicator::world(ranks.len()))
+    }
+
+    fn all_reduce(
+        &self,
+        _: &mut Stream,
+        c: &mut HostCommunicator,
+        x: &mut HostBuffer,
+        len: usize,
+    ) -> Result<()> {
+        c.all_reduce(x, len)
+    }
+
+    fn all_gather(
+        &self,
+        _: &mut Stream,
+        c: &mut HostCommunicator,
+        p: AllGather<'_, Self>,
+    ) -> Result<()> {
+        c.all_gather(p)
+    }
+
+    fn broadcast(
+        &self,
+        _: &mut Stream,
+        c: &mut HostCommunicator,
+        p: Broadcast<'_, Self>,
+    ) -> Result<()> {
+        c.broadcast(p)
     }
 }

@@ -8,6 +8,7 @@ mod common;
 mod harness;
 
 mod attention;
+mod collectives;
 mod columns;
 mod embed;
 mod experts;
@@ -197,6 +198,56 @@ on! { cuda, super::cudas:
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
     refusals::wrong_weights_and_caches_are_refused,
+}
+
+/// Processors as the ranks of a world.
+fn cpu_ranks() -> Vec<Subject<Cpu>> {
+    let cpu = |rank| {
+        let cpu = Cpu::new(CpuConfig { threads: 1, ..CpuConfig::default() }).expect("a processor");
+        Subject::new(format!("cpu, rank {rank}"), cpu)
+    };
+    (0..4).map(cpu).collect()
+}
+
+fn profiled_ranks() -> Vec<Subject<Profiled<Cpu>>> {
+    let profiled = |s: Subject<Cpu>| Subject::new(s.label, Profiled::new(s.backend).0);
+    cpu_ranks().into_iter().map(profiled).collect()
+}
+
+fn reference_ranks() -> Vec<Subject<Reference>> {
+    (0..4).map(|rank| Subject::new(format!("reference, rank {rank}"), Reference::new())).collect()
+}
+
+/// Emulated cards that no other test has, one of each schedule: an error stays with a card.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn cuda_ranks() -> Vec<Subject<Cuda>> {
+    ferrum_cuda_emulator::load().expect("an emulated driver");
+    let open = |ordinal: usize| {
+        let cuda = Cuda::new(&CudaConfig { ordinal: ordinal + 1, kernel_cache: None });
+        Subject::new(format!("cuda, card {}", ordinal + 1), cuda.expect("a card"))
+    };
+    ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.map(open).into()
+}
+
+#[test]
+fn collectives_of_cpu_world() {
+    collectives::collectives(cpu_ranks);
+}
+
+#[test]
+fn collectives_of_profiled_world() {
+    collectives::collectives(profiled_ranks);
+}
+
+#[test]
+fn collectives_of_reference_world() {
+    collectives::collectives(reference_ranks);
+}
+
+#[test]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn collectives_of_cuda_world() {
+    collectives::collectives(cuda_ranks);
 }
 
 // The oracle cannot be held against itself: against values worked out by hand.

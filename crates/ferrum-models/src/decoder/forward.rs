@@ -1,20 +1,24 @@
 //! The forward pass of a packed step, on any backend.
 
 mod mlp;
+mod rank;
 mod recorded;
 
 use ferrum_kernels::params::{
     Attention, Embed, GatherRows, KvSpec, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
 };
-use ferrum_kernels::{Backend, DType, KernelError, KvDType, StepBatch, StepInput};
+use ferrum_kernels::{
+    Backend, Communicator, DType, KernelError, KvDType, PackedWeight, StepBatch, StepInput,
+};
 
 use mlp::Routing;
+use rank::{Rank, carries_stream};
 use recorded::Recordings;
 
 use super::adapters::{Adapters, Linears};
 use super::memory::ActivationSizes;
 use super::weights::{DecoderWeights, LayerWeights, Loader, check_file, vector_values};
-use super::{DecoderSpec, QkNorm, rope_table};
+use super::{DecoderSpec, QkNorm, Share, rope_table};
 use crate::checkpoint::Checkpoint;
 use crate::load::ModelError;
 use crate::lora::{Adapter, Module};
@@ -33,8 +37,14 @@ pub struct DecoderOptions {
 
 /// A decoder on a backend: weights, KV cache and the buffers of a step, all allocated once.
 pub struct DecoderRunner<B: Backend> {
+    /// Decode steps that the backend has recorded.
+    recordings: Recordings<B>,
+    /// Where several compute a step. It is dropped early, so that no other waits for one that is gone,
+    /// and after the recordings, which mention it.
+    rank: Option<Rank<B>>,
     backend: B,
     stream: B::Stream,
+    /// What this rank computes.
     spec: DecoderSpec,
     weights: DecoderWeights<B>,
     /// Tables of [`DecoderSpec::ropes`].
@@ -47,8 +57,6 @@ pub struct DecoderRunner<B: Backend> {
     adapters: Option<Adapters<B>>,
     /// Numbers that a sequence may name, from 0.
     adapter_count: usize,
-    /// Decode steps that the backend has recorded.
-    recordings: Recordings<B>,
     limits: RunnerLimits,
     /// Results of the last step on the host: logits `[R, vocab]`, or states `[T, hidden]`.
     logits: Vec<f32>,
@@ -106,14 +114,42 @@ impl<B: Backend> DecoderRunner<B> {
         options: &DecoderOptions,
         adapters: &[Adapter],
     ) -> Result<Self, ModelError> {
-        check_file(&backend, file, &spec, options.kv_dtype)?;
+        Self::load_share((backend, None), file, spec, options, adapters)
+    }
+
+    /// One of several ranks that compute every step together, each on a thread of its own. Of `spec`,
+    /// which is the whole model, it has its share; the logits that it gives are those of its part of
+    /// the vocabulary, and perhaps one more.
+    pub(crate) fn load_rank(
+        backend: B,
+        communicator: B::Communicator,
+        file: &dyn Checkpoint,
+        spec: DecoderSpec,
+        options: &DecoderOptions,
+    ) -> Result<Self, ModelError> {
+        Self::load_share((backend, Some(communicator)), file, spec, options, &[])
+    }
+
+    fn load_share(
+        (backend, communicator): (B, Option<B::Communicator>),
+        file: &dyn Checkpoint,
+        whole: DecoderSpec,
+        options: &DecoderOptions,
+        adapters: &[Adapter],
+    ) -> Result<Self, ModelError> {
+        let share = communicator
+            .as_ref()
+            .map_or(Share::WHOLE, |c| Share { rank: c.rank(), ranks: c.ranks() });
+        check_file(&backend, file, (&whole, share), options.kv_dtype)?;
+        let spec = share.of_spec(&whole)?;
         let limits = options.limits;
         let mut stream = backend.stream()?;
         // Who samples nothing wants states, and no head.
         let (rounded, head) = (options.rounded, limits.capacity.samples > 0);
-        let stream_of = &mut stream;
-        let mut loader = Loader { backend: &backend, stream: stream_of, file, rounded, head };
-        let weights = loader.load(&spec)?;
+        let (backend_of, stream_of) = (&backend, &mut stream);
+        let mut loader =
+            Loader { backend: backend_of, stream: stream_of, file, rounded, head, share };
+        let weights = loader.load(&whole)?;
         let ropes = load_ropes(&backend, &mut stream, file, &spec, limits.context)?;
         let kv = spec
             .layers
@@ -130,7 +166,10 @@ impl<B: Backend> DecoderRunner<B> {
         let batch = StepBatch::new(&backend, &limits.capacity)?;
         let act = Activations::new(&backend, &spec, &limits)?;
         let loaded = Adapters::load(&backend, &mut stream, adapters, (&spec, &limits))?;
+        let tokens = share.of(whole.vocab);
         let mut runner = DecoderRunner {
+            recordings: Recordings::default(),
+            rank: communicator.map(|communicator| Rank { communicator, tokens }),
             backend,
             stream,
             spec,
@@ -141,7 +180,6 @@ impl<B: Backend> DecoderRunner<B> {
             act,
             adapters: loaded,
             adapter_count: adapters.len().max(1),
-            recordings: Recordings::default(),
             limits,
             logits: Vec::new(),
         };
@@ -235,7 +273,8 @@ impl<B: Backend> DecoderRunner<B> {
             eps: self.spec.norm_eps,
         };
         let (b, s, adapters) = (&self.backend, &mut self.stream, self.adapters.as_mut());
-        sublayer.add_to(Linears { b, s, adapters }, &mut act.x, &mut act.h)
+        let linears = Linears { b, s, adapters };
+        sublayer.add_to(linears, self.rank.as_mut(), (&mut act.x, &mut act.h))
     }
 
     /// `h = norm(x)` with one of the layer's norms, where it has it.
@@ -285,7 +324,7 @@ impl<B: Backend> DecoderRunner<B> {
                 accumulate: false,
             },
         )?;
-        let weight = self.weights.head.as_ref().unwrap_or(&self.weights.embed);
+        let weight = self.weights.head();
         let dst = &mut act.logits;
         b.linear(
             s,
@@ -314,20 +353,24 @@ impl<B: Backend> Sublayer<'_, B> {
     fn add_to(
         &self,
         mut linears: Linears<'_, B>,
-        x: &mut B::Buffer,
-        h: &mut B::Buffer,
+        rank: Option<&mut Rank<B>>,
+        (x, h): (&mut B::Buffer, &mut B::Buffer),
     ) -> Result<(), KernelError> {
         let (dst, accumulate) = match self.post_norm {
             Some(_) => (&mut *h, false),
-            None => (&mut *x, true),
+            None => (&mut *x, carries_stream(rank.as_deref())),
         };
-        let outputs = &mut [LinearOutput { weight: self.weight, bias: None, dst, accumulate }];
+        let outputs =
+            &mut [LinearOutput { weight: self.weight, bias: None, dst: &mut *dst, accumulate }];
         let p = Linear { input: self.input, rows: self.rows, outputs };
         linears.linear(self.layer, &[self.module], p)?;
+        let (groups, width) = (self.rows, self.weight.rows());
+        if let Some(rank) = rank {
+            rank.sum(linears.b, linears.s, dst, groups * width)?;
+        }
         let Some(weight) = self.post_norm else { return Ok(()) };
-        let width = ferrum_kernels::PackedWeight::rows(self.weight);
-        let (groups, eps) = (self.rows, self.eps);
-        let p = RmsNorm { src: Some(h), weight, groups, width, eps, accumulate: true };
+        let (src, eps) = (Some(&*h), self.eps);
+        let p = RmsNorm { src, weight, groups, width, eps, accumulate: true };
         linears.b.rms_norm(linears.s, x, &p)
     }
 }
@@ -345,11 +388,14 @@ impl<B: Backend> Runner for DecoderRunner<B> {
         self.upload(step)?;
         self.run()?;
         let samples = self.batch.shape.samples;
-        self.logits.resize(samples * self.spec.vocab, 0.0);
+        self.logits.resize(samples * self.weights.head().rows(), 0.0);
         if samples > 0 {
             let (src, dst) = (&self.act.logits, &mut self.logits);
             self.backend.download_f32(&mut self.stream, src, dst)?;
             self.spec.logits.apply(&mut self.logits);
+        } else if self.rank.is_some() {
+            // What goes wrong is told in its step, and no rank is at work between two of them.
+            self.backend.synchronize(&mut self.stream)?;
         }
         Ok(&self.logits)
     }
@@ -372,17 +418,11 @@ impl<B: Backend> DecoderRunner<B> {
 
     /// Checks the step and puts it on the device.
     fn upload(&mut self, step: &StepInput) -> Result<(), KernelError> {
-        let limits = &self.limits;
-        step.validate(&limits.capacity, limits.kv_blocks, limits.vocab)?;
-        if let Some(len) = step.kv_lens.iter().find(|&&len| len as usize > limits.context) {
-            let what = format!("a sequence of {len} positions, context {}", limits.context);
-            return Err(KernelError::shape("step", what));
+        self.limits.check(step, self.adapter_count)?;
+        let mut widened = self.widened(step);
+        if let Some(rank) = &self.rank {
+            rank.localise(&mut widened.to_mut().tokens);
         }
-        let count = self.adapter_count;
-        if let Some(number) = step.adapters.iter().find(|&&number| number as usize >= count) {
-            return Err(KernelError::shape("step", format!("adapter {number} of {count}")));
-        }
-        let widened = self.widened(step);
         self.batch.upload(&self.backend, &mut self.stream, &widened)?;
         if let Some(adapters) = &mut self.adapters {
             adapters.begin(&self.backend, &mut self.stream, step)?;
@@ -411,6 +451,10 @@ impl<B: Backend> DecoderRunner<B> {
                 accumulate: false,
             },
         )?;
+        if let Some(rank) = &mut self.rank {
+            let values = self.batch.shape.tokens * self.spec.hidden;
+            rank.sum(&self.backend, &mut self.stream, &mut self.act.x, values)?;
+        }
         for i in 0..self.spec.layers.len() {
             self.attention(i)?;
             self.mlp(i)?;

@@ -4,7 +4,7 @@ use ferrum_kernels::{Backend, KV_BLOCK_SIZE};
 
 use super::adapters::{AdapterSizes, weight_bytes};
 use super::weights::{RoleKind, check_file, tensor_roles};
-use super::{DecoderOptions, DecoderSpec, LayerSpec};
+use super::{DecoderOptions, DecoderSpec, LayerSpec, Share};
 use crate::checkpoint::Checkpoint;
 use crate::load::{MemoryEstimate, ModelError};
 use crate::lora::Adapter;
@@ -55,16 +55,17 @@ impl ActivationSizes {
 }
 
 impl DecoderOptions {
-    /// Memory that [`super::DecoderRunner::load`] keeps; what it refuses, this refuses. Sums of what
-    /// no machine has end at the largest number.
+    /// Memory that [`super::DecoderRunner::load`] keeps for a share of the model; what it refuses, this
+    /// refuses. Sums of what no machine has end at the largest number.
     pub(crate) fn estimate<B: Backend>(
         &self,
         backend: &B,
         file: &dyn Checkpoint,
-        spec: &DecoderSpec,
+        (whole, share): (&DecoderSpec, Share),
         adapters: &[Adapter],
     ) -> Result<MemoryEstimate, ModelError> {
-        check_file(backend, file, spec, self.kv_dtype)?;
+        check_file(backend, file, (whole, share), self.kv_dtype)?;
+        let spec = &share.of_spec(whole)?;
         let mut weights = weight_bytes(backend, adapters, spec);
         for role in tensor_roles(spec, file.find("output.weight").is_none()) {
             let bytes = match role.kind {

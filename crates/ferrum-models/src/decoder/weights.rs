@@ -1,11 +1,13 @@
 //! Tensors of a checkpoint to packed weights, one tensor at a time.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
 use ferrum_kernels::{Backend, DType, KvDType, Need, WeightSource};
 
-use super::{DecoderSpec, ExpertsSpec, LayerSpec, MlpSpec, QkNorm};
+use super::cut::Cut;
+use super::{DecoderSpec, ExpertsSpec, LayerSpec, MlpSpec, QkNorm, Share};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::load::ModelError;
 
@@ -18,6 +20,13 @@ pub(super) struct DecoderWeights<B: Backend> {
     /// `[hidden]`
     pub output_norm: B::Buffer,
     pub layers: Vec<LayerWeights<B>>,
+}
+
+impl<B: Backend> DecoderWeights<B> {
+    /// The output head.
+    pub fn head(&self) -> &B::Weight {
+        self.head.as_ref().unwrap_or(&self.embed)
+    }
 }
 
 /// Weights of one layer.
@@ -66,6 +75,16 @@ pub(crate) enum RoleKind {
     Stack { experts: usize, rows: usize, cols: usize },
     /// A vector of norms, biases or factors, kept in `f32`.
     Vector(usize),
+}
+
+impl RoleKind {
+    /// Columns of a matrix.
+    fn cols(&self) -> usize {
+        match *self {
+            RoleKind::Matrix { cols, .. } | RoleKind::Stack { cols, .. } => cols,
+            RoleKind::Vector(_) => 0,
+        }
+    }
 }
 
 /// Every tensor that a model of this spec has, in the order of loading. `tied` leaves out the
@@ -164,14 +183,22 @@ pub(crate) fn checked_roles(
     }
 }
 
-/// [`checked_roles`], before any weight is packed, and that the backend has the formats.
+/// [`checked_roles`], before any weight is packed, and that the share can be cut from the tensors and
+/// the backend has the formats.
 fn check_tensors<B: Backend>(
     backend: &B,
     file: &dyn Checkpoint,
     spec: &DecoderSpec,
+    share: Share,
 ) -> Result<(), ModelError> {
-    for role in checked_roles(file, spec)? {
+    let tied = file.find("output.weight").is_none();
+    let own = tensor_roles(&share.of_spec(spec)?, tied);
+    for (whole, role) in checked_roles(file, spec)?.into_iter().zip(own) {
         let format = file.require(&role.name)?.format;
+        if whole.kind.cols() != role.kind.cols() {
+            let name = file.name_in_file(&role.name);
+            share.check_cols(&name, format, whole.kind.cols())?;
+        }
         match role.kind {
             RoleKind::Matrix { cols, .. } => backend.check(&Need::Linear { format, cols })?,
             RoleKind::Stack { cols, .. } => backend.check(&Need::ExpertLinear { format, cols })?,
@@ -185,10 +212,10 @@ fn check_tensors<B: Backend>(
 pub(super) fn check_file<B: Backend>(
     backend: &B,
     file: &dyn Checkpoint,
-    spec: &DecoderSpec,
+    (spec, share): (&DecoderSpec, Share),
     kv: KvDType,
 ) -> Result<(), ModelError> {
-    check_tensors(backend, file, spec)?;
+    check_tensors(backend, file, spec, share)?;
     for layer in &spec.layers {
         backend.check(&Need::Attention { head_dim: layer.head_dim, kv })?;
     }
@@ -225,12 +252,17 @@ pub(super) struct Loader<'a, B: Backend> {
     pub rounded: bool,
     /// The output head is wanted.
     pub head: bool,
+    /// Of each tensor, what this rank has.
+    pub share: Share,
 }
 
 impl<B: Backend> Loader<'_, B> {
-    /// Loads all weights; the file has passed [`check_file`].
+    /// Loads all weights of the share; `spec` is that of the whole model, and the file has passed
+    /// [`check_file`].
     pub fn load(&mut self, spec: &DecoderSpec) -> Result<DecoderWeights<B>, ModelError> {
-        let embed = self.matrix("token_embd.weight")?;
+        let tokens = self.share.of(spec.vocab);
+        let zeros = self.share.is_part();
+        let embed = self.pack("token_embd.weight", 1, |cut| Cut { rows: tokens, zeros, ..cut })?;
         let layers = spec
             .layers
             .iter()
@@ -238,7 +270,7 @@ impl<B: Backend> Loader<'_, B> {
             .map(|(i, layer)| self.layer(layer, i))
             .collect::<Result<_, _>>()?;
         let head = match self.file.find("output.weight") {
-            Some(_) if self.head => Some(self.matrix("output.weight")?),
+            Some(_) if self.head => Some(self.rows("output.weight", 0..spec.vocab)?),
             _ => None,
         };
         Ok(DecoderWeights { embed, head, output_norm: self.vector("output_norm.weight")?, layers })
@@ -248,9 +280,9 @@ impl<B: Backend> Loader<'_, B> {
         let name = |what: &str| format!("blk.{i}.{what}");
         let qkv_bias = match layer.qkv_bias {
             true => Some([
-                self.vector(&name("attn_q.bias"))?,
-                self.vector(&name("attn_k.bias"))?,
-                self.vector(&name("attn_v.bias"))?,
+                self.vector_part(&name("attn_q.bias"))?,
+                self.vector_part(&name("attn_k.bias"))?,
+                self.vector_part(&name("attn_v.bias"))?,
             ]),
             false => None,
         };
@@ -269,7 +301,7 @@ impl<B: Backend> Loader<'_, B> {
         let ffn_norm = norm(before, "ffn_norm.weight")?;
         let post_ffn_norm = norm(after, "post_ffw_norm.weight")?;
         let [q, k, v] = self.projections(layer, &name)?;
-        let attn_output = self.matrix(&name("attn_output.weight"))?;
+        let attn_output = self.cols(&name("attn_output.weight"), 1)?;
         let mlp = self.mlp(&layer.mlp, &name)?;
         Ok(LayerWeights {
             attn_norm,
@@ -292,16 +324,15 @@ impl<B: Backend> Loader<'_, B> {
         layer: &LayerSpec,
         name: &dyn Fn(&str) -> String,
     ) -> Result<[B::Weight; 3], ModelError> {
+        let (k, kv) = (layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim);
         if !layer.fused_qkv {
             return Ok([
-                self.matrix(&name("attn_q.weight"))?,
-                self.matrix(&name("attn_k.weight"))?,
-                self.matrix(&name("attn_v.weight"))?,
+                self.rows(&name("attn_q.weight"), 0..k)?,
+                self.rows(&name("attn_k.weight"), 0..kv)?,
+                self.rows(&name("attn_v.weight"), 0..kv)?,
             ]);
         }
-        let (fused, kv) = (name("attn_qkv.weight"), layer.kv_heads * layer.head_dim);
-        let k = layer.heads * layer.head_dim;
-        let v = k + kv;
+        let (fused, v) = (name("attn_qkv.weight"), k + kv);
         Ok([self.rows(&fused, 0..k)?, self.rows(&fused, k..v)?, self.rows(&fused, v..v + kv)?])
     }
 
@@ -310,70 +341,93 @@ impl<B: Backend> Loader<'_, B> {
         mlp: &MlpSpec,
         name: &dyn Fn(&str) -> String,
     ) -> Result<MlpWeights<B>, ModelError> {
+        let width = mlp.width;
         if mlp.fused {
-            let (fused, width) = (name("ffn_up.weight"), mlp.width);
+            let fused = name("ffn_up.weight");
             return Ok(MlpWeights::Dense {
                 gate: self.rows(&fused, 0..width)?,
                 up: self.rows(&fused, width..2 * width)?,
-                down: self.matrix(&name("ffn_down.weight"))?,
+                down: self.cols(&name("ffn_down.weight"), 1)?,
             });
         }
         let Some(&ExpertsSpec { count, .. }) = mlp.experts() else {
             return Ok(MlpWeights::Dense {
-                gate: self.matrix(&name("ffn_gate.weight"))?,
-                up: self.matrix(&name("ffn_up.weight"))?,
-                down: self.matrix(&name("ffn_down.weight"))?,
+                gate: self.rows(&name("ffn_gate.weight"), 0..width)?,
+                up: self.rows(&name("ffn_up.weight"), 0..width)?,
+                down: self.cols(&name("ffn_down.weight"), 1)?,
             });
         };
+        let part = self.share.of(width);
+        let mut rows =
+            |what: &str| self.pack(&name(what), count, |cut| Cut { rows: part.clone(), ..cut });
+        let (gate, up) = (rows("ffn_gate_exps.weight")?, rows("ffn_up_exps.weight")?);
         Ok(MlpWeights::Experts(ExpertWeights {
-            router: self.matrix(&name("ffn_gate_inp.weight"))?,
-            gate: self.stack(&name("ffn_gate_exps.weight"), count)?,
-            up: self.stack(&name("ffn_up_exps.weight"), count)?,
-            down: self.stack(&name("ffn_down_exps.weight"), count)?,
+            router: self.pack(&name("ffn_gate_inp.weight"), 1, |cut| cut)?,
+            gate,
+            up,
+            down: self.cols(&name("ffn_down_exps.weight"), count)?,
         }))
     }
 
-    fn matrix(&mut self, name: &str) -> Result<B::Weight, ModelError> {
-        self.stack(name, 1)
-    }
-
-    /// The matrices of `experts` experts, or of one.
-    fn stack(&mut self, name: &str, experts: usize) -> Result<B::Weight, ModelError> {
-        let rows = self.file.require(name)?.rows();
-        self.pack(name, 0..rows, experts)
-    }
-
-    /// Some rows of a tensor as a matrix of their own.
+    /// Of some rows of a matrix, those of this rank, as a matrix of their own.
     fn rows(&mut self, name: &str, rows: Range<usize>) -> Result<B::Weight, ModelError> {
-        self.pack(name, rows, 1)
+        let part = self.share.of(rows.len());
+        let rows = rows.start + part.start..rows.start + part.end;
+        self.pack(name, 1, |cut| Cut { rows, ..cut })
     }
 
+    /// This rank's columns of each of a tensor's matrices.
+    fn cols(&mut self, name: &str, experts: usize) -> Result<B::Weight, ModelError> {
+        let share = self.share;
+        self.pack(name, experts, |cut| Cut { cols: share.of(cut.cols.len()), ..cut })
+    }
+
+    /// What `cut` makes of all of a tensor with so many matrices.
     fn pack(
         &mut self,
         name: &str,
-        rows: Range<usize>,
         experts: usize,
+        cut: impl FnOnce(Cut) -> Cut,
     ) -> Result<B::Weight, ModelError> {
         let tensor = self.file.require(name)?;
         let data = self.file.read(name)?;
-        let row_bytes = data.len() / tensor.rows().max(1);
-        let start = rows.start * row_bytes;
-        let part = data.get(start..rows.end * row_bytes).unwrap_or_default();
-        let release = |range: Range<usize>| {
-            self.file.give_back(name, start + range.start..start + range.end);
-        };
-        let source = WeightSource::new(tensor.format, rows.len(), tensor.cols(), part)?;
-        let source = source.stacked(experts)?.ordered(tensor.columns)?.telling(&release);
+        let cut = cut(Cut::whole(&tensor, experts));
+        let ranges = cut.ranges(&tensor, data.len());
+        let part = cut.bytes(&tensor, &data);
+        let source = WeightSource::new(tensor.format, cut.total_rows(), cut.cols.len(), &part)?;
+        if tensor.columns.is_some() && cut.cols != (0..tensor.cols()) {
+            let what = format!("the columns of tensor {name} have an order of their own");
+            return Err(self.share.refusal(what));
+        }
+        let source = source.stacked(experts)?.ordered(tensor.columns)?;
         // Rows of the embedding are taken as they are.
         let rounded = self.rounded && name != "token_embd.weight";
         let source = if rounded { source.rounded() } else { source };
+        let start = ranges.first().map_or(0, |range| range.start);
+        let release = |range: Range<usize>| {
+            self.file.give_back(name, start + range.start..start + range.end);
+        };
+        if let Cow::Borrowed(_) = &part {
+            return Ok(self.backend.pack(self.stream, &source.telling(&release))?);
+        }
+        ranges.into_iter().for_each(|range| self.file.give_back(name, range));
         Ok(self.backend.pack(self.stream, &source)?)
+    }
+
+    /// This rank's part of a vector.
+    fn vector_part(&mut self, name: &str) -> Result<B::Buffer, ModelError> {
+        let values = vector_values(self.file, name)?;
+        self.upload(&values[self.share.of(values.len())])
     }
 
     fn vector(&mut self, name: &str) -> Result<B::Buffer, ModelError> {
         let values = vector_values(self.file, name)?;
+        self.upload(&values)
+    }
+
+    fn upload(&mut self, values: &[f32]) -> Result<B::Buffer, ModelError> {
         let mut buffer = self.backend.alloc(DType::F32, values.len())?;
-        self.backend.upload_f32(self.stream, &values, &mut buffer)?;
+        self.backend.upload_f32(self.stream, values, &mut buffer)?;
         Ok(buffer)
     }
 }

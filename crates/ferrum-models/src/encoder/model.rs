@@ -40,7 +40,8 @@ struct Load<'a> {
 impl Task for Load<'_> {
     type Output = Embedder;
 
-    fn run<B: Backend>(self, backend: B) -> Result<Embedder, ModelError> {
+    fn run<B: Backend>(self, ranks: Vec<B>) -> Result<Embedder, ModelError> {
+        let backend = load::only(ranks, "models that make embeddings")?;
         Embedder::load_on(backend, self.source, self.options)
     }
 }

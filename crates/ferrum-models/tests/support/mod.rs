@@ -1,6 +1,7 @@
 //! Drives a [`Runner`] without an engine: one place that lays out steps for the tests.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod failing;
 pub mod filled;
 pub mod hf;
 
@@ -23,9 +24,14 @@ pub fn real_model(alias: &str, options: &LoadOptions) -> Result<Box<dyn Runner>>
 #[allow(dead_code, reason = "not every test that shares this module has one")]
 pub fn synthetic_model(preset: &str, options: &LoadOptions) -> Result<Box<dyn Runner>> {
     let spec = SynthSpec::preset(preset).context("no such preset")?;
+    Ok(ferrum_models::load(&synthetic(&spec)?, options)?)
+}
+
+/// A synthetic model's file, which nobody else sees.
+pub fn synthetic(spec: &SynthSpec) -> Result<Gguf> {
     let file = tempfile::NamedTempFile::new()?;
     spec.write(std::io::BufWriter::new(file.reopen()?))?.flush()?;
-    Ok(ferrum_models::load(&Gguf::open(file.path())?, options)?)
+    Ok(Gguf::open(file.path())?)
 }
 
 /// A sequence as the tests keep it: its tokens, and how many of them the cache holds.

@@ -76,7 +76,7 @@ pub fn drafting_load() -> LoadOptions {
 
 /// `plain` with the model in `path` loaded by `load`, and the one in `draft` to propose its tokens.
 pub fn with_draft(plain: Offer, path: PathBuf, draft: Option<PathBuf>, load: LoadOptions) -> Offer {
-    let proposing = load.without_adapters();
+    let proposing = load.for_draft();
     let spec = ModelSpec {
         id: plain.id.clone(),
         load,

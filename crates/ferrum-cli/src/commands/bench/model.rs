@@ -45,6 +45,7 @@ struct Report<'a> {
     threads: usize,
     threads_batch: usize,
     device: &'static str,
+    tensor_parallel: u16,
     prefill: usize,
     decode: usize,
     depth: usize,
@@ -97,12 +98,13 @@ pub fn run(name: &str, args: &BenchArgs, config: &Config) -> Result<()> {
     let tps = phases.map(|p| p.map(|p| p.speed.median));
     let ranges = phases.map(|p| p.map(|p| [p.speed.min, p.speed.max]));
     let profiles = phases.map(|p| p?.profile.as_ref());
-    let threads = options.threads.unwrap_or_else(physical_cores);
+    let threads = threads(&options);
     let report = Report {
         model: name,
         threads,
         threads_batch: options.threads_batch.unwrap_or(threads),
         device: args.load.device_name(),
+        tensor_parallel: args.load.tensor_parallel,
         prefill,
         decode,
         depth,
@@ -137,12 +139,18 @@ fn load_options(args: &BenchArgs, config: &Config) -> LoadOptions {
     }
 }
 
+/// Threads of all ranks together.
+fn threads(options: &LoadOptions) -> usize {
+    options.threads.unwrap_or_else(|| physical_cores().max(options.tensor_parallel))
+}
+
 /// What the machine can do with the threads that decode, measured; or a card by its data sheet.
 fn machine(options: &LoadOptions) -> Result<devices::Measured> {
     if let Device::Cuda(ordinal) = options.device {
         return devices::card_peaks(ordinal);
     }
-    let threads = options.threads.unwrap_or_else(physical_cores);
+    // A profile is that of the first rank.
+    let threads = threads(options) / options.tensor_parallel.max(1);
     let config = CpuConfig { threads, isa: options.isa, ..CpuConfig::default() };
     devices::measure(&Cpu::new(config)?, threads)
 }

@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use ferrum_engine::{EngineConfig, same_vocabulary};
 use ferrum_hub::{Hub, ModelRef, catalogue};
 use ferrum_models::encoder::{EncoderSizes, makes_embeddings};
-use ferrum_models::{Device, KV_BLOCK_SIZE, LoadOptions, checkpoint, memory_estimate};
+use ferrum_models::{
+    Device, KV_BLOCK_SIZE, LoadOptions, MemoryEstimate, checkpoint, memory_estimate,
+};
 use ferrum_server::{Limits, Model, ModelSpec, Offer, Start};
 
 use super::adapters;
@@ -71,12 +73,12 @@ pub fn open(args: &ServeArgs, limits: &Limits, config: &Config) -> Result<Offers
     add_drafts(&mut candidates, args, config)?;
     drop_doubtful_names(&mut candidates, &mut encoders);
     let several = candidates.len() + encoders.len() > 1;
-    let device = args.load.options(&config.cuda).device;
+    let load = args.load.options(&config.cuda);
     let memory = match args.size.memory {
-        None if several => sizing::default_memory(device)?,
+        None if several => sizing::default_memory(&load)?,
         given => given,
     };
-    let rooms = rooms(&candidates, &encoders, args, (device, memory))?;
+    let rooms = rooms(&candidates, &encoders, args, (&load, memory))?;
     let mut offers = Offers { list: Vec::new(), memory, lines: Vec::new() };
     for (candidate, room) in candidates.into_iter().zip(rooms) {
         let (offer, line) = offer(candidate, room, args, limits)?;
@@ -109,6 +111,10 @@ fn encoder(
     aliases.dedup();
     aliases.retain(|alias| *alias != id);
     aliases.extend(alias.iter().cloned());
+    if args.load.tensor_parallel > 1 {
+        let what = format!("--tensor-parallel is for models that generate, and {id} does not");
+        return Err(UsageError(what).into());
+    }
     let context = args.size.context.map(|n| n as usize);
     let options = LoadOptions { context, ..args.load.options(&config.cuda) };
     let sizes = EncoderSizes::read(&path, &options).with_context(|| cannot_load(&path))?;
@@ -120,7 +126,7 @@ fn rooms(
     candidates: &[Candidate],
     encoders: &[EncoderCandidate],
     args: &ServeArgs,
-    (device, memory): (Device, Option<u64>),
+    (load, memory): (&LoadOptions, Option<u64>),
 ) -> Result<Vec<Room>> {
     let needs = candidates.iter().map(|candidate| candidate.needs);
     let fixed = encoders.iter().map(|encoder| Needs::fixed(encoder.sizes.bytes));
@@ -130,7 +136,7 @@ fn rooms(
         (None, Some(memory)) => {
             sizing::shares(&needs, memory).into_iter().map(Room::Whole).collect()
         }
-        (None, None) => vec![Room::by_default(device)?; needs.len()],
+        (None, None) => vec![Room::by_default(load)?; needs.len()],
     })
 }
 
@@ -181,8 +187,7 @@ impl Candidate {
         let file = open_model(name, config)?;
         let cannot = || format!("{name} cannot propose tokens for {}", self.id);
         same_vocabulary(&self.file.tokenizer()?, &file.tokenizer()?).with_context(cannot)?;
-        let options =
-            LoadOptions { max_samples: None, context: None, ..self.options.without_adapters() };
+        let options = LoadOptions { max_samples: None, context: None, ..self.options.for_draft() };
         let needs =
             Needs::of(&*file.checkpoint, &options).with_context(|| cannot_load(&file.path))?;
         let seqs = args.size.max_seqs as usize;
@@ -277,15 +282,7 @@ fn offer(
     let memory = memory_estimate(&*file.checkpoint, &spec.load)?;
     let draft = draft.map(|(file, needs)| Proposer::new(file, &needs, &spec.load)).transpose()?;
     let mut bytes = memory.total();
-    let mut line = format!(
-        "{id}: context {} tokens, {} requests at once and {} waiting, KV cache for {} tokens ({}), weights {}",
-        spec.load.context.unwrap_or(0),
-        spec.load.max_seqs,
-        spec.queue,
-        spec.load.kv_blocks.unwrap_or(0) * KV_BLOCK_SIZE,
-        text::bytes(memory.kv_cache as u64),
-        text::bytes(memory.weights as u64),
-    );
+    let mut line = sizes_line(&id, &spec, &memory);
     if let Some(Proposer { name, bytes: more, .. }) = &draft {
         bytes = bytes.saturating_add(*more);
         line += &format!(", draft model {name} ({})", text::bytes(*more as u64));
@@ -315,6 +312,25 @@ fn offer(
         })),
     };
     Ok((offer, line))
+}
+
+/// What a server says of a model's sizes when it starts.
+fn sizes_line(id: &str, spec: &ModelSpec, memory: &MemoryEstimate) -> String {
+    let load = &spec.load;
+    let line = format!(
+        "{id}: context {} tokens, {} requests at once and {} waiting, KV cache for {} tokens ({}), weights {}",
+        load.context.unwrap_or(0),
+        load.max_seqs,
+        spec.queue,
+        load.kv_blocks.unwrap_or(0) * KV_BLOCK_SIZE,
+        text::bytes(memory.kv_cache as u64),
+        text::bytes(memory.weights as u64),
+    );
+    match (load.tensor_parallel, load.device) {
+        (1, _) => line,
+        (cards, Device::Cuda(_)) => line + &format!(", on {cards} cards with so much each"),
+        (ranks, _) => line + &format!(", on {ranks} ranks"),
+    }
 }
 
 /// The names of models and adapters.

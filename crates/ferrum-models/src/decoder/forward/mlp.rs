@@ -5,7 +5,7 @@ use ferrum_kernels::params::{
 };
 use ferrum_kernels::{Backend, DType, KernelError};
 
-use super::{DecoderRunner, Linears, Sublayer};
+use super::{DecoderRunner, Linears, Sublayer, carries_stream};
 use crate::decoder::ExpertsSpec;
 use crate::decoder::memory::ActivationSizes;
 use crate::decoder::weights::{ExpertWeights, MlpWeights};
@@ -73,7 +73,7 @@ impl<B: Backend> DecoderRunner<B> {
                     rows,
                     eps: self.spec.norm_eps,
                 };
-                sublayer.add_to(linears, &mut act.x, &mut act.h)
+                sublayer.add_to(linears, self.rank.as_mut(), (&mut act.x, &mut act.h))
             }
             MlpWeights::Experts(_) => self.experts(i),
         }
@@ -105,11 +105,11 @@ impl<B: Backend> DecoderRunner<B> {
         let post_norm = weights.post_ffn_norm.as_ref();
         let (dst, accumulate) = match post_norm {
             Some(_) => (&mut act.h, false),
-            None => (&mut act.x, true),
+            None => (&mut act.x, carries_stream(self.rank.as_ref())),
         };
         b.expert_combine(
             s,
-            dst,
+            &mut *dst,
             &ExpertCombine {
                 input: &act.mlp,
                 rows,
@@ -120,6 +120,9 @@ impl<B: Backend> DecoderRunner<B> {
                 accumulate,
             },
         )?;
+        if let Some(rank) = &mut self.rank {
+            rank.sum(b, s, dst, rows * self.spec.hidden)?;
+        }
         let Some(weight) = post_norm else { return Ok(()) };
         let (src, groups, width) = (Some(&act.h), rows, self.spec.hidden);
         let eps = self.spec.norm_eps;

@@ -120,6 +120,8 @@ impl<B: Backend> DecoderRunner<B> {
                     let recording = self.recordings.keep(shape, recording);
                     return self.backend.replay(&mut self.stream, recording);
                 }
+                // The other ranks replay theirs.
+                Err(error) if self.rank.is_some() => return Err(error),
                 // What is really wrong shows below, if anything is.
                 Ok(None) | Err(_) => self.recordings.give_up(),
             }

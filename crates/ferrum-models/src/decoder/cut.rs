@@ -1,0 +1,106 @@
+//! The part of a tensor that a weight is made of, as bytes.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use ferrum_kernels::Format;
+
+use crate::checkpoint::Tensor;
+
+/// Some rows and columns of each of a tensor's matrices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// Matrices in the tensor.
+    pub experts: usize,
+    /// Rows of each.
+    pub rows: Range<usize>,
+    /// Columns, in whole blocks.
+    pub cols: Range<usize>,
+    /// A row of zeros is added behind them.
+    pub zeros: bool,
+}
+
+impl Cut {
+    /// All of a tensor with so many matrices.
+    pub fn whole(tensor: &Tensor<'_>, experts: usize) -> Cut {
+        let rows = tensor.rows() / experts.max(1);
+        Cut { experts, rows: 0..rows, cols: 0..tensor.cols(), zeros: false }
+    }
+
+    /// Rows of all matrices together.
+    pub fn total_rows(&self) -> usize {
+        self.experts * self.rows.len() + usize::from(self.zeros)
+    }
+
+    /// Where the rows lie in the tensor's bytes, matrix by matrix, with all of their columns.
+    pub fn ranges(&self, tensor: &Tensor<'_>, bytes: usize) -> Vec<Range<usize>> {
+        let row = bytes / tensor.rows().max(1);
+        let matrix = tensor.rows() / self.experts.max(1);
+        let at = |expert: usize, i: usize| (expert * matrix + i) * row;
+        let range = |expert| at(expert, self.rows.start)..at(expert, self.rows.end);
+        (0..self.experts).map(range).collect()
+    }
+
+    /// The bytes, which are a copy unless they lie in one piece.
+    pub fn bytes<'a>(&self, tensor: &Tensor<'_>, data: &'a [u8]) -> Cow<'a, [u8]> {
+        let ranges = self.ranges(tensor, data.len());
+        let all_columns = self.cols == (0..tensor.cols());
+        if let ([range], true, false) = (ranges.as_slice(), all_columns, self.zeros) {
+            return Cow::Borrowed(data.get(range.clone()).unwrap_or_default());
+        }
+        let row = data.len() / tensor.rows().max(1);
+        let cols = bytes_of(tensor.format, self.cols.start)..bytes_of(tensor.format, self.cols.end);
+        let mut copy = Vec::with_capacity(self.total_rows() * cols.len());
+        for range in ranges {
+            let rows = data.get(range).unwrap_or_default();
+            rows.chunks_exact(row.max(1))
+                .for_each(|row| copy.extend_from_slice(&row[cols.clone()]));
+        }
+        if self.zeros {
+            // A block of zero bytes has a scale of zero, in every format.
+            copy.resize(copy.len() + cols.len(), 0);
+        }
+        Cow::Owned(copy)
+    }
+}
+
+/// Bytes of the blocks of so many values.
+fn bytes_of(format: Format, values: usize) -> usize {
+    values / format.block_len() * format.block_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrum_kernels::weight::dequantize_row;
+
+    #[test]
+    fn rows_and_columns_of_each_matrix() {
+        // Two matrices of 3 x 64 in blocks of 32: each block is filled with its number.
+        let format = Format::Q8_0;
+        let data: Vec<u8> = (0..12u8).flat_map(|block| [block; 34]).collect();
+        let tensor = Tensor { format, dims: &[64, 3, 2], columns: None };
+        let whole = Cut::whole(&tensor, 2);
+        let blocks = |cut: &Cut| -> Vec<u8> {
+            let bytes = cut.bytes(&tensor, &data);
+            assert_eq!(bytes.len(), cut.total_rows() * format.row_bytes(cut.cols.len()).unwrap());
+            bytes.chunks(34).map(|block| block[5]).collect()
+        };
+        assert_eq!(blocks(&whole), (0..12).collect::<Vec<u8>>());
+        assert_eq!(blocks(&Cut { rows: 1..3, ..whole.clone() }), [2, 3, 4, 5, 8, 9, 10, 11]);
+        assert_eq!(blocks(&Cut { cols: 32..64, ..whole.clone() }), [1, 3, 5, 7, 9, 11]);
+        let one = Cut { experts: 1, rows: 2..4, ..whole };
+        assert!(matches!(one.bytes(&tensor, &data), Cow::Borrowed(bytes) if bytes[0] == 4));
+        assert_eq!(blocks(&Cut { zeros: true, ..one.clone() }), [4, 5, 6, 7, 0, 0]);
+        assert_eq!(one.ranges(&tensor, data.len()).first(), Some(&(4 * 34..8 * 34)));
+    }
+
+    #[test]
+    fn zero_bytes_are_zeros_in_every_format() {
+        for format in Format::ALL {
+            let mut values = vec![1.0; format.block_len()];
+            dequantize_row(format, &vec![0; format.block_bytes()], &mut values).unwrap();
+            assert!(values.iter().all(|&value| value == 0.0), "{format}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Tiny models on two emulated NVIDIA cards, joined by an emulated NCCL: what they write is what one
+//! processor writes, in every order in which cards may run, with steps recorded and replayed on both.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+mod support;
+
+use anyhow::{Context, Result, ensure};
+use ferrum_models::synth::SynthSpec;
+use ferrum_models::{Device, LoadOptions, Runner, load, memory_estimate};
+use support::hf::distance;
+use support::{Sequence, failing::Failing, step, synthetic};
+
+/// Tokens of the prompts: within a block, over its end, and over two of them.
+const PROMPTS: [usize; 3] = [5, 37, 70];
+/// Tokens that are written. The second step of a shape is recorded, later ones are replayed.
+const WRITTEN: usize = 6;
+
+fn options(device: Device, ranks: usize) -> LoadOptions {
+    LoadOptions {
+        device,
+        tensor_parallel: ranks,
+        context: Some(96),
+        max_seqs: PROMPTS.len(),
+        ..LoadOptions::default()
+    }
+}
+
+/// Index of the highest value, the first of equals.
+fn argmax(values: &[f32]) -> u32 {
+    let best = values.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
+    best.map_or(0, |(i, _)| i as u32)
+}
+
+/// Reads the prompts in one step, then writes greedily: the logits of every step.
+fn write(runner: &mut dyn Runner) -> Result<Vec<Vec<f32>>> {
+    let (vocab, blocks) = (runner.limits().vocab, runner.limits().kv_blocks);
+    let token = |i: usize| (i * 7919 % (vocab - 10) + 3) as u32;
+    let sequence = |(i, &len): (usize, &usize)| {
+        let tokens: Vec<u32> = (0..len).map(|t| token(t + 100 * i)).collect();
+        Sequence::new(&tokens, i, PROMPTS.len(), blocks)
+    };
+    let mut sequences: Vec<Sequence> = PROMPTS.iter().enumerate().map(sequence).collect();
+    let mut all = Vec::new();
+    for chunks in std::iter::once(PROMPTS).chain([[1; 3]; WRITTEN]) {
+        let logits = step(runner, &mut sequences, &chunks)?;
+        for (sequence, logits) in sequences.iter_mut().zip(&logits) {
+            sequence.tokens.push(argmax(logits));
+        }
+        all.extend(logits);
+    }
+    Ok(all)
+}
+
+fn check(preset: &str) -> Result<()> {
+    let spec = SynthSpec::preset(preset).context("no such preset")?;
+    let model = synthetic(&SynthSpec { kv_heads: spec.kv_heads.max(2), ..spec })?;
+    let expected = write(load(&model, &options(Device::Cpu, 1))?.as_mut())?;
+    ferrum_cuda_emulator::load()?;
+    // Each with the card after it, which has the same schedule.
+    for card in ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE {
+        let order = ferrum_cuda_emulator::schedule(card);
+        let got = write(load(&model, &options(Device::Cuda(card), 2))?.as_mut())?;
+        ensure!(got.len() == expected.len());
+        for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            let distance = distance(got, expected);
+            println!("{order:?}: row {i}: {distance:.2e}");
+            ensure!(distance < 1e-3, "{order:?}: row {i}: {distance:.2e}");
+            ensure!(argmax(got) == argmax(expected), "{order:?}: row {i}: another token");
+        }
+    }
+    Ok(())
+}
+
+// One test: an error that one makes would stay with the cards of the others.
+#[test]
+fn two_cards_write_what_a_processor_writes() -> Result<()> {
+    for preset in ["llama3-tiny", "qwen3moe-tiny", "gemma3-tiny"] {
+        check(preset).context(preset)?;
+    }
+    too_few_cards()?;
+    a_card_that_fails_at_load()
+}
+
+fn too_few_cards() -> Result<()> {
+    let model = synthetic(&SynthSpec::preset("llama3-tiny").context("no such preset")?)?;
+    for (first, named) in [(5, "cards 5 to 6"), (usize::MAX, "cards")] {
+        let options = options(Device::Cuda(first), 2);
+        let error = load(&model, &options).err().context("it was loaded")?.to_string();
+        ensure!(error.contains(named) && error.contains("has 6"), "{error}");
+    }
+    // What is told of memory is that of one card.
+    let [one, two] = [1, 2].map(|ranks| memory_estimate(&model, &options(Device::Cuda(0), ranks)));
+    let (one, two) = (one?, two?);
+    ensure!(2 * two.kv_cache == one.kv_cache);
+    ensure!(two.weights < one.weights * 11 / 20, "{} of {}", two.weights, one.weights);
+    Ok(())
+}
+
+/// The other card waits for it in its first step, and must not wait for ever.
+fn a_card_that_fails_at_load() -> Result<()> {
+    let model = synthetic(&SynthSpec::preset("llama3-tiny").context("no such preset")?)?;
+    let model = Failing::new(&model, "output_norm.weight", 1);
+    let error = load(&model, &options(Device::Cuda(0), 2)).err().context("it was loaded")?;
+    ensure!(error.to_string().contains("output_norm.weight"), "{error}");
+    Ok(())
+}
