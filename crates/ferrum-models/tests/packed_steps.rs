@@ -1,8 +1,10 @@
-//! How a prompt is cut into steps, and what else is in them, does not change the logits.
+//! How a prompt is cut into steps, and what else is in them, does not change the logits: to the bit
+//! nearly, or by what rounding to bfloat16 does where the processor has matrix products (AMX).
 
 mod support;
 
 use anyhow::Result;
+use ferrum_models::cpu::Isa;
 use ferrum_models::synth::SynthSpec;
 use ferrum_models::{LoadOptions, Runner};
 use support::{Sequence, prefill, real_model, step, synthetic_model};
@@ -16,7 +18,12 @@ fn tokens(runner: &dyn Runner, len: usize, seed: usize) -> Vec<u32> {
 }
 
 fn load(alias: &str, max_seqs: usize) -> Result<Box<dyn Runner>> {
-    let options = LoadOptions { max_seqs, context: Some(1024), ..LoadOptions::default() };
+    load_for(Isa::best().independent(), alias, max_seqs)
+}
+
+fn load_for(isa: Isa, alias: &str, max_seqs: usize) -> Result<Box<dyn Runner>> {
+    let isa = Some(isa);
+    let options = LoadOptions { max_seqs, isa, context: Some(1024), ..LoadOptions::default() };
     match SynthSpec::preset(alias) {
         Some(_) => synthetic_model(alias, &options),
         None => real_model(alias, &options),
@@ -48,6 +55,25 @@ fn chunked_one_shot_and_token_by_token_prefill_agree() -> Result<()> {
         let by_token = prefill(runner.as_mut(), &prompt, 1)?;
         let d = difference(&by_token, &chunked);
         assert!(d <= NOISE, "{alias}: token by token differs by {d}");
+    }
+    Ok(())
+}
+
+#[test]
+fn long_and_short_chunks_agree_within_what_their_products_round() -> Result<()> {
+    if Isa::best().independent() == Isa::best() {
+        return Ok(());
+    }
+    for alias in MODELS {
+        let mut runner = load_for(Isa::best(), alias, 1)?;
+        let prompt = tokens(runner.as_ref(), 512, 1);
+        let one_shot = prefill(runner.as_mut(), &prompt, 512)?;
+        let long = prefill(runner.as_mut(), &prompt, 128)?;
+        let d = difference(&long, &one_shot);
+        assert!(d <= NOISE, "{alias}: chunks of 128 differ by {d}");
+        let short = prefill(runner.as_mut(), &prompt, 33)?;
+        let d = difference(&short, &one_shot);
+        assert!(d <= 0.05, "{alias}: chunks of 33 differ by {d}");
     }
     Ok(())
 }

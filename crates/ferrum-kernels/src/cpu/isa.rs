@@ -52,6 +52,15 @@ impl Isa {
         Isa::ALL.into_iter().rev().find(tested).unwrap_or(Isa::Portable)
     }
 
+    /// What to take where a token's result must not depend, to the bit, on how many others are in its
+    /// step: this one, or where it has matrix products that round otherwise, the one without.
+    pub fn independent(self) -> Isa {
+        match self {
+            Isa::Amx => Isa::Avx512Vnni,
+            other => other,
+        }
+    }
+
     /// Where the tests have run so far of what this processor would be given. They run everything
     /// that a machine has: whoever sees them pass on one that is not counted here changes this.
     pub fn tested(self) -> Tested {
