@@ -28,10 +28,10 @@ pub(super) const MAX: f32 = 5792.0;
 const NEGLIGIBLE: f32 = 1e-30;
 
 /// Pairs of columns in a step.
-const PAIRS: usize = STEP / 2;
+pub(super) const PAIRS: usize = STEP / 2;
 
 /// Bytes of the scales of a group.
-const SCALES: usize = ROWS * 4;
+pub(super) const SCALES: usize = ROWS * 4;
 
 /// Bytes of a step of a packed group.
 pub(super) const STEP_BYTES: usize = SCALES + PAIRS * VECTOR;

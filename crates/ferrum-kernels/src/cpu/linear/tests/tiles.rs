@@ -83,6 +83,33 @@ fn check(format: Format) {
     }
 }
 
+/// Weights of single numbers that may be rounded are brought to tiles as well.
+#[test]
+fn rounded_numbers() {
+    for (isa, kernels) in implementations() {
+        let mut bench = Bench::new(isa, 2);
+        for (rows, cols) in [(9, 64), (40, 384), (17, 576), (32, 1536)] {
+            let plain = Plain::new(Format::F32, rows, cols, 17);
+            let source = plain.source().rounded();
+            let weight = bench.cpu.pack(&mut bench.stream, &source).unwrap();
+            let x = Random::new(18).activations(35 * cols);
+            let got = bench.tiled(kernels, &weight, &x, vec![0.0; 35 * rows]);
+            for (t, x) in x.chunks(cols).enumerate() {
+                let exact: Vec<f64> = x.iter().copied().map(f64::from).collect();
+                for r in 0..rows {
+                    let (want, magnitude) = product(&plain.row(r), &exact);
+                    let got = got[t * rows + r];
+                    let error = (f64::from(got) - want).abs();
+                    assert!(
+                        error <= BFLOAT16 * magnitude,
+                        "{isa} {rows}x{cols}: {got}, not {want}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// From [`MIN_TOKENS`] on, a token's result is the same, bit for bit, however many there are.
 fn few_as_many(format: Format) {
     for (isa, kernels) in implementations() {

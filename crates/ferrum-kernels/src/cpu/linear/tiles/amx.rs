@@ -4,12 +4,14 @@
 use super::super::dots::SIGN;
 use super::super::panel::{STEP_BYTES, STEP_SCALES};
 use super::super::planes::{STEP, VECTORS};
-use super::expand::Expand;
+use super::super::shorts;
+use super::expand::{Expand, ExpandShorts};
 use super::{Product, SIDE, TILE, TileKernels, WIDE};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-pub(super) static KERNELS: TileKernels = TileKernels { begin, end, multiply, expand, round };
+pub(super) static KERNELS: TileKernels =
+    TileKernels { begin, end, multiply, expand, expand_shorts, round };
 
 /// Bytes of a tile's row, and from a tile's row to the next.
 const LINE: usize = 64;
@@ -164,6 +166,35 @@ unsafe fn expand(from: &Expand<'_>, out: &mut [u16]) {
     }
 }
 
+/// # Safety
+/// The processor must have AVX-512 BW with bfloat16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn expand_shorts(from: &ExpandShorts<'_>, out: &mut [u16]) {
+    let bytes = from.steps * STEP / shorts::STEP * shorts::STEP_BYTES;
+    let groups = from.groups.map(|group| &group[..bytes]);
+    let both = |at: usize| {
+        // SAFETY: 32 bytes of each group, as the slices say; the processor has what it takes.
+        unsafe {
+            let half = |group: &[u8]| _mm256_loadu_si256(group[at..at + 32].as_ptr().cast());
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(half(groups[0])), half(groups[1]))
+        }
+    };
+    for pair in 0..from.steps * STEP / 2 {
+        let (step, within) = (pair / shorts::PAIRS, pair % shorts::PAIRS);
+        let scale = _mm512_castsi512_ps(both(step * shorts::STEP_BYTES));
+        let q = both(step * shorts::STEP_BYTES + shorts::SCALES + within * 32);
+        let low = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(q));
+        let value = |q: __m512i| _mm512_mul_ps(_mm512_cvtepi32_ps(q), scale);
+        let pairs = STEP / 2;
+        let tile = (2 * (pair / pairs) + from.which) * TILE + pair % pairs * WIDE;
+        // SAFETY: 32 values are writable in the slice.
+        unsafe {
+            let out = out[tile..tile + WIDE].as_mut_ptr();
+            store_pairs(value(low), value(_mm512_srai_epi32::<16>(q)), out);
+        }
+    }
+}
+
 /// Four columns of 16 rows as pairs: those of the first two, then those of the others.
 ///
 /// # Safety
@@ -171,23 +202,34 @@ unsafe fn expand(from: &Expand<'_>, out: &mut [u16]) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn four_columns(q: __m512i, scale: __m512, offset: __m512, out: *mut u16) {
-    // From 16 values of a column and 16 of the next to pairs of a row.
-    let pairs = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-        19, 3, 18, 2, 17, 1, 16, 0,
-    );
     let byte = _mm512_set1_epi32(0xff);
     let value = |q: __m512i| _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), scale, offset);
     let first = value(_mm512_and_si512(q, byte));
     let second = value(_mm512_and_si512(_mm512_srli_epi32::<8>(q), byte));
     let third = value(_mm512_and_si512(_mm512_srli_epi32::<16>(q), byte));
     let fourth = value(_mm512_srli_epi32::<24>(q));
+    // SAFETY: the caller's promise.
+    unsafe {
+        store_pairs(first, second, out);
+        store_pairs(third, fourth, out.add(WIDE));
+    }
+}
+
+/// Two columns of 16 rows, rounded, as a pair of each row.
+///
+/// # Safety
+/// 32 values must be writable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn store_pairs(first: __m512, second: __m512, out: *mut u16) {
+    // From 16 values of a column and 16 of the next to pairs of a row.
+    let pairs = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+        19, 3, 18, 2, 17, 1, 16, 0,
+    );
     // SAFETY: the caller's promise; the types have the same bits.
     unsafe {
-        for (i, (low, high)) in [(first, second), (third, fourth)].into_iter().enumerate() {
-            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-            let both = _mm512_permutexvar_epi16(pairs, both);
-            _mm512_storeu_si512(out.add(i * WIDE).cast(), both);
-        }
+        let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));
+        _mm512_storeu_si512(out.cast(), _mm512_permutexvar_epi16(pairs, both));
     }
 }

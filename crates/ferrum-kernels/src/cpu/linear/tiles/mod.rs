@@ -29,9 +29,10 @@ use super::kernels::Kernels;
 use super::multiply::PanelMemory;
 use super::panel::{GROUPS, PANEL_ROWS, PANEL_STEPS};
 use super::planes::STEP;
+use super::shorts;
 use super::weight::CpuWeight;
 use crate::{PackedWeight, Result};
-use expand::Expand;
+use expand::{Expand, ExpandShorts};
 use std::ops::Range;
 
 /// From this number of tokens on, unpacking weights to tiles pays. Measured.
@@ -70,6 +71,8 @@ pub(super) struct TileKernels {
     multiply: unsafe fn(Product),
     /// [`Expand`]
     expand: unsafe fn(&Expand<'_>, &mut [u16]),
+    /// [`ExpandShorts`]
+    expand_shorts: unsafe fn(&ExpandShorts<'_>, &mut [u16]),
     /// Rounds values to bfloat16.
     round: unsafe fn(&[f32; STEP], &mut [u16; STEP]),
 }
@@ -96,7 +99,8 @@ pub(super) fn kernels(isa: Isa) -> Option<&'static TileKernels> {
 
 /// Parts of the columns, in steps: about as long as each other, and of whole blocks.
 fn parts(steps: usize) -> impl Iterator<Item = Range<usize>> {
-    let unit = if steps.is_multiple_of(8) { 8 } else { 1 };
+    // The steps of the longest blocks, or of those that are rounded.
+    let unit = [8, 2, 1].into_iter().find(|&unit| steps.is_multiple_of(unit)).unwrap_or(1);
     let len = steps.div_ceil(steps.div_ceil(PART)).next_multiple_of(unit);
     (0..steps).step_by(len).map(move |start| start..steps.min(start + len))
 }
@@ -197,7 +201,7 @@ pub(super) struct Work<'a> {
 
 /// Whether the weight can be brought to tiles.
 pub(super) fn suits(weight: &CpuWeight) -> bool {
-    matches!(weight.kernels, Kernels::Blocks(_))
+    matches!(weight.kernels, Kernels::Blocks(_) | Kernels::Shorts(_))
 }
 
 /// Does all of it, in one parallel region.
@@ -249,8 +253,21 @@ impl Work<'_> {
     fn expand(&self, pair: usize, part: Range<usize>, memory: &mut Memory) {
         let Pair { weights, panels } = (self.pair)(pair);
         for (which, (weight, panel)) in weights.into_iter().zip(panels).enumerate() {
-            let Kernels::Blocks(kernels) = weight.kernels else { continue };
             let groups = weight.panel(panel);
+            let kernels = match weight.kernels {
+                Kernels::Blocks(kernels) => kernels,
+                Kernels::Shorts(_) => {
+                    let first = groups[0].unwrap_or_default();
+                    let start = part.start * STEP / shorts::STEP * shorts::STEP_BYTES;
+                    let groups = groups.map(|group| &group.unwrap_or(first)[start..]);
+                    let from = ExpandShorts { groups, steps: part.len(), which };
+                    // SAFETY: kernels are given out for instruction sets that a stream has.
+                    unsafe { (self.kernels.expand_shorts)(&from, &mut memory.weights) }
+                    continue;
+                }
+                // Not brought to tiles (`suits`).
+                Kernels::Floats(_) => continue,
+            };
             let blocks = part.len() / kernels.steps;
             let block_bytes =
                 groups[0].map_or(0, <[u8]>::len) / (weight.cols() / STEP / kernels.steps);

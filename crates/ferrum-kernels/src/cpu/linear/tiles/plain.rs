@@ -1,14 +1,16 @@
 //! The tiles in plain Rust: what the matrix instructions are tested against. The weights are to be
 //! packed for [`super::super::super::Isa::Portable`], which leaves signed quants as they are.
 
+use super::super::dots::ROWS;
 use super::super::panel::{PANEL_ROWS, STEP_BYTES, STEP_SCALES};
 use super::super::planes::STEP;
-use super::expand::Expand;
+use super::super::shorts;
+use super::expand::{Expand, ExpandShorts};
 use super::{Product, SIDE, TILE, TileKernels, WIDE};
 use half::bf16;
 
 pub(in super::super) static KERNELS: TileKernels =
-    TileKernels { begin: || {}, end: || {}, multiply, expand, round };
+    TileKernels { begin: || {}, end: || {}, multiply, expand, expand_shorts, round };
 
 fn round(x: &[f32; STEP], out: &mut [u16; STEP]) {
     for (out, x) in out.iter_mut().zip(x) {
@@ -34,6 +36,21 @@ fn expand(from: &Expand<'_>, out: &mut [u16]) {
                 let min = if meaning.mins { from.mins[at] } else { 0.0 };
                 let value = q.mul_add(from.scales[at], min);
                 tile[column / 2 * WIDE + 2 * row + column % 2] = bf16::from_f32(value).to_bits();
+            }
+        }
+    }
+}
+
+fn expand_shorts(from: &ExpandShorts<'_>, out: &mut [u16]) {
+    let mut values = vec![0.0; from.steps * STEP];
+    for row in 0..SIDE {
+        let bytes = from.steps * STEP / shorts::STEP * shorts::STEP_BYTES;
+        shorts::row(&from.groups[row / ROWS][..bytes], row % ROWS, &mut values);
+        for (step, values) in values.chunks_exact(STEP).enumerate() {
+            let tile = &mut out[(2 * step + from.which) * TILE..][..TILE];
+            for (column, value) in values.iter().enumerate() {
+                let at = column / 2 * WIDE + 2 * row + column % 2;
+                tile[at] = bf16::from_f32(*value).to_bits();
             }
         }
     }
