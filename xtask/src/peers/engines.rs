@@ -117,10 +117,35 @@ fn environment(folder: &Path) -> Result<PathBuf> {
     if output(Command::new(&python).args(["-c", &probe])).is_err() {
         println!("building {name} {version}; this takes some minutes");
         let mut pip = Command::new(&python);
-        pip.env("CMAKE_ARGS", "-DGGML_NATIVE=ON").env("FORCE_CMAKE", "1");
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        pip.env("CMAKE_ARGS", llama_options(&cpu)).env("FORCE_CMAKE", "1");
         output(pip.args(["-m", "pip", "install", "--quiet", &format!("{name}=={version}")]))?;
     }
     Ok(python)
+}
+
+/// How to build llama.cpp for a processor, as `/proc/cpuinfo` tells of it: for what it has, but without
+/// AMX, whose kernels in the version that we compare with end with a fault on the first prompt.
+fn llama_options(cpu: &str) -> String {
+    if !cpu.contains("amx_tile") {
+        return "-DGGML_NATIVE=ON".into();
+    }
+    // What every processor with AMX has.
+    let sets = [
+        "SSE42",
+        "AVX",
+        "AVX2",
+        "FMA",
+        "F16C",
+        "BMI2",
+        "AVX_VNNI",
+        "AVX512",
+        "AVX512_VBMI",
+        "AVX512_VNNI",
+        "AVX512_BF16",
+    ];
+    let sets = sets.map(|set| format!(" -DGGML_{set}=ON"));
+    format!("-DGGML_NATIVE=OFF{}", sets.concat())
 }
 
 /// What the table is about.
