@@ -74,8 +74,8 @@ fn check_beside_the_file(alias: &str, times: f64, position: f64) {
 
 #[test]
 fn smollm2_is_in_memory_once() {
-    // The aim is 1.15; program and vocabulary are 17 MB beside a file of 98, and take 0.02 too much.
-    check_beside_the_file("smollm2", 1.175, SMOLLM2_POSITION);
+    // The aim is 1.15; program and vocabulary are 18 MB beside a file of 98, and take 0.03 too much.
+    check_beside_the_file("smollm2", 1.18, SMOLLM2_POSITION);
 }
 
 #[test]

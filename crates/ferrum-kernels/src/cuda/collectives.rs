@@ -43,6 +43,16 @@ struct Comm(ncclComm_t);
 // SAFETY: NCCL's communicators may be used from any thread, by one at a time: a mutex sees to that.
 unsafe impl Send for Comm {}
 
+impl Comm {
+    /// Ends what it runs. An error has nobody to hear it.
+    fn abort(self, device: &Device) {
+        if device.bind("abort").is_ok() {
+            // SAFETY: made by NCCL, and not used again.
+            let _ = unsafe { sys::ncclCommAbort(self.0) };
+        }
+    }
+}
+
 impl Member {
     fn comm(&self) -> MutexGuard<'_, Option<Comm>> {
         self.comm.lock().unwrap_or_else(PoisonError::into_inner)
@@ -50,16 +60,17 @@ impl Member {
 }
 
 impl World {
-    /// Ends what runs and frees who waits.
+    /// Ends what runs and frees who waits. All at once: to end a member takes until nothing refers to it
+    /// any more, recorded steps among it, which may wait for the members that are not ended yet.
     fn end(&self) {
-        for member in &self.members {
-            let Some(Comm(raw)) = member.comm().take() else { continue };
-            if member.device.bind("abort").is_ok() {
-                // SAFETY: made by NCCL and taken out of its place, so it is not used again. An error
-                // has nobody to hear it.
-                let _ = unsafe { sys::ncclCommAbort(raw) };
+        let taken = self.members.iter().map(|member| (member, member.comm().take()));
+        let taken: Vec<_> = taken.collect();
+        std::thread::scope(|scope| {
+            for (member, comm) in taken {
+                let Some(comm) = comm else { continue };
+                scope.spawn(move || comm.abort(&member.device));
             }
-        }
+        });
     }
 }
 

@@ -246,7 +246,8 @@ fn check(tensor: &Planned, options: &ConvertOptions) -> Result<(), ConvertError>
     if *format == Format::Q4_Z {
         return Err(ConvertError::NotInGguf { name: name.clone(), format: *format });
     }
-    let kept = format == from || (columns.is_some() && *format == Format::F16);
+    // Columns in another order make other blocks.
+    let kept = if columns.is_some() { *format == Format::F16 } else { format == from };
     if from.block_len() > 1 && !kept && !options.allow_requantize {
         return Err(ConvertError::Quantized { name: name.clone(), format: *from });
     }

@@ -198,6 +198,10 @@ fn check_tensors<B: Backend>(
         if whole.kind.cols() != role.kind.cols() {
             let name = file.name_in_file(&role.name);
             share.check_cols(&name, format, whole.kind.cols())?;
+            if file.require(&role.name)?.columns.is_some() {
+                let what = format!("the columns of tensor {name} have an order of their own");
+                return Err(share.refusal(what));
+            }
         }
         match role.kind {
             RoleKind::Matrix { cols, .. } => backend.check(&Need::Linear { format, cols })?,
@@ -395,10 +399,6 @@ impl<B: Backend> Loader<'_, B> {
         let ranges = cut.ranges(&tensor, data.len());
         let part = cut.bytes(&tensor, &data);
         let source = WeightSource::new(tensor.format, cut.total_rows(), cut.cols.len(), &part)?;
-        if tensor.columns.is_some() && cut.cols != (0..tensor.cols()) {
-            let what = format!("the columns of tensor {name} have an order of their own");
-            return Err(self.share.refusal(what));
-        }
         let source = source.stacked(experts)?.ordered(tensor.columns)?;
         // Rows of the embedding are taken as they are.
         let rounded = self.rounded && name != "token_embd.weight";
