@@ -93,7 +93,7 @@ fn a_text_has_the_same_vector_in_any_batch() {
         let want: Vec<f64> = want[0].iter().map(|&x| x.into()).collect();
         assert!(cosine(&exact.embed(ids, None).expect("embedded")[0], &want) > 1.0 - 1e-10);
         // Rounded numbers move it a little.
-        assert!(cosine(vector, &want) > 1.0 - 2e-6);
+        assert!(cosine(vector, &want) > 1.0 - 5e-5);
     }
 }
 

@@ -16,8 +16,8 @@ pub(super) fn kernels<'a>(
     tokens: usize,
     mut weights: impl Iterator<Item = &'a CpuWeight>,
 ) -> Option<&'static TileKernels> {
-    let kernels = tiles::kernels(s.isa).filter(|_| tokens >= tiles::MIN_TOKENS)?;
-    weights.all(tiles::suits).then_some(kernels)
+    let kernels = tiles::kernels(s.isa)?;
+    weights.all(|weight| tiles::pay(weight, tokens)).then_some(kernels)
 }
 
 /// [`crate::Backend::linear`] of weights that suit, whose columns are in the order of the input.

@@ -1,6 +1,7 @@
 //! Weights whose numbers may be rounded: what is rounded is what the contract says, and no more.
 
 use super::super::shorts::{self, Block, MAX, STEP};
+use super::super::tiles;
 use super::{Bench, Plain, Random, product, values};
 use crate::cpu::{CpuWeight, Isa};
 use crate::host::HostBuffer;
@@ -17,6 +18,11 @@ impl Bench {
     fn pack_rounded(&mut self, plain: &Plain) -> CpuWeight {
         self.cpu.pack(&mut self.stream, &plain.source().rounded()).unwrap()
     }
+}
+
+/// The instruction sets that multiply integers; the others bring rounded weights to tiles.
+fn integers() -> impl Iterator<Item = Isa> {
+    Isa::available().into_iter().filter(|isa| tiles::kernels(*isa).is_none())
 }
 
 /// What the kernels make of numbers.
@@ -61,7 +67,7 @@ fn numbers_are_rounded_to_the_nearest() {
 
 #[test]
 fn products_are_those_of_the_rounded_numbers() {
-    for isa in Isa::available() {
+    for isa in integers() {
         let mut bench = Bench::new(isa, 2);
         for format in [Format::F32, Format::F16, Format::BF16] {
             for (rows, steps) in [(1, 1), (8, 3), (17, 9), (40, 5), (24, 24)] {
@@ -98,7 +104,7 @@ fn products_are_those_of_the_rounded_numbers() {
 /// Bias and what is accumulated on are added, in panels that are whole and not.
 #[test]
 fn bias_and_accumulation() {
-    for isa in Isa::available() {
+    for isa in integers() {
         let mut bench = Bench::new(isa, 2);
         for (tokens, rows) in [(1, 32), (7, 24), (25, 17)] {
             let weight = bench.pack_rounded(&Plain::new(Format::F32, rows, 128, 7));
@@ -138,7 +144,7 @@ fn bias_and_accumulation() {
 
 #[test]
 fn a_token_is_the_same_alone_and_among_others() {
-    for isa in Isa::available() {
+    for isa in integers() {
         let mut bench = Bench::new(isa, 2);
         let (rows, cols) = (24, 1536);
         let weight = bench.pack_rounded(&Plain::new(Format::F32, rows, cols, 11));
@@ -155,7 +161,7 @@ fn a_token_is_the_same_alone_and_among_others() {
 
 #[test]
 fn the_largest_sums_do_not_overflow() {
-    for isa in Isa::available() {
+    for isa in integers() {
         let mut bench = Bench::new(isa, 1);
         for (w, x) in [(1.0f32, 3.5f32), (-1.0, 3.5), (-1.0, -3.5)] {
             let mut plain = Plain::new(Format::F32, 24, 128, 1);
@@ -170,7 +176,7 @@ fn the_largest_sums_do_not_overflow() {
 
 #[test]
 fn what_is_not_a_number_stays_visible() {
-    for isa in Isa::available() {
+    for isa in integers() {
         let mut bench = Bench::new(isa, 1);
         let weight = bench.pack_rounded(&Plain::new(Format::F32, 8, 64, 31));
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -184,7 +190,7 @@ fn what_is_not_a_number_stays_visible() {
 
 #[test]
 fn a_rounded_table_has_rounded_rows() {
-    for isa in Isa::available() {
+    for isa in integers() {
         let mut bench = Bench::new(isa, 1);
         let plain = Plain::new(Format::F32, 13, 128, 5);
         let table = &bench.pack_rounded(&plain);

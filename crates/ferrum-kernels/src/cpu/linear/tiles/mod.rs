@@ -7,7 +7,7 @@
 //! activations are off by as much, which is less than as `i8` with a common scale.
 //!
 //! So a token's result is not to the bit what it is in a step of fewer than [`MIN_TOKENS`]; from there
-//! on it does not depend on how many others are in the step.
+//! on it does not depend on how many others are in the step. With rounded weights it never does.
 //!
 //! A thread takes some pairs of panels and goes through [`PART`] steps of 32 columns of all of them
 //! at a time: the weights of a pair stay in the nearest cache, while the tokens are swept over them,
@@ -199,9 +199,14 @@ pub(super) struct Work<'a> {
     pub(super) finish: &'a (dyn Fn(usize, Range<usize>, &mut Results) + Sync),
 }
 
-/// Whether the weight can be brought to tiles.
-pub(super) fn suits(weight: &CpuWeight) -> bool {
-    matches!(weight.kernels, Kernels::Blocks(_) | Kernels::Shorts(_))
+/// Whether the weight can be brought to tiles, and that pays with so many tokens. Rounded weights are
+/// always brought to them, which takes little: so a text has the same vector in any batch.
+pub(super) fn pay(weight: &CpuWeight, tokens: usize) -> bool {
+    match weight.kernels {
+        Kernels::Blocks(_) => tokens >= MIN_TOKENS,
+        Kernels::Shorts(_) => true,
+        Kernels::Floats(_) => false,
+    }
 }
 
 /// Does all of it, in one parallel region.
@@ -265,7 +270,7 @@ impl Work<'_> {
                     unsafe { (self.kernels.expand_shorts)(&from, &mut memory.weights) }
                     continue;
                 }
-                // Not brought to tiles (`suits`).
+                // Not brought to tiles (`pay`).
                 Kernels::Floats(_) => continue,
             };
             let blocks = part.len() / kernels.steps;
