@@ -5,7 +5,7 @@ use super::super::Isa;
 use super::activations::{self, Block};
 use super::dots::PortableDots;
 #[cfg(target_arch = "x86_64")]
-use super::dots::{Avx2Dots, AvxVnniDots, VnniDots};
+use super::dots::{AmxDots, Avx2Dots, AvxVnniDots, VnniDots};
 #[cfg(target_arch = "aarch64")]
 use super::dots::{DotDots, MatrixDots};
 use super::float::{self, Element, FloatGemm};
@@ -175,8 +175,21 @@ compile!(
     panel [wide::gemm::<Q, T>] [1, 2, 4, 8],
     target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")
 );
+// What steps of few tokens do where the processor has AMX.
+#[cfg(target_arch = "x86_64")]
+compile!(
+    amx,
+    AmxDots,
+    gemv [1, 2, 4, 8],
+    float [1, 2, 4, 8],
+    panel [wide::gemm::<Q, T>] [1, 2, 4, 8],
+    target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")
+);
 #[cfg(not(target_arch = "x86_64"))]
-use {portable as avx2, portable as avx_vnni, portable as avx_vnni_evex, portable as vnni};
+use {
+    portable as amx, portable as avx2, portable as avx_vnni, portable as avx_vnni_evex,
+    portable as vnni,
+};
 
 #[cfg(target_arch = "aarch64")]
 compile!(
@@ -229,7 +242,8 @@ pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
         Isa::Avx2 => by_format!(avx2),
         Isa::AvxVnni if Isa::vex_vnni() => by_format!(avx_vnni),
         Isa::AvxVnni => by_format!(avx_vnni_evex),
-        Isa::Avx512Vnni | Isa::Amx => by_format!(vnni),
+        Isa::Avx512Vnni => by_format!(vnni),
+        Isa::Amx => by_format!(amx),
         Isa::NeonDot => by_format!(dotprod),
         Isa::NeonI8mm => by_format!(i8mm),
     }
@@ -244,7 +258,8 @@ pub(super) fn quantize(isa: Isa, x: &[f32], blocks: &mut [Block]) {
             Isa::Avx2 => avx2::quantize(x, blocks),
             Isa::AvxVnni if Isa::vex_vnni() => avx_vnni::quantize(x, blocks),
             Isa::AvxVnni => avx_vnni_evex::quantize(x, blocks),
-            Isa::Avx512Vnni | Isa::Amx => vnni::quantize(x, blocks),
+            Isa::Avx512Vnni => vnni::quantize(x, blocks),
+            Isa::Amx => amx::quantize(x, blocks),
             Isa::NeonDot => dotprod::quantize(x, blocks),
             Isa::NeonI8mm => i8mm::quantize(x, blocks),
         }

@@ -15,7 +15,7 @@ mod x86;
 pub(super) use neon::{DotDots, MatrixDots};
 pub(super) use portable::PortableDots;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2Dots, AvxVnniDots, SIGN, VnniDots};
+pub(super) use x86::{AmxDots, Avx2Dots, AvxVnniDots, SIGN, VnniDots};
 
 use super::super::simd::Simd;
 use super::formats::Quants;
