@@ -11,6 +11,7 @@ use super::planes::STEP;
 use super::shorts::{self, PART, ShortGemm, ShortKernels};
 use super::weight::CpuWeight;
 use crate::{PackedWeight, Result};
+use std::ops::Range;
 
 /// From this number of tokens on, a panel is unpacked once for all of them. Below, it is cheaper to
 /// unpack in registers, once for every few tokens. Measured: formats cross between 12 and 32.
@@ -56,6 +57,25 @@ impl PanelMemory {
             quants: self.quants.as_mut_ptr(),
             scales: self.scales.as_mut_ptr(),
             mins: self.mins.as_mut_ptr(),
+        }
+    }
+
+    /// Unpacks some steps of a panel's groups, whose rows have `stride` of them; the steps are whole
+    /// blocks.
+    pub(super) fn unpack(
+        &mut self,
+        kernels: &BlockKernels,
+        (groups, stride): ([Option<&[u8]>; GROUPS], usize),
+        steps: Range<usize>,
+    ) {
+        assert!(steps.len() <= PANEL_STEPS, "room for the steps");
+        let block_bytes = groups[0].map_or(0, <[u8]>::len) / (stride / kernels.steps);
+        for (g, group) in groups.into_iter().enumerate() {
+            let Some(group) = group else { break };
+            let weights = group[steps.start / kernels.steps * block_bytes..].as_ptr();
+            // SAFETY: the group's blocks from there on are at least as many steps, which a panel has
+            // room for.
+            unsafe { (kernels.expand)(weights, steps.len() / kernels.steps, g, self.pointers()) }
         }
     }
 
@@ -208,16 +228,9 @@ fn gemm(
 ) {
     out[..input.tokens * PANEL_ROWS].fill(0.0);
     let panel = memory.pointers();
-    let block_bytes = groups[0].map_or(0, <[u8]>::len) / (stride / kernels.steps);
     for first in (0..stride).step_by(PANEL_STEPS) {
         let steps = PANEL_STEPS.min(stride - first);
-        for (g, group) in groups.into_iter().enumerate() {
-            let Some(group) = group else { break };
-            let weights = group[first / kernels.steps * block_bytes..].as_ptr();
-            // SAFETY: the group's blocks from `first` on are at least `steps` steps, which a panel
-            // has room for.
-            unsafe { (kernels.expand)(weights, steps / kernels.steps, g, panel) }
-        }
+        memory.unpack(kernels, (groups, stride), first..first + steps);
         for (token, kernel) in tiles(input.tokens, kernels.gemm) {
             let p = Gemm {
                 panel,

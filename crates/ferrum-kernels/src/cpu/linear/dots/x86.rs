@@ -36,7 +36,8 @@ pub(in super::super) trait Products: 'static {
     const VNNI: bool;
 
     /// Whether weights are asked for into the second-level cache. Intel's cores have few places for
-    /// lines on their way to the first one: reading is half again as fast. Others lose by it.
+    /// lines on their way to the first one: reading is half again as fast on those that have AMX.
+    /// Not measured on others of Intel's.
     const DEEP: bool = false;
 
     /// Adds the products of `w` and `a` to the lanes of `sums`.
@@ -85,7 +86,7 @@ impl Products for EvexDeep {
     #[inline(always)]
     unsafe fn add(sums: __m256i, w: __m256i, a: __m256i) -> __m256i {
         // SAFETY: the caller's promise.
-        unsafe { _mm256_dpbusd_epi32(sums, w, a) }
+        unsafe { Evex::add(sums, w, a) }
     }
 }
 

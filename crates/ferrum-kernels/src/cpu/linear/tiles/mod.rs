@@ -273,16 +273,7 @@ impl Work<'_> {
                 // Not brought to tiles (`pay`).
                 Kernels::Floats(_) => continue,
             };
-            let blocks = part.len() / kernels.steps;
-            let block_bytes =
-                groups[0].map_or(0, <[u8]>::len) / (weight.cols() / STEP / kernels.steps);
-            for (g, group) in groups.into_iter().enumerate() {
-                let Some(group) = group else { break };
-                let packed = group[part.start / kernels.steps * block_bytes..].as_ptr();
-                // SAFETY: the group's blocks from there on are at least `blocks`, whose steps a
-                // panel has room for.
-                unsafe { (kernels.expand)(packed, blocks, g, memory.panel.pointers()) }
-            }
+            memory.panel.unpack(kernels, (groups, weight.cols() / STEP), part.clone());
             let (quants, scales, mins) = memory.panel.contents();
             let from =
                 Expand { quants, scales, mins, meaning: kernels.meaning, steps: part.len(), which };
