@@ -20,15 +20,33 @@ pub(super) struct Block {
     pub(super) scale: f32,
     /// The sum of all, in units of 1.
     pub(super) sum: f32,
-    /// Per 16 values, two 16-bit sums, in units of `scale`: in the low half that of the columns 0
-    /// and 1 of every four, in the high half that of 2 and 3. (The lanes of `vpmaddubsw`.)
-    pub(super) pairs: [i32; 2],
+    /// The sums of the first and the second 16.
+    pub(super) halves: [HalfSum; 2],
 }
 
-/// The sum of all activations whose sums some [`Block::pairs`] are.
-#[inline(always)]
-pub(super) fn pair_sum(pairs: &[i32]) -> i32 {
-    pairs.iter().map(|&pair| i32::from(pair as i16) + (pair >> 16)).sum()
+/// The sum of 16 activations, in units of their scale.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct HalfSum {
+    pub(super) all: i32,
+    /// Two sums of 16 bits: in the low half that of the columns 0 and 1 of every four, in the high
+    /// half that of 2 and 3. (The lanes of `vpmaddubsw`.)
+    pub(super) pairs: i32,
+}
+
+impl HalfSum {
+    #[inline(always)]
+    fn of(q: &[i32; STEP / 2]) -> Self {
+        // Four by four, as vectors do it; what is no number may overflow.
+        let mut sums = [0_i32; 4];
+        for four in q.as_chunks::<4>().0 {
+            for (sum, q) in sums.iter_mut().zip(four) {
+                *sum = sum.wrapping_add(*q);
+            }
+        }
+        let [low, high] = [sums[0].wrapping_add(sums[1]), sums[2].wrapping_add(sums[3])];
+        HalfSum { all: low.wrapping_add(high), pairs: (low & 0xffff) | high << 16 }
+    }
 }
 
 // SAFETY: numbers and arrays of numbers.
@@ -38,7 +56,7 @@ impl Block {
     /// The sum of the first or second 16 values, in units of 1.
     #[inline(always)]
     pub(super) fn half_sum(&self, half: usize) -> f32 {
-        self.scale * pair_sum(&self.pairs[half..=half]) as f32
+        self.scale * self.halves[half].all as f32
     }
 
     /// Quantises 32 values. A value that is not a number makes the scale one, so that it is seen in
@@ -50,19 +68,27 @@ impl Block {
         let largest = f32::from_bits(largest);
         let inverse = if largest > NEGLIGIBLE { MAX / largest } else { 0.0 };
         self.scale = if largest <= NEGLIGIBLE { 0.0 } else { largest / MAX };
-        for (q, v) in self.q.iter_mut().zip(x) {
-            *q = (v * inverse).round_ties_even() as i8;
+        let mut rounded = [0_i32; STEP];
+        for (q, v) in rounded.iter_mut().zip(x) {
+            *q = round(v * inverse);
         }
-        for (pair, half) in self.pairs.iter_mut().zip(self.q.chunks_exact(STEP / 2)) {
-            let (mut low, mut high) = (0, 0);
-            for four in half.chunks_exact(4) {
-                low += i32::from(four[0]) + i32::from(four[1]);
-                high += i32::from(four[2]) + i32::from(four[3]);
-            }
-            *pair = (low & 0xffff) | high << 16;
+        for (q, rounded) in self.q.iter_mut().zip(rounded) {
+            *q = rounded as i8;
+        }
+        for (sum, half) in self.halves.iter_mut().zip(rounded.as_chunks::<{ STEP / 2 }>().0) {
+            *sum = HalfSum::of(half);
         }
         self.sum = self.half_sum(0) + self.half_sum(1);
     }
+}
+
+/// `x` to the nearest integer, to even where there are two, if `|x|` is below 2²²; of what is no
+/// number, any integer.
+#[inline(always)]
+fn round(x: f32) -> i32 {
+    // There, a unit in the last place is 1: adding rounds, and the last bits are the integer.
+    const LARGE: f32 = 1.5 * (1 << 23) as f32;
+    (x + LARGE).to_bits().wrapping_sub(LARGE.to_bits()) as i32
 }
 
 /// Quantises values; `x.len()` is a multiple of 32 and `blocks` has one for each 32.
@@ -97,8 +123,10 @@ mod tests {
             let sum = |keep: fn(usize) -> bool| -> i32 {
                 q.iter().enumerate().filter(|(i, _)| keep(i % 4)).map(|(_, q)| i32::from(*q)).sum()
             };
-            assert_eq!(i32::from(b.pairs[half] as i16), sum(|i| i < 2));
-            assert_eq!(b.pairs[half] >> 16, sum(|i| i >= 2));
+            let HalfSum { all, pairs } = b.halves[half];
+            assert_eq!(i32::from(pairs as i16), sum(|i| i < 2));
+            assert_eq!(pairs >> 16, sum(|i| i >= 2));
+            assert_eq!(all, sum(|_| true));
         }
         let total: i32 = b.q.iter().map(|q| i32::from(*q)).sum();
         assert!((b.sum - b.scale * total as f32).abs() <= 1e-4);

@@ -197,7 +197,7 @@ unsafe fn dots<D: Dots, Q: Quants, const R: usize, const T: usize>(
     // SAFETY: t < T.
     unsafe {
         for (t, sums) in sums.iter_mut().enumerate() {
-            *sums = [D::start(Q::ZERO, &tokens.get(t).pairs[halves.clone()]); R];
+            *sums = [D::start(Q::ZERO, &tokens.get(t).halves[halves.clone()]); R];
         }
         for v in halves.start * VECTORS / 2..halves.end * VECTORS / 2 {
             for t in 0..T {
@@ -229,7 +229,7 @@ unsafe fn dots_signed<D: Dots, const R: usize, const T: usize>(
     // SAFETY: t < T.
     unsafe {
         for (t, sums) in sums.iter_mut().enumerate() {
-            *sums = [D::start_signed(&tokens.get(t).pairs[halves.clone()]); R];
+            *sums = [D::start_signed(&tokens.get(t).halves[halves.clone()]); R];
         }
         for v in halves.start * VECTORS / 2..halves.end * VECTORS / 2 {
             for t in 0..T {

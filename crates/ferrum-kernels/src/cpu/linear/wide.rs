@@ -78,15 +78,13 @@ impl<const T: usize> Tokens<T> {
     unsafe fn start(&self, zero: u8, halves: std::ops::Range<usize>) -> Sums<T> {
         let mut sums = [_mm512_setzero_si512(); T];
         if zero > 0 {
-            let factor = _mm512_set1_epi16(-i16::from(zero));
+            // A shift, because it need not wait for what multiplies.
+            let shift = _mm_cvtsi32_si128(zero.trailing_zeros() as i32);
             for (t, sums) in sums.iter_mut().enumerate() {
-                let pairs = unsafe { &self.get(t).pairs[halves.clone()] };
-                let mut pair = _mm512_set1_epi32(pairs[0]);
-                if let Some(&second) = pairs.get(1) {
-                    pair = _mm512_add_epi16(pair, _mm512_set1_epi32(second));
+                for half in unsafe { &self.get(t).halves[halves.clone()] } {
+                    *sums = _mm512_sub_epi32(*sums, _mm512_set1_epi32(half.all));
                 }
-                // Two sums to one of 32 bits.
-                *sums = _mm512_madd_epi16(pair, factor);
+                *sums = _mm512_sll_epi32(*sums, shift);
             }
         }
         sums

@@ -18,6 +18,7 @@ pub(super) use portable::PortableDots;
 pub(super) use x86::{AmxDots, Avx2Dots, AvxVnniDots, SIGN, VnniDots};
 
 use super::super::simd::Simd;
+use super::activations::HalfSum;
 use super::formats::Quants;
 use super::planes::VECTORS;
 use super::products::{self, Sums, Tokens};
@@ -99,9 +100,9 @@ pub(super) trait Dots: 'static {
     /// Signed weights in the form that [`Dots::dot_signed`] takes.
     fn prepare_signed(v: Self::Bytes) -> Self::Bytes;
 
-    /// Sums that start at `-zero` times the activations' sum. `pairs` are the activations' sums as
-    /// [`super::activations::Block::pairs`] has them, to be added.
-    fn start(zero: u8, pairs: &[i32]) -> Self::Sums;
+    /// Sums that start at `-zero` times the activations' sum, which is that of some halves. `zero` is
+    /// a power of two, or 0.
+    fn start(zero: u8, halves: &[HalfSum]) -> Self::Sums;
 
     /// Adds to each row its four unsigned weights times the four activations in `a`.
     fn dot(sums: Self::Sums, w: Self::Bytes, a: i32) -> Self::Sums;
@@ -112,8 +113,8 @@ pub(super) trait Dots: 'static {
     /// `ints` plus the sums.
     fn finish(ints: Self::Ints, sums: Self::Sums) -> Self::Ints;
 
-    /// Sums of signed weights, at their start; `pairs` as in [`Dots::start`].
-    fn start_signed(pairs: &[i32]) -> Self::Ints;
+    /// Sums of signed weights, at their start; `halves` as in [`Dots::start`].
+    fn start_signed(halves: &[HalfSum]) -> Self::Ints;
 
     /// Adds to each row its four signed (and prepared) weights times the four activations in `a`.
     fn dot_signed(sums: Self::Ints, w: Self::Bytes, a: i32) -> Self::Ints;

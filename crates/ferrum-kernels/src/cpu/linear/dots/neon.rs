@@ -8,7 +8,7 @@
 //! The instructions are given as text, because their intrinsics are not stable.
 
 use super::super::super::simd::{Neon, widen};
-use super::super::activations::pair_sum;
+use super::super::activations::HalfSum;
 use super::super::formats::Quants;
 use super::super::planes::VECTORS;
 use super::super::products::{self, Sums, Tokens};
@@ -65,8 +65,8 @@ pub(in super::super) unsafe fn smmla(
 
 /// `-zero` times the sum of the activations, in all lanes.
 #[inline(always)]
-fn start(zero: u8, pairs: &[i32]) -> int32x4_t {
-    let sum = if zero == 0 { 0 } else { pair_sum(pairs) };
+fn start(zero: u8, halves: &[HalfSum]) -> int32x4_t {
+    let sum: i32 = if zero == 0 { 0 } else { halves.iter().map(|half| half.all).sum() };
     // SAFETY: NEON is always there.
     unsafe { vdupq_n_s32(-i32::from(zero) * sum) }
 }
@@ -168,8 +168,8 @@ impl<const MATRIX: bool> Dots for NeonDots<MATRIX> {
     }
 
     #[inline(always)]
-    fn start(zero: u8, pairs: &[i32]) -> Ints {
-        [start(zero, pairs); 2]
+    fn start(zero: u8, halves: &[HalfSum]) -> Ints {
+        [start(zero, halves); 2]
     }
 
     #[inline(always)]
@@ -191,7 +191,7 @@ impl<const MATRIX: bool> Dots for NeonDots<MATRIX> {
     }
 
     #[inline(always)]
-    fn start_signed(_pairs: &[i32]) -> Ints {
+    fn start_signed(_halves: &[HalfSum]) -> Ints {
         Self::zero()
     }
 
@@ -281,7 +281,7 @@ unsafe fn matrix_sums<Q: Quants, const R: usize, const T: usize>(
                     0 => [vuzp1q_s32(a, b), vuzp1q_s32(c, d)],
                     _ => [vuzp2q_s32(a, b), vuzp2q_s32(c, d)],
                 };
-                let first = start(zero, &tokens.get(t).pairs[halves.clone()]);
+                let first = start(zero, &tokens.get(t).halves[halves.clone()]);
                 sums[r] = rows.map(|x| vaddq_s32(x, first));
             }
         }

@@ -4,7 +4,7 @@
 //! vectorise, and worth a call.
 
 use super::super::super::simd::{Portable, Simd};
-use super::super::activations::pair_sum;
+use super::super::activations::HalfSum;
 use super::{Dots, PairDots, ROWS, VECTOR};
 use crate::weight::mxfp4::half_scale;
 use half::{bf16, f16};
@@ -100,8 +100,8 @@ impl Dots for PortableDots {
         v
     }
 
-    fn start(zero: u8, pairs: &[i32]) -> [i32; ROWS] {
-        [-i32::from(zero) * pair_sum(pairs); ROWS]
+    fn start(zero: u8, halves: &[HalfSum]) -> [i32; ROWS] {
+        [-i32::from(zero) * halves.iter().map(|half| half.all).sum::<i32>(); ROWS]
     }
 
     fn dot(mut sums: [i32; ROWS], w: [u8; VECTOR], a: i32) -> [i32; ROWS] {
@@ -124,7 +124,7 @@ impl Dots for PortableDots {
         ints
     }
 
-    fn start_signed(_pairs: &[i32]) -> [i32; ROWS] {
+    fn start_signed(_halves: &[HalfSum]) -> [i32; ROWS] {
         [0; ROWS]
     }
 

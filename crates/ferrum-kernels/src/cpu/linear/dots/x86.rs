@@ -10,6 +10,7 @@
 //! adding 128, which is subtracted as a zero point.
 
 use super::super::super::simd::{Avx2, X86};
+use super::super::activations::HalfSum;
 use super::{Dots, PairDots};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -220,22 +221,22 @@ impl<P: Products> Dots for X86Dots<P> {
     }
 
     #[inline(always)]
-    fn start(zero: u8, pairs: &[i32]) -> __m256i {
+    fn start(zero: u8, halves: &[HalfSum]) -> __m256i {
         unsafe {
+            let mut sums = _mm256_setzero_si256();
             if zero == 0 {
-                return _mm256_setzero_si256();
+                return sums;
             }
-            let mut sum = _mm256_set1_epi32(pairs[0]);
-            for &pair in &pairs[1..] {
-                sum = _mm256_add_epi16(sum, _mm256_set1_epi32(pair));
+            // A shift, because it need not wait for what multiplies.
+            let shift = _mm_cvtsi32_si128(zero.trailing_zeros() as i32);
+            for half in halves {
+                sums = if P::VNNI {
+                    _mm256_sub_epi32(sums, _mm256_set1_epi32(half.all))
+                } else {
+                    _mm256_sub_epi16(sums, _mm256_set1_epi32(half.pairs))
+                };
             }
-            let factor = _mm256_set1_epi16(-i16::from(zero));
-            if P::VNNI {
-                // A pair of sums to one: 32 bits.
-                _mm256_madd_epi16(sum, factor)
-            } else {
-                _mm256_mullo_epi16(sum, factor)
-            }
+            if P::VNNI { _mm256_sll_epi32(sums, shift) } else { _mm256_sll_epi16(sums, shift) }
         }
     }
 
@@ -258,8 +259,8 @@ impl<P: Products> Dots for X86Dots<P> {
     }
 
     #[inline(always)]
-    fn start_signed(pairs: &[i32]) -> __m256i {
-        Self::start(if P::VNNI { SIGN } else { 0 }, pairs)
+    fn start_signed(halves: &[HalfSum]) -> __m256i {
+        Self::start(if P::VNNI { SIGN } else { 0 }, halves)
     }
 
     #[inline(always)]

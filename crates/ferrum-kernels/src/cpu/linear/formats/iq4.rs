@@ -28,7 +28,7 @@ const fn table(values: [i8; 16], zero: i8) -> [u8; 16] {
 const IQ4: [u8; 16] = table(iq4::VALUES, 0);
 
 /// Zero point that makes the values of MXFP4 unsigned.
-const MXFP4_ZERO: u8 = 12;
+const MXFP4_ZERO: u8 = 16;
 
 /// The values of MXFP4 plus the zero point.
 const MXFP4: [u8; 16] = table(mxfp4::VALUES, MXFP4_ZERO as i8);
@@ -124,7 +124,7 @@ pub(in super::super) struct Mxfp4;
 
 impl BlockFormat for Mxfp4 {
     const FORMAT: Format = Format::MXFP4;
-    type Quants = Unsigned<MXFP4_ZERO, { 2 * MXFP4_ZERO }, 1, false>;
+    type Quants = Unsigned<MXFP4_ZERO, { MXFP4_ZERO + 12 }, 1, false>;
     const BITS: usize = 4;
     type Header<D: Dots> = D::Floats;
 

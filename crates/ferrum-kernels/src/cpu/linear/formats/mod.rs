@@ -24,7 +24,7 @@ use crate::Format;
 pub(super) trait Quants: 'static {
     /// Whether quants are `i8`, rather than `u8` in `0..=MAX`.
     const SIGNED: bool;
-    /// Subtracted from unsigned quants.
+    /// Subtracted from unsigned quants; a power of two, or 0.
     const ZERO: u8;
     /// Largest unsigned quant.
     const MAX: u8;
@@ -41,7 +41,10 @@ impl<const ZERO: u8, const MAX: u8, const SUBS: usize, const MINS: bool> Quants
     for Unsigned<ZERO, MAX, SUBS, MINS>
 {
     const SIGNED: bool = false;
-    const ZERO: u8 = ZERO;
+    const ZERO: u8 = {
+        assert!(ZERO == 0 || ZERO.is_power_of_two());
+        ZERO
+    };
     const MAX: u8 = MAX;
     const SUBS: usize = SUBS;
     const MINS: bool = MINS;
