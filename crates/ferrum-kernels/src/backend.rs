@@ -8,6 +8,8 @@
 //!   recorded step can be replayed;
 //! - a backend returns an error for what it cannot honour; it never ignores a parameter.
 
+use std::time::Duration;
+
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
     GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
@@ -31,6 +33,8 @@ pub trait Backend: Send + Sized + 'static {
     /// Recorded operations, which keep all memory that they mention. `Infallible` where nothing can be
     /// recorded.
     type Recording: Send;
+    /// A point in a stream's work, whose time is known once the work has come to it.
+    type Mark: Send;
     /// A device's place among several that compute together.
     type Communicator: Communicator;
 
@@ -61,6 +65,12 @@ pub trait Backend: Send + Sized + 'static {
     fn synchronize(&self, _s: &mut Self::Stream) -> Result<()> {
         Ok(())
     }
+
+    /// Marks the point that the stream's work has been queued to. Refused while recording.
+    fn mark(&self, s: &mut Self::Stream) -> Result<Self::Mark>;
+
+    /// The time between two marks of one stream, on the device's clock; waits for the later one.
+    fn elapsed(&self, from: &Self::Mark, to: &Self::Mark) -> Result<Duration>;
 
     /// From now on operations are recorded and do not run, until [`Backend::end_recording`]; `false`
     /// where the backend cannot do that. They must have run once with the same shapes: a recording

@@ -148,3 +148,28 @@ fn a_recording_runs_on_its_own_stream() -> Result<()> {
     assert!(s.card.replay(&mut other, &recording).is_err());
     Ok(())
 }
+
+#[test]
+fn marks_tell_the_time_of_what_is_between_them() -> Result<()> {
+    let mut setting = Setting::new()?;
+    setting.choose([4, 0, 2])?;
+    let first = setting.card.mark(&mut setting.stream)?;
+    setting.run()?;
+    let second = setting.card.mark(&mut setting.stream)?;
+    let third = setting.card.mark(&mut setting.stream)?;
+    // In another order than they were queued: each waits for what it needs.
+    let nothing = setting.card.elapsed(&second, &third)?;
+    let work = setting.card.elapsed(&first, &second)?;
+    assert!(work > nothing, "{work:?} with work, {nothing:?} without");
+
+    let mut other = setting.card.stream()?;
+    let elsewhere = setting.card.mark(&mut other)?;
+    let error = setting.card.elapsed(&first, &elsewhere).unwrap_err().to_string();
+    assert!(error.contains("two streams"), "{error}");
+    assert!(setting.card.elapsed(&third, &first).is_err(), "backwards");
+
+    assert!(setting.card.begin_recording(&mut setting.stream)?);
+    assert!(setting.card.mark(&mut setting.stream).is_err(), "in a recording");
+    setting.card.end_recording(&mut setting.stream)?;
+    Ok(())
+}

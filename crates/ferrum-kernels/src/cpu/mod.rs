@@ -34,6 +34,7 @@ pub use stream::CpuStream;
 pub use threads::physical_cores;
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use team::Team;
 
@@ -128,6 +129,7 @@ impl Backend for Cpu {
     type Weight = CpuWeight;
     type KvCache = CpuKvCache;
     type Recording = std::convert::Infallible;
+    type Mark = Instant;
     type Communicator = HostCommunicator;
 
     fn name(&self) -> &'static str {
@@ -147,6 +149,14 @@ impl Backend for Cpu {
 
     fn stream(&self) -> Result<CpuStream> {
         CpuStream::new(self.threads, self.threads_batch, self.isa)
+    }
+
+    fn mark(&self, _s: &mut CpuStream) -> Result<Instant> {
+        Ok(Instant::now())
+    }
+
+    fn elapsed(&self, from: &Instant, to: &Instant) -> Result<Duration> {
+        Ok(*to - *from)
     }
 
     fn step_begins(&self, s: &mut CpuStream, step: &StepInput) {

@@ -5,6 +5,7 @@
 //! [`CudaStream`] is the order in which they run.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::{Backend, Need};
 use crate::params::{
@@ -21,6 +22,7 @@ mod collectives;
 pub mod compile;
 mod device;
 mod driver;
+mod event;
 mod graph;
 mod kv_cache;
 mod kv_write;
@@ -83,6 +85,7 @@ impl Backend for Cuda {
     type Weight = CudaWeight;
     type KvCache = CudaKvCache;
     type Recording = graph::Recording;
+    type Mark = event::Event;
     type Communicator = CudaCommunicator;
 
     fn name(&self) -> &'static str {
@@ -123,6 +126,14 @@ impl Backend for Cuda {
 
     fn synchronize(&self, s: &mut CudaStream) -> Result<()> {
         s.synchronize("synchronize")
+    }
+
+    fn mark(&self, s: &mut CudaStream) -> Result<event::Event> {
+        event::Event::record(s)
+    }
+
+    fn elapsed(&self, from: &event::Event, to: &event::Event) -> Result<Duration> {
+        from.until(to)
     }
 
     fn begin_recording(&self, s: &mut CudaStream) -> Result<bool> {

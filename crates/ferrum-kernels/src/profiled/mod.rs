@@ -2,8 +2,9 @@
 //! arithmetic are recorded. The inner backend and the model above know nothing of it, so a program
 //! that does not profile pays nothing.
 //!
-//! The time is that of the call and of waiting for what it has queued. On a device that runs apart,
-//! it has the way there and back in it, some microseconds.
+//! The time is that between marks before and after the operation, on the device's clock: nothing is
+//! waited for until a step's results are. Where a device has nothing to do until an operation comes, it
+//! has the way there in it, some microseconds.
 
 mod cost;
 mod record;
@@ -11,7 +12,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
+use std::time::Duration;
 
 pub use record::{Op, OpRecord, Profiler};
 
@@ -43,20 +44,36 @@ impl<B: Backend> Profiled<B> {
         (op, formats, cost): (Op, Formats, Cost),
         run: impl FnOnce(&B, &mut B::Stream) -> Result<T>,
     ) -> Result<T> {
-        let start = Instant::now();
-        let result = run(&self.inner, &mut s.inner)
-            .and_then(|result| self.inner.synchronize(&mut s.inner).map(|()| result));
-        // What was refused has neither moved nor computed anything.
-        if result.is_ok() {
-            self.profiler.add(op, formats, start.elapsed(), cost);
-        }
+        let from = self.inner.mark(&mut s.inner)?;
+        // What is refused has neither moved nor computed anything, and is not counted.
+        let result = run(&self.inner, &mut s.inner)?;
+        let to = self.inner.mark(&mut s.inner)?;
+        s.queued.push(Queued { op, formats, cost, from, to });
         s.last = match op {
             // What stands between two linears says nothing of their parts.
             Op::Norm | Op::Upload | Op::Collective => s.last,
             _ => Some(op),
         };
-        result
+        Ok(result)
     }
+
+    /// Counts what has been queued; waits for it.
+    fn count(&self, s: &mut Stream<B>) -> Result<()> {
+        for Queued { op, formats, cost, from, to } in s.queued.drain(..) {
+            let time = self.inner.elapsed(&from, &to)?;
+            self.profiler.add(op, formats, time, cost);
+        }
+        Ok(())
+    }
+}
+
+/// An operation between its marks.
+struct Queued<M> {
+    op: Op,
+    formats: Formats,
+    cost: Cost,
+    from: M,
+    to: M,
 }
 
 /// The stream of the inner backend, and what came last on it.
@@ -64,6 +81,8 @@ pub struct Stream<B: Backend> {
     inner: B::Stream,
     last: Option<Op>,
     step: StepInput,
+    /// What is not counted yet.
+    queued: Vec<Queued<B::Mark>>,
 }
 
 /// What a linear is for, by what came before it.
@@ -85,6 +104,7 @@ impl<B: Backend> Backend for Profiled<B> {
     type KvCache = B::KvCache;
     // Operations are measured one by one.
     type Recording = std::convert::Infallible;
+    type Mark = B::Mark;
     type Communicator = B::Communicator;
 
     fn name(&self) -> &'static str {
@@ -100,7 +120,21 @@ impl<B: Backend> Backend for Profiled<B> {
     }
 
     fn stream(&self) -> Result<Stream<B>> {
-        Ok(Stream { inner: self.inner.stream()?, last: None, step: StepInput::default() })
+        let (inner, step) = (self.inner.stream()?, StepInput::default());
+        Ok(Stream { inner, last: None, step, queued: Vec::new() })
+    }
+
+    fn synchronize(&self, s: &mut Stream<B>) -> Result<()> {
+        self.inner.synchronize(&mut s.inner)?;
+        self.count(s)
+    }
+
+    fn mark(&self, s: &mut Stream<B>) -> Result<B::Mark> {
+        self.inner.mark(&mut s.inner)
+    }
+
+    fn elapsed(&self, from: &B::Mark, to: &B::Mark) -> Result<Duration> {
+        self.inner.elapsed(from, to)
     }
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<B::Buffer> {
@@ -123,7 +157,8 @@ impl<B: Backend> Backend for Profiled<B> {
 
     fn download_f32(&self, s: &mut Stream<B>, src: &B::Buffer, dst: &mut [f32]) -> Result<()> {
         let what = (Op::Download, Formats::default(), cost::copy(1, dst.len()));
-        self.record(s, what, |b, s| b.download_f32(s, src, dst))
+        self.record(s, what, |b, s| b.download_f32(s, src, dst))?;
+        self.count(s)
     }
 
     fn pack(&self, s: &mut Stream<B>, source: &WeightSource<'_>) -> Result<B::Weight> {

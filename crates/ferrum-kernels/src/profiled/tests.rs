@@ -64,7 +64,9 @@ impl Fixture {
         self.backend.linear(&mut self.stream, p).unwrap();
     }
 
-    fn record(&self, op: Op) -> OpRecord {
+    fn record(&mut self, op: Op) -> OpRecord {
+        assert!(self.profiler.take().is_empty(), "not counted before the end of a step");
+        self.backend.synchronize(&mut self.stream).unwrap();
         let records = self.profiler.take();
         records.iter().find(|r| r.op == op).unwrap_or_else(|| panic!("{records:?}")).clone()
     }
@@ -105,7 +107,9 @@ fn linears_are_told_apart_by_what_came_before() {
     f.attention(None);
     f.linear(1, 1);
     f.linear(1, 1);
-    f.profiler.take().iter().for_each(|r| assert_ne!(r.op, Op::Head));
+    f.backend.synchronize(&mut f.stream).unwrap();
+    let ops: Vec<Op> = f.profiler.take().iter().map(|r| r.op).collect();
+    assert_eq!(ops, [Op::Upload, Op::Attention, Op::AttentionOutput, Op::Router]);
     assert_eq!(role(Some(Op::Attention), 1), Op::AttentionOutput);
     assert_eq!(role(Some(Op::GateUp), 1), Op::Down);
     assert_eq!(role(Some(Op::GatherRows), 1), Op::Head);

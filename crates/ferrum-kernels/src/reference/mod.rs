@@ -3,6 +3,8 @@
 //! Values are `f32` as on every backend, but each result is computed in `f64` and rounded once, so
 //! that what a fast backend differs by is its own error. Weights are dequantised at load.
 
+use std::time::{Duration, Instant};
+
 use crate::backend::{Backend, KvStorage, Need, PackedWeight};
 use crate::host::collectives::HostCommunicator;
 use crate::host::{HostBuffer, zeroed};
@@ -119,6 +121,7 @@ impl Backend for Reference {
     type Weight = Weight;
     type KvCache = KvCache;
     type Recording = std::convert::Infallible;
+    type Mark = Instant;
     type Communicator = HostCommunicator;
 
     fn name(&self) -> &'static str {
@@ -151,6 +154,14 @@ impl Backend for Reference {
 
     fn stream(&self) -> Result<Stream> {
         Ok(Stream)
+    }
+
+    fn mark(&self, _s: &mut Stream) -> Result<Instant> {
+        Ok(Instant::now())
+    }
+
+    fn elapsed(&self, from: &Instant, to: &Instant) -> Result<Duration> {
+        Ok(*to - *from)
     }
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<HostBuffer> {
