@@ -16,23 +16,10 @@ pub(super) fn is_available() -> bool {
 /// applications"); to ask again changes nothing.
 #[cfg(target_os = "linux")]
 fn ask() -> bool {
-    const ARCH_PRCTL: i64 = 158;
-    const REQUEST_PERMISSION: u64 = 0x1023;
-    const TILE_DATA: u64 = 18;
-    let result: i64;
+    const REQUEST_PERMISSION: libc::c_ulong = 0x1023;
+    const TILE_DATA: libc::c_ulong = 18;
     // SAFETY: a system call that touches no memory of this process.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            inlateout("rax") ARCH_PRCTL => result,
-            in("rdi") REQUEST_PERMISSION,
-            in("rsi") TILE_DATA,
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nomem, nostack),
-        );
-    }
-    result == 0
+    unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0 }
 }
 
 /// Nobody knows how here.

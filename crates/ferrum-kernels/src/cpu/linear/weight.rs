@@ -88,7 +88,7 @@ pub(in super::super) fn pack(s: &mut CpuStream, source: &WeightSource<'_>) -> Re
         }
         _ => packed_bytes(format, rows, cols).saturating_mul(experts),
     };
-    let mut packed = AlignedVec::<u8>::zeroed(bytes, "a packed weight")?;
+    let mut packed = AlignedVec::<u8>::in_large_pages(bytes, "a packed weight")?;
     let groups = rows.div_ceil(ROWS);
     let group_bytes = bytes / (experts * groups);
     let out = SharedSlice::new(&mut packed);
