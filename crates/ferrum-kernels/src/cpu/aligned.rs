@@ -43,39 +43,7 @@ impl<T: Plain> AlignedVec<T> {
         let start = unsafe { allocation.add(offset) };
         Ok(AlignedVec { start: start.cast(), len, allocation, layout })
     }
-
-    /// The same for what is filled at once and then read over and over: in large pages, where the
-    /// system has them. Reading a page of 4 KiB begins with looking up where it is, and ends what the
-    /// processor fetches ahead by itself.
-    pub(crate) fn in_large_pages(len: usize, what: &'static str) -> Result<Self> {
-        let values = Self::zeroed(len, what)?;
-        prefer_large_pages(values.allocation, values.layout.size());
-        Ok(values)
-    }
 }
-
-/// Asks the system for large pages (the kernel's documentation, "Transparent Hugepage Support"), if
-/// there is enough memory for some. What shares a page with either end is advised as well, so that
-/// the memory of neighbours makes large pages together.
-#[cfg(target_os = "linux")]
-fn prefer_large_pages(start: NonNull<u8>, bytes: usize) {
-    const LARGE: usize = 2 << 20;
-    // SAFETY: it has no preconditions.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    let Ok(page @ 1..) = usize::try_from(page) else { return };
-    if bytes < LARGE {
-        return;
-    }
-    let before = start.addr().get() % page;
-    let (first, len) =
-        (start.as_ptr().wrapping_sub(before), (before + bytes).next_multiple_of(page));
-    // SAFETY: changes no byte. Where the system has no large pages it is an error, and nothing is lost.
-    unsafe { libc::madvise(first.cast(), len, libc::MADV_HUGEPAGE) };
-}
-
-/// Others decide by themselves.
-#[cfg(not(target_os = "linux"))]
-fn prefer_large_pages(_start: NonNull<u8>, _bytes: usize) {}
 
 impl<T: Plain> Deref for AlignedVec<T> {
     type Target = [T];
@@ -107,15 +75,13 @@ mod tests {
 
     #[test]
     fn zeroed_and_aligned() {
-        for make in [AlignedVec::<u16>::zeroed, AlignedVec::<u16>::in_large_pages] {
-            for len in [0, 1, 1000, 3 << 20] {
-                let mut v = make(len, "a test").unwrap();
-                assert_eq!(v.len(), len);
-                assert_eq!(v.as_ptr().align_offset(LINE), 0);
-                assert!(v.iter().all(|&x| x == 0));
-                v.fill(7);
-                assert!(v.iter().all(|&x| x == 7));
-            }
+        for len in [0, 1, 1000, 3 << 20] {
+            let mut v = AlignedVec::<u16>::zeroed(len, "a test").unwrap();
+            assert_eq!(v.len(), len);
+            assert_eq!(v.as_ptr().align_offset(LINE), 0);
+            assert!(v.iter().all(|&x| x == 0));
+            v.fill(7);
+            assert!(v.iter().all(|&x| x == 7));
         }
     }
 

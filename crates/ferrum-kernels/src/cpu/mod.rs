@@ -5,6 +5,7 @@ mod activate;
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod arena;
 mod attention;
 mod gate;
 mod gather_rows;

@@ -1,6 +1,6 @@
 //! The stream of a processor: its team of threads and the workspaces that operations reuse.
 
-use super::{Isa, attention, linear, team::Team};
+use super::{Isa, arena::Arena, attention, linear, team::Team};
 use crate::{Result, StepInput};
 
 /// Threads and workspace of one runner; operations run at once, in the order they are called.
@@ -13,6 +13,8 @@ pub struct CpuStream {
     reading: bool,
     /// Instruction set; [`super::Cpu::new`] has made sure that the processor has it.
     pub(crate) isa: Isa,
+    /// Memory of the weights that it packs.
+    pub(crate) arena: Arena,
     /// Scratch of the linears.
     pub(crate) linear: linear::Workspace,
     /// Scratch of attention.
@@ -31,6 +33,7 @@ impl CpuStream {
             other,
             reading: true,
             isa,
+            arena: Arena::default(),
             linear: linear::Workspace::default(),
             attention: attention::Workspace::default(),
         })

@@ -1,6 +1,6 @@
 //! A packed weight: groups of eight rows, each in one piece of memory.
 
-use super::super::aligned::AlignedVec;
+use super::super::arena::Part;
 use super::super::shared::SharedSlice;
 use super::super::{CpuStream, NAME};
 use super::dots::ROWS;
@@ -25,7 +25,7 @@ pub struct CpuWeight {
     cols: usize,
     /// The order of the columns, where it is another than that of an input's values.
     columns: Option<Box<[u32]>>,
-    data: AlignedVec<u8>,
+    data: Part,
     /// Those of the format, for the instruction set that it was packed for.
     pub(super) kernels: Kernels,
 }
@@ -88,7 +88,7 @@ pub(in super::super) fn pack(s: &mut CpuStream, source: &WeightSource<'_>) -> Re
         }
         _ => packed_bytes(format, rows, cols).saturating_mul(experts),
     };
-    let mut packed = AlignedVec::<u8>::in_large_pages(bytes, "a packed weight")?;
+    let mut packed = s.arena.take(bytes, "a packed weight")?;
     let groups = rows.div_ceil(ROWS);
     let group_bytes = bytes / (experts * groups);
     let out = SharedSlice::new(&mut packed);
