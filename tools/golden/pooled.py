@@ -135,4 +135,5 @@ def main(out):
     print(golden["cross"]["scores"], golden["causal"]["vectors"][0][:4])
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -35,6 +35,17 @@ pub trait Checkpoint: Send + Sync {
     /// other. They are made here where the files keep them in another order.
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, ModelError>;
 
+    /// The bytes of some rows of tensor `name`, as [`Checkpoint::read`] gives all. Those that have to be
+    /// made are made in `memory`, whatever it holds, by one of `readers` shares of the cores: as many
+    /// threads may call this at once.
+    fn read_rows<'a>(
+        &'a self,
+        name: &str,
+        rows: Range<usize>,
+        readers: usize,
+        memory: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], ModelError>;
+
     /// Gives back the memory that holds a range of what [`Checkpoint::read`] gave; call it once
     /// these bytes are packed. They stay valid and are read from the file again.
     fn give_back(&self, name: &str, range: Range<usize>);
@@ -111,6 +122,12 @@ impl Tensor<'_> {
     }
 }
 
+/// The bytes of some of `count` rows.
+pub(crate) fn rows_of(bytes: &[u8], count: usize, rows: Range<usize>) -> &[u8] {
+    let row = bytes.len() / count.max(1);
+    bytes.get(rows.start * row..rows.end * row).unwrap_or_default()
+}
+
 /// Value `j` of a row goes to place `columns[j]`, one of its own.
 pub(crate) fn in_order(row: &mut [f32], columns: &[u32]) {
     let stored = row.to_vec();
@@ -146,6 +163,18 @@ impl Checkpoint for Gguf {
 
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, ModelError> {
         Ok(Cow::Borrowed(self.data(Gguf::require(self, name)?)))
+    }
+
+    fn read_rows<'a>(
+        &'a self,
+        name: &str,
+        rows: Range<usize>,
+        _readers: usize,
+        _memory: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], ModelError> {
+        let tensor = Gguf::require(self, name)?;
+        let bytes = self.data(tensor);
+        Ok(rows_of(bytes, Checkpoint::require(self, name)?.rows(), rows))
     }
 
     fn give_back(&self, name: &str, range: Range<usize>) {

@@ -129,6 +129,39 @@ fn ordered(module: &str, values: &[f32], [rows, cols]: [usize; 2]) -> (Vec<Tenso
     (tensors, meant)
 }
 
+/// AWQ of four bits, groups of 32 columns: a word holds eight rows of a column.
+fn awq(module: &str, values: &[f32], [rows, cols]: [usize; 2]) -> (Vec<Tensor>, Vec<f32>) {
+    // Places of the rows in a word, as the package interleaves them.
+    const PLACES: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+    let mut words = vec![0u32; cols * rows / 8];
+    let (mut scales, mut meant) = (vec![f16::ZERO; cols / 32 * rows], Vec::new());
+    for (row, of_row) in values.chunks_exact(cols).enumerate() {
+        for (group, of_group) in of_row.chunks_exact(32).enumerate() {
+            let d = scale(of_group, 7.0);
+            scales[group * rows + row] = d;
+            for (i, v) in of_group.iter().enumerate() {
+                let q = (v / d.to_f32()).round().clamp(-7.0, 8.0);
+                let word = &mut words[(32 * group + i) * rows / 8 + row / 8];
+                *word |= ((q as i32 + 7) as u32) << (4 * PLACES[row % 8]);
+                meant.push(q * d.to_f32());
+            }
+        }
+    }
+    let bytes = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let zeros = vec![0x7777_7777; cols / 32 * rows / 8];
+    let tensors = vec![
+        (format!("{module}.qweight"), "I32", vec![cols, rows / 8], bytes(&words)),
+        (format!("{module}.qzeros"), "I32", vec![cols / 32, rows / 8], bytes(&zeros)),
+        (
+            format!("{module}.scales"),
+            "F16",
+            vec![cols / 32, rows],
+            scales.iter().flat_map(|d| d.to_le_bytes()).collect(),
+        ),
+    ];
+    (tensors, meant)
+}
+
 fn write(folder: &Path, config: &Value, tensors: &[Tensor]) -> Result<()> {
     let file = safetensors(tensors.iter().map(|(name, dtype, shape, bytes)| {
         (name.as_str(), *dtype, shape.as_slice(), bytes.clone())
@@ -172,6 +205,21 @@ fn folders(
     Ok([checkpoint::open(&paths[0])?, checkpoint::open(&paths[1])?])
 }
 
+/// Some rows of a tensor are those of all.
+fn same_rows(model: &dyn Checkpoint) -> Result<()> {
+    let mut memory = vec![0xa5; 1000];
+    for name in model.names() {
+        let (whole, rows) = (model.read(name)?, model.require(name)?.rows());
+        let row = whole.len() / rows;
+        for part in [0..rows, rows / 2..rows, rows / 3..rows / 2 + 1, 0..1, rows..rows] {
+            let want = &whole[part.start * row..part.end * row];
+            let got = model.read_rows(name, part.clone(), 2, &mut memory)?;
+            assert!(got == want, "{part:?} of {name}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn quantised_folders_mean_what_their_layers_mean() -> Result<()> {
     let golden: Golden = serde_json::from_str(include_str!("data/hf/llama.json"))?;
@@ -186,7 +234,9 @@ fn quantised_folders_mean_what_their_layers_mean() -> Result<()> {
     };
     let four = group(4, "int", json!({"strategy": "group", "group_size": 32}));
     let eight = group(8, "int", json!({"strategy": "channel"}));
-    let cases: [(&str, Value, Quantize, f32); 3] = [
+    let four_awq = json!({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"});
+    let cases: [(&str, Value, Quantize, f32); 4] = [
+        ("awq", four_awq, awq, 1e-5),
         ("w4", compressed("pack-quantized", four), w4, 1e-5),
         ("int8", compressed("int-quantized", eight), int8, 1e-5),
         // Rounded to Q8_0.
@@ -195,6 +245,7 @@ fn quantised_folders_mean_what_their_layers_mean() -> Result<()> {
     for (name, settings, quantize, bound) in cases {
         let folder = tempfile::tempdir()?;
         let [quantized, plain] = folders(&golden, settings, quantize, folder.path())?;
+        same_rows(&*quantized).context(name)?;
         let expected = logits(plain.as_ref(), &golden.prompt, Device::Reference)?;
         let got = logits(quantized.as_ref(), &golden.prompt, Device::Reference).context(name)?;
         let distance = distance(&got, &expected);
@@ -218,6 +269,7 @@ fn columns_in_an_order_of_their_own() -> Result<()> {
         assert_eq!(tensor.format, Format::Q4_Z, "{part}");
         assert!(tensor.columns.is_some(), "{part}");
     }
+    same_rows(&*quantized)?;
     let of = |part: &str| quantized.require(&format!("blk.0.{part}.weight")).map(|t| t.columns);
     assert!(of("attn_q")? != of("attn_k")? && of("ffn_gate")? != of("ffn_up")?);
 

@@ -184,6 +184,16 @@ impl Checkpoint for Draft<'_> {
         self.source.read(name)
     }
 
+    fn read_rows<'a>(
+        &'a self,
+        name: &str,
+        rows: Range<usize>,
+        readers: usize,
+        memory: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], ModelError> {
+        self.source.read_rows(name, rows, readers, memory)
+    }
+
     fn give_back(&self, name: &str, range: Range<usize>) {
         self.source.give_back(name, range);
     }

@@ -32,27 +32,33 @@ impl Cut {
         self.experts * self.rows.len() + usize::from(self.zeros)
     }
 
+    /// The rows that have to be read, of all of the tensor's.
+    pub fn span(&self, tensor: &Tensor<'_>) -> Range<usize> {
+        if self.experts == 1 { self.rows.clone() } else { 0..tensor.rows() }
+    }
+
     /// Where the rows lie in the tensor's bytes, matrix by matrix, with all of their columns.
-    pub fn ranges(&self, tensor: &Tensor<'_>, bytes: usize) -> Vec<Range<usize>> {
-        let row = bytes / tensor.rows().max(1);
+    pub fn ranges(&self, tensor: &Tensor<'_>) -> Vec<Range<usize>> {
+        let row = bytes_of(tensor.format, tensor.cols());
         let matrix = tensor.rows() / self.experts.max(1);
         let at = |expert: usize, i: usize| (expert * matrix + i) * row;
         let range = |expert| at(expert, self.rows.start)..at(expert, self.rows.end);
         (0..self.experts).map(range).collect()
     }
 
-    /// The bytes, which are a copy unless they lie in one piece.
+    /// The bytes, of those of [`Cut::span`]: a copy unless they lie in one piece.
     pub fn bytes<'a>(&self, tensor: &Tensor<'_>, data: &'a [u8]) -> Cow<'a, [u8]> {
-        let ranges = self.ranges(tensor, data.len());
         let all_columns = self.cols == (0..tensor.cols());
-        if let ([range], true, false) = (ranges.as_slice(), all_columns, self.zeros) {
-            return Cow::Borrowed(data.get(range.clone()).unwrap_or_default());
+        let one_piece = self.experts == 1 || self.experts * self.rows.len() == tensor.rows();
+        if one_piece && all_columns && !self.zeros {
+            return Cow::Borrowed(data);
         }
-        let row = data.len() / tensor.rows().max(1);
+        let row = bytes_of(tensor.format, tensor.cols());
+        let before = self.span(tensor).start * row;
         let cols = bytes_of(tensor.format, self.cols.start)..bytes_of(tensor.format, self.cols.end);
         let mut copy = Vec::with_capacity(self.total_rows() * cols.len());
-        for range in ranges {
-            let rows = data.get(range).unwrap_or_default();
+        for Range { start, end } in self.ranges(tensor) {
+            let rows = data.get(start - before..end - before).unwrap_or_default();
             rows.chunks_exact(row.max(1))
                 .for_each(|row| copy.extend_from_slice(&row[cols.clone()]));
         }
@@ -81,8 +87,12 @@ mod tests {
         let data: Vec<u8> = (0..12u8).flat_map(|block| [block; 34]).collect();
         let tensor = Tensor { format, dims: &[64, 3, 2], columns: None };
         let whole = Cut::whole(&tensor, 2);
+        let read = |cut: &Cut| {
+            let rows = cut.span(&tensor);
+            cut.bytes(&tensor, &data[rows.start * 68..rows.end * 68])
+        };
         let blocks = |cut: &Cut| -> Vec<u8> {
-            let bytes = cut.bytes(&tensor, &data);
+            let bytes = read(cut);
             assert_eq!(bytes.len(), cut.total_rows() * format.row_bytes(cut.cols.len()).unwrap());
             bytes.chunks(34).map(|block| block[5]).collect()
         };
@@ -90,9 +100,9 @@ mod tests {
         assert_eq!(blocks(&Cut { rows: 1..3, ..whole.clone() }), [2, 3, 4, 5, 8, 9, 10, 11]);
         assert_eq!(blocks(&Cut { cols: 32..64, ..whole.clone() }), [1, 3, 5, 7, 9, 11]);
         let one = Cut { experts: 1, rows: 2..4, ..whole };
-        assert!(matches!(one.bytes(&tensor, &data), Cow::Borrowed(bytes) if bytes[0] == 4));
+        assert!(matches!(read(&one), Cow::Borrowed(bytes) if bytes[0] == 4));
         assert_eq!(blocks(&Cut { zeros: true, ..one.clone() }), [4, 5, 6, 7, 0, 0]);
-        assert_eq!(one.ranges(&tensor, data.len()).first(), Some(&(4 * 34..8 * 34)));
+        assert_eq!(one.ranges(&tensor).first(), Some(&(4 * 34..8 * 34)));
     }
 
     #[test]

@@ -147,8 +147,15 @@ impl<B: Backend> DecoderRunner<B> {
         // Who samples nothing wants states, and no head.
         let (rounded, head) = (options.rounded, limits.capacity.samples > 0);
         let (backend_of, stream_of) = (&backend, &mut stream);
-        let mut loader =
-            Loader { backend: backend_of, stream: stream_of, file, rounded, head, share };
+        let mut loader = Loader {
+            backend: backend_of,
+            stream: stream_of,
+            file,
+            rounded,
+            head,
+            share,
+            memory: Vec::new(),
+        };
         let weights = loader.load(&whole)?;
         let ropes = load_ropes(&backend, &mut stream, file, &spec, limits.context)?;
         let kv = spec

@@ -258,6 +258,8 @@ pub(super) struct Loader<'a, B: Backend> {
     pub head: bool,
     /// Of each tensor, what this rank has.
     pub share: Share,
+    /// For tensors that the file has in another form.
+    pub memory: Vec<u8>,
 }
 
 impl<B: Backend> Loader<'_, B> {
@@ -394,10 +396,10 @@ impl<B: Backend> Loader<'_, B> {
         cut: impl FnOnce(Cut) -> Cut,
     ) -> Result<B::Weight, ModelError> {
         let tensor = self.file.require(name)?;
-        let data = self.file.read(name)?;
         let cut = cut(Cut::whole(&tensor, experts));
-        let ranges = cut.ranges(&tensor, data.len());
-        let part = cut.bytes(&tensor, &data);
+        let (ranks, memory) = (self.share.ranks, &mut self.memory);
+        let data = self.file.read_rows(name, cut.span(&tensor), ranks, memory)?;
+        let (ranges, part) = (cut.ranges(&tensor), cut.bytes(&tensor, data));
         let source = WeightSource::new(tensor.format, cut.total_rows(), cut.cols.len(), &part)?;
         let source = source.stacked(experts)?.ordered(tensor.columns)?;
         // Rows of the embedding are taken as they are.

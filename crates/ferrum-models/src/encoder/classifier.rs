@@ -7,8 +7,12 @@ use crate::hf::json::Object;
 use crate::hf::{HfError, Shards};
 use crate::load::ModelError;
 
-/// The class of transformers whose head is known.
-const CLASS: &str = "BertForSequenceClassification";
+/// The classes of transformers whose heads are known.
+const CLASSES: &[&str] = &[
+    "BertForSequenceClassification",
+    "RobertaForSequenceClassification",
+    "XLMRobertaForSequenceClassification",
+];
 
 /// What becomes of the head's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +23,8 @@ pub enum ScoreFunction {
     Sigmoid,
 }
 
-/// `f(classifier · tanh(pooler · state))`, as transformers' `BertForSequenceClassification` with one
-/// label, and sentence-transformers' `CrossEncoder`.
+/// `f(classifier · tanh(pooler · state))`, as transformers' `BertForSequenceClassification` and
+/// `RobertaForSequenceClassification` with one label, and sentence-transformers' `CrossEncoder`.
 pub(super) struct Classifier {
     /// `[hidden, hidden]`
     pooler: Vec<f32>,
@@ -34,7 +38,7 @@ pub(super) struct Classifier {
 /// Whether the `config.json` is that of a cross-encoder, of which the head counts.
 pub(super) fn is_classifier(config: &Map<String, Value>) -> Result<bool, HfError> {
     let classes = Object(config).list("architectures")?.unwrap_or_default();
-    Ok(classes.iter().any(|class| class == CLASS))
+    Ok(classes.iter().any(|class| CLASSES.iter().any(|known| class == known)))
 }
 
 /// The function that sentence-transformers applies to scores: the one that `config.json` names, or
@@ -75,17 +79,24 @@ impl Classifier {
             let value = labels.to_string();
             return Err(HfError::Setting { key: "num_labels".into(), value }.into());
         }
-        if spec.token_types < 2 {
+        let is_bert = spec.padding.is_none();
+        if is_bert && spec.token_types < 2 {
             // There is no telling the two texts apart.
             return Err(config.refuse("type_vocab_size").into());
         }
         let hidden = spec.hidden;
-        let values = |name: &str, shape: &[usize]| values(shards, name, shape);
+        let (pooler, last) = match is_bert {
+            true => ("bert.pooler.dense", "classifier"),
+            false => ("classifier.dense", "classifier.out_proj"),
+        };
+        let values = |layer: &str, part: &str, shape: &[usize]| {
+            values(shards, &format!("{layer}.{part}"), shape)
+        };
         Ok(Classifier {
-            pooler: values("bert.pooler.dense.weight", &[hidden, hidden])?,
-            pooler_bias: values("bert.pooler.dense.bias", &[hidden])?,
-            weight: values("classifier.weight", &[1, hidden])?,
-            bias: values("classifier.bias", &[1])?[0],
+            pooler: values(pooler, "weight", &[hidden, hidden])?,
+            pooler_bias: values(pooler, "bias", &[hidden])?,
+            weight: values(last, "weight", &[1, hidden])?,
+            bias: values(last, "bias", &[1])?[0],
             function: function(config)?,
         })
     }

@@ -22,6 +22,8 @@ pub struct Embedder {
     vocab: usize,
     /// Positions that there are embeddings for, each of them for either kind of text.
     positions: usize,
+    /// [`super::EncoderSpec::padding`]
+    padding: Option<u32>,
     pooling: Pooling,
     normalize: bool,
     classifier: Option<Classifier>,
@@ -66,6 +68,10 @@ impl Embedder {
             Files::Encoder(spec) => (spec.hidden, spec.vocab, spec.positions, usize::MAX),
             Files::Decoder(_, spec) => (spec.hidden, spec.vocab, 0, causal::MAX_TEXTS),
         };
+        let padding = match &files {
+            Files::Encoder(spec) => spec.padding,
+            Files::Decoder(..) => None,
+        };
         let mut classifier = None;
         let network: Box<dyn Network> = match files {
             Files::Encoder(spec) => {
@@ -85,6 +91,7 @@ impl Embedder {
             hidden,
             vocab,
             positions,
+            padding,
             pooling,
             normalize,
             classifier,
@@ -179,11 +186,27 @@ impl Embedder {
             // Ids are below the vocabulary's size and lengths within a step, so they fit.
             let ids = text.ids();
             step.tokens.extend(ids.iter().map(|&id| id as i32));
-            let kind = |i: usize| if i < text.first() { 0 } else { self.positions };
-            step.positions.extend((0..ids.len()).map(|i| (i + kind(i)) as i32));
+            match self.padding {
+                Some(padding) => step.positions.extend(after_padding(ids, padding)),
+                None => {
+                    let kind = |i: usize| if i < text.first() { 0 } else { self.positions };
+                    step.positions.extend((0..ids.len()).map(|i| (i + kind(i)) as i32));
+                }
+            }
             step.kv_lens.push(ids.len() as i32);
             step.query_starts.push(step.tokens.len() as i32);
         }
         step
     }
+}
+
+/// Positions of a RoBERTa's tokens: counted from behind the number of its padding, which keeps that
+/// number and is not counted (`create_position_ids_from_input_ids` of transformers).
+fn after_padding(ids: &[u32], padding: u32) -> impl Iterator<Item = i32> + '_ {
+    let mut last = padding;
+    ids.iter().map(move |id| {
+        let is_padding = *id == padding;
+        last += u32::from(!is_padding);
+        if is_padding { padding as i32 } else { last as i32 }
+    })
 }

@@ -23,7 +23,7 @@ const POOLING_TYPE: &str = "pooling_type";
 
 /// The network of a model that makes vectors.
 pub(super) enum Files {
-    /// An encoder of the bert family.
+    /// An encoder of the bert family, RoBERTa among it.
     Encoder(EncoderSpec),
     /// A causal model: the states of a decoder.
     Decoder(Box<dyn Checkpoint>, Box<DecoderSpec>),
@@ -79,7 +79,7 @@ impl Source {
         let model_type = Object(&config).text("model_type")?;
         if !sentence.stated || model_type.is_none_or(|name| MODEL_TYPES.contains(&name)) {
             let spec = EncoderSpec::read(&sentence.folder)?;
-            let max_tokens = spec.positions.min(stated);
+            let max_tokens = spec.longest().min(stated);
             // Not even a token between the special ones.
             if max_tokens < 3 {
                 let (key, value) = ("max_seq_length".into(), max_tokens.to_string());

@@ -9,7 +9,7 @@ use crate::hf::HfError;
 use crate::hf::json::{self, Object};
 
 /// Model types that are encoders.
-pub(super) const MODEL_TYPES: &[&str] = &["bert"];
+pub(super) const MODEL_TYPES: &[&str] = &["bert", "roberta", "xlm-roberta"];
 
 /// Settings that change the result and that are not done here, with the value at which they change
 /// nothing.
@@ -19,7 +19,8 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("position_embedding_type", "\"absolute\""),
 ];
 
-/// Hyperparameters of a bert (Devlin et al. 2018, arXiv:1810.04805).
+/// Hyperparameters of a bert (Devlin et al. 2018, arXiv:1810.04805) or a RoBERTa (Liu et al. 2019,
+/// arXiv:1907.11692; XLM-R: Conneau et al. 2019, arXiv:1911.02116).
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderSpec {
     /// Tokens in the vocabulary.
@@ -34,6 +35,9 @@ pub struct EncoderSpec {
     pub mlp_width: usize,
     /// Positions that there are embeddings for.
     pub positions: usize,
+    /// The token of padding, of a RoBERTa: the positions of the others are counted from behind its number,
+    /// and it has that number's itself. Positions of a bert are counted from 0.
+    pub padding: Option<u32>,
     /// Kinds of segments that there are embeddings for; texts are of kind 0.
     pub token_types: usize,
     /// Added to variances.
@@ -75,13 +79,22 @@ impl EncoderSpec {
         if eps < 0.0 {
             return Err(config.refuse("layer_norm_eps"));
         }
+        let padding = match name {
+            "bert" => None,
+            _ => Some(config.count("pad_token_id")?.unwrap_or(1)),
+        };
+        let positions = count("max_position_embeddings")?;
+        if padding.is_some_and(|padding| padding as usize + 1 >= positions) {
+            return Err(config.refuse("pad_token_id"));
+        }
         Ok(EncoderSpec {
             vocab: count("vocab_size")?,
             hidden,
             layers: count("num_hidden_layers")?,
             heads,
             mlp_width: count("intermediate_size")?,
-            positions: count("max_position_embeddings")?,
+            positions,
+            padding,
             token_types: config.count("type_vocab_size")?.unwrap_or(2).max(1) as usize,
             eps,
             activation: match config.text("hidden_act")?.unwrap_or("gelu") {
@@ -92,6 +105,16 @@ impl EncoderSpec {
                 _ => return Err(config.refuse("hidden_act")),
             },
         })
+    }
+
+    /// Tokens of the longest text.
+    pub fn longest(&self) -> usize {
+        self.positions - self.padding.map_or(0, |padding| padding as usize + 1)
+    }
+
+    /// Kinds of segments that are told apart: a RoBERTa's texts are all of kind 0.
+    pub fn kinds(&self) -> usize {
+        if self.padding.is_some() { 1 } else { self.token_types.min(2) }
     }
 
     /// Values per head.

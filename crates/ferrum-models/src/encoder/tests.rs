@@ -29,7 +29,7 @@ fn settings_that_change_the_result_are_refused_by_name() {
     let spec_of = |key: &str, value: Value| spec(key, value).unwrap();
     assert_eq!(spec_of("pad_token_id", json!(0)).head_dim(), 8);
     for (key, value) in [
-        ("model_type", json!("xlm-roberta")),
+        ("model_type", json!("deberta-v2")),
         ("position_embedding_type", json!("relative_key")),
         ("is_decoder", json!(true)),
         ("hidden_act", json!("mish")),

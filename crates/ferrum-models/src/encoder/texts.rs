@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::source::Source;
+use super::source::{Files, Source};
 use super::{EmbedError, Sentence};
 use crate::load::ModelError;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Texts to token ids, with the limits of a model.
 pub struct TextEncoder {
@@ -13,7 +13,8 @@ pub struct TextEncoder {
     sentence: Sentence,
     max_tokens: usize,
     vocab: usize,
-    pairs: bool,
+    /// Of a model that scores pairs: whether it tells the texts apart by their kinds.
+    pairs: Option<bool>,
 }
 
 /// What goes through the network at once: a text or a pair of texts, as tokens.
@@ -49,7 +50,8 @@ impl Input for Pair {
 pub struct Pair {
     /// The tokens of both, with those around them.
     pub ids: Vec<u32>,
-    /// Tokens of the first text, which are of kind 0; those of the second are of kind 1.
+    /// Tokens of kind 0: those of the first text and of the second too where the model does not tell
+    /// them apart; the rest is of kind 1.
     pub first: usize,
 }
 
@@ -59,13 +61,19 @@ impl TextEncoder {
     pub fn open(path: &Path, context: Option<usize>) -> Result<Self, ModelError> {
         let source = Source::open(path, context)?;
         let (tokenizer, vocab) = (source.tokenizer()?, source.vocab());
-        let Source { sentence, max_tokens, classifier, .. } = source;
-        Ok(TextEncoder { tokenizer, sentence, max_tokens, vocab, pairs: classifier.is_some() })
+        let Source { files, sentence, max_tokens, classifier } = source;
+        let kinds = matches!(&files, Files::Encoder(spec) if spec.kinds() > 1);
+        let pairs = classifier.map(|_| kinds);
+        if pairs.is_some() && tokenizer.between().is_none() {
+            let kind = "that does not join pairs of texts".into();
+            return Err(TokenizerError::Unsupported { what: "post-processor", kind }.into());
+        }
+        Ok(TextEncoder { tokenizer, sentence, max_tokens, vocab, pairs })
     }
 
     /// Whether the model scores pairs of texts (a cross-encoder), and makes no vectors.
     pub fn scores_pairs(&self) -> bool {
-        self.pairs
+        self.pairs.is_some()
     }
 
     /// Tokens of the longest text, special ones included.
@@ -90,9 +98,10 @@ impl TextEncoder {
         Ok(ids)
     }
 
-    /// The tokens of two texts, `[CLS] first [SEP] second [SEP]` (Devlin et al. 2018,
-    /// arXiv:1810.04805). Where they are too long together they are cut if `truncate`, token by token
-    /// the longer one, as the tokenizers of transformers do it (`longest_first`); else refused.
+    /// The tokens of two texts, with those around and between them: `[CLS] first [SEP] second [SEP]`
+    /// (Devlin et al. 2018, arXiv:1810.04805), or `<s> first </s></s> second </s>` in RoBERTas. Where
+    /// they are too long together they are cut if `truncate`, token by token the longer one, as the
+    /// tokenizers of transformers do it (`longest_first`); else refused.
     pub fn encode_pair(
         &self,
         first: &str,
@@ -101,7 +110,8 @@ impl TextEncoder {
     ) -> Result<Pair, EmbedError> {
         let (mut a, mut b) = (self.plain("", first), self.plain("", second));
         let (open, close) = (self.opening(), self.closing());
-        let around = usize::from(open.is_some()) + 2 * usize::from(close.is_some());
+        let between = self.tokenizer.between().unwrap_or_default();
+        let around = open.iter().len() + between.len() + close.iter().len();
         let tokens = a.len() + b.len() + around;
         if tokens > self.max_tokens {
             let room = self.max_tokens.saturating_sub(around);
@@ -112,10 +122,12 @@ impl TextEncoder {
             a.truncate(first);
             b.truncate(second);
         }
-        let mut ids: Vec<u32> = open.into_iter().chain(a).chain(close).collect();
+        let between = between.iter().copied();
+        let mut ids: Vec<u32> = open.into_iter().chain(a).chain(between).collect();
         let first = ids.len();
         ids.extend(b.into_iter().chain(close));
-        Ok(Pair { ids, first })
+        let kinds = self.pairs.unwrap_or(false);
+        Ok(Pair { first: if kinds { first } else { ids.len() }, ids })
     }
 
     fn opening(&self) -> Option<u32> {

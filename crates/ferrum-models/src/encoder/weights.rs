@@ -9,8 +9,11 @@ use crate::hf::{HfError, Shards, StoredTensor};
 use crate::load::ModelError;
 
 /// What models have beside the encoder, and vectors do not depend on: the pooler of the task of next
-/// sentences, the head of the one of masked words, and a table of numbers.
-const BESIDE: &[&str] = &["pooler.", "cls.", "embeddings.position_ids"];
+/// sentences, the heads of the one of masked words, and a table of numbers.
+const BESIDE: &[&str] = &["pooler.", "cls.", "lm_head.", "embeddings.position_ids"];
+
+/// Names under which models with a head keep the encoder.
+const PREFIXES: &[&str] = &["bert.", "roberta."];
 
 /// A linear with its bias.
 pub(super) struct Dense<B: Backend> {
@@ -75,12 +78,12 @@ pub(super) fn load<B: Backend>(
     wanted: &Wanted<'_>,
 ) -> Result<Weights<B>, ModelError> {
     let &Wanted { spec, rounded, classifier } = wanted;
-    // Models with a head keep the encoder under a name of its own.
-    let plain = |name: &'_ str| -> usize { if name.starts_with("bert.") { 5 } else { 0 } };
+    let prefix =
+        |name: &str| PREFIXES.iter().find(|p| name.starts_with(**p)).map_or(0, |p| p.len());
     let mut by_name = HashMap::new();
     for tensor in &shards.tensors {
         let name = tensor.raw.name.as_str();
-        if let Some(first) = by_name.insert(&name[plain(name)..], tensor) {
+        if let Some(first) = by_name.insert(&name[prefix(name)..], tensor) {
             let (first, second) = (first.raw.name.clone(), name.to_string());
             return Err(HfError::SamePart { first, second }.into());
         }
@@ -117,7 +120,7 @@ impl<B: Backend> Loader<'_, B> {
         let values = self.values("embeddings.position_embeddings.weight", &[rows, cols])?;
         let name = "embeddings.token_type_embeddings.weight";
         let types = self.values(name, &[spec.token_types, cols])?;
-        let kinds = spec.token_types.min(2);
+        let kinds = spec.kinds();
         let mut bytes = Vec::with_capacity(kinds * values.len() * 4);
         for kind in types.chunks_exact(cols).take(kinds) {
             for row in values.chunks_exact(cols) {

@@ -17,7 +17,7 @@ use super::names::{self, Place};
 use super::quant::{Layer, Parts, Quantization};
 use super::shards::{Shards, StoredTensor};
 use super::template;
-use crate::checkpoint::{Checkpoint, Layout, Tensor};
+use crate::checkpoint::{self, Checkpoint, Layout, Tensor};
 use crate::gguf::{GgufError, Metadata};
 use crate::load::ModelError;
 use crate::safetensors::{Dtype, RawTensor};
@@ -316,6 +316,31 @@ fn dims_of(tensor: &StoredTensor) -> Result<Vec<usize>, HfError> {
     Ok(shape.iter().rev().copied().collect())
 }
 
+/// Some rows of layers of one shape, one after the other, made by so many threads in `memory`.
+fn decode<'a>(
+    layers: &[Layer],
+    name: &str,
+    rows: Range<usize>,
+    (shards, threads): (&Shards, usize),
+    memory: &'a mut Vec<u8>,
+) -> Result<&'a [u8], HfError> {
+    let (of_layer, step) = (layers[0].rows, layers[0].row_step());
+    let row_bytes = layers[0].bytes() / of_layer;
+    let last = rows.end.next_multiple_of(step).min(layers.len() * of_layer);
+    let mut at = rows.start / step * step;
+    let before = rows.start - at;
+    memory.resize(last.saturating_sub(at) * row_bytes, 0);
+    let mut rest = memory.as_mut_slice();
+    while at < last {
+        let (layer, first) = (&layers[at / of_layer], at % of_layer);
+        let count = (of_layer - first).min(last - at);
+        let (out, others) = rest.split_at_mut(count * row_bytes);
+        layer.decode((shards, threads), name, first, out)?;
+        (rest, at) = (others, at + count);
+    }
+    Ok(&memory[before * row_bytes..][..rows.len() * row_bytes])
+}
+
 impl Checkpoint for Folder {
     fn metadata(&self) -> &Metadata {
         &self.metadata
@@ -358,16 +383,37 @@ impl Checkpoint for Folder {
                 Cow::Owned(values.iter().flat_map(|v| (v + 1.0).to_le_bytes()).collect())
             }
             Source::Quantized(layers) => {
-                let mut all = vec![0; layers.iter().map(Layer::bytes).sum()];
-                for (layer, out) in layers.iter().zip(all.chunks_exact_mut(layers[0].bytes())) {
-                    layer.decode((&self.shards, self.threads), &part.name, out)?;
-                }
+                let (rows, mut all) = (layers.iter().map(|layer| layer.rows).sum(), Vec::new());
+                decode(layers, &part.name, 0..rows, (&self.shards, self.threads), &mut all)?;
                 Cow::Owned(all)
             }
             Source::Values(values) => {
                 Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
             }
         })
+    }
+
+    fn read_rows<'a>(
+        &'a self,
+        name: &str,
+        rows: Range<usize>,
+        readers: usize,
+        memory: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], ModelError> {
+        let part = self.part(name)?;
+        let count = part.dims[1..].iter().product();
+        let layers = match &part.source {
+            Source::Quantized(layers) => layers,
+            Source::Stored(index) => {
+                return Ok(checkpoint::rows_of(self.stored_bytes(*index), count, rows));
+            }
+            _ => {
+                *memory = self.read(name)?.into_owned();
+                return Ok(checkpoint::rows_of(memory, count, rows));
+            }
+        };
+        let threads = (self.threads / readers.max(1)).max(1);
+        Ok(decode(layers, &part.name, rows, (&self.shards, threads), memory)?)
     }
 
     fn give_back(&self, name: &str, range: Range<usize>) {

@@ -160,6 +160,7 @@ fn special_ids(
         eos,
         add_bos: asked.unwrap_or(add_bos && bos.is_some()),
         add_eos,
+        between: None,
         end_of_generation: special::end_of_generation(vocab, ends.into_iter().flatten()),
     })
 }

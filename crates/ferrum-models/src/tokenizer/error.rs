@@ -35,6 +35,8 @@ pub enum TokenizerError {
     Duplicate { first: u32, second: u32, text: String },
     #[error("token {id} has the unknown type {value}")]
     TokenType { id: u32, value: i32 },
+    #[error("token {id} has {bytes} bytes, more than any that is known")]
+    LongToken { id: u32, bytes: usize },
     #[error("token {id} has the score {value}")]
     Score { id: u32, value: f32 },
     #[error("byte token {id} is {text:?}, expected <0xNN>")]

@@ -1,8 +1,9 @@
 //! Tokenizers, built from the `tokenizer.ggml.*` metadata of a GGUF file or from a `tokenizer.json`.
 //!
-//! Three families: byte-level BPE with a named pre-tokenizer (`gpt2`), SentencePiece with scores
-//! (`llama`) and WordPiece (`bert`). Token ids are those of llama.cpp except where its
-//! approximation of a pre-tokenizer differs from the model's own; see the tests.
+//! Four families: byte-level BPE with a named pre-tokenizer (`gpt2`), SentencePiece's merges with scores
+//! (`llama`) and its Unigram (of a `tokenizer.json` alone), and WordPiece (`bert`). Token
+//! ids are those of llama.cpp except where its approximation of a pre-tokenizer differs from the model's
+//! own; see the tests.
 //!
 //! A prompt is a list of [`Segment`]s: only [`Segment::Markup`] can become control tokens, so that
 //! what a user wrote stays text even where it looks like one.
@@ -10,6 +11,7 @@
 mod bpe;
 mod build;
 mod byte_level;
+mod charsmap;
 mod decode;
 mod error;
 mod json;
@@ -19,6 +21,8 @@ mod pretokenize;
 mod special;
 mod spm;
 mod stream;
+mod trie;
+mod unigram;
 mod vocab;
 mod wordpiece;
 
@@ -79,6 +83,7 @@ enum Lead {
 enum Model {
     Bpe(Box<bpe::Bpe>),
     Spm(Box<spm::Spm>),
+    Unigram(Box<unigram::Unigram>),
     WordPiece(wordpiece::WordPiece),
 }
 
@@ -88,6 +93,8 @@ struct SpecialIds {
     eos: Option<u32>,
     add_bos: bool,
     add_eos: bool,
+    /// Between the texts of a pair.
+    between: Option<Vec<u32>>,
     /// Sorted.
     end_of_generation: Vec<u32>,
 }
@@ -134,6 +141,12 @@ impl Tokenizer {
         self.ids.add_eos
     }
 
+    /// The tokens between two texts that are one input, the tokens around which are those around one text;
+    /// `None` where the files do not say so.
+    pub fn between(&self) -> Option<&[u32]> {
+        self.ids.between.as_deref()
+    }
+
     /// The tokens by which the model ends its answer, sorted.
     pub fn end_of_generation(&self) -> &[u32] {
         &self.ids.end_of_generation
@@ -170,6 +183,7 @@ impl Tokenizer {
                 match &self.model {
                     Model::Bpe(bpe) => bpe.encode(vocab, &part, &mut out),
                     Model::Spm(spm) => spm.encode(vocab, &part, after_special, &mut out),
+                    Model::Unigram(unigram) => unigram.encode(&part, &mut out),
                     Model::WordPiece(words) => words.encode(vocab, &part, &mut out),
                 }
                 after_special = false;

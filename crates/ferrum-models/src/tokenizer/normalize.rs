@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::charsmap::Charsmap;
 use regex_automata::meta::Regex;
 use unicode_normalization::{UnicodeNormalization, is_nfc, is_nfd, is_nfkc, is_nfkd};
 
@@ -31,6 +32,8 @@ pub(super) enum Step {
         from: String,
         to: String,
     },
+    /// Replaces what is in a table.
+    Table(Charsmap),
     /// Replaces the matches of a pattern.
     ReplacePattern {
         from: Regex,
@@ -70,6 +73,7 @@ impl Step {
                 Cow::Owned(text.replace(from.as_str(), to))
             }
             Step::Replace { .. } => text,
+            Step::Table(table) => Cow::Owned(table.apply(&text)),
             Step::ReplacePattern { from, to } => replace(from, &text, to),
             Step::Strip { left, right } => {
                 let start = if *left { text.trim_start() } else { &text };

@@ -20,6 +20,15 @@ impl<'a> Failing<'a> {
     pub fn new(file: &'a dyn Checkpoint, tensor: &'static str, times: usize) -> Self {
         Failing { file, tensor, left: AtomicUsize::new(times) }
     }
+
+    fn count(&self, name: &str) -> Result<(), ModelError> {
+        let take = |left: usize| left.checked_sub(1);
+        let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
+        if name == self.tensor && self.left.fetch_update(success, failure, take).is_err() {
+            return Err(ModelError::Options(format!("{name} cannot be read")));
+        }
+        Ok(())
+    }
 }
 
 impl Checkpoint for Failing<'_> {
@@ -40,12 +49,19 @@ impl Checkpoint for Failing<'_> {
     }
 
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, ModelError> {
-        let take = |left: usize| left.checked_sub(1);
-        let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
-        if name == self.tensor && self.left.fetch_update(success, failure, take).is_err() {
-            return Err(ModelError::Options(format!("{name} cannot be read")));
-        }
+        self.count(name)?;
         self.file.read(name)
+    }
+
+    fn read_rows<'a>(
+        &'a self,
+        name: &str,
+        rows: Range<usize>,
+        readers: usize,
+        memory: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], ModelError> {
+        self.count(name)?;
+        self.file.read_rows(name, rows, readers, memory)
     }
 
     fn give_back(&self, name: &str, range: Range<usize>) {

@@ -50,6 +50,16 @@ pub(super) fn pack(bits: usize, rows: &[[u8; STEP]; ROWS], out: &mut [u8]) {
     }
 }
 
+/// Packs quants whose bytes are those of the planes already, `bits · 4` of each row from `offset` on.
+pub(super) fn interleave(bits: usize, rows: &[&[u8]; ROWS], offset: usize, out: &mut [u8]) {
+    let rows = rows.map(|row| row[offset..][..4 * bits].as_chunks::<4>().0);
+    for (v, vector) in out.as_chunks_mut::<VECTOR>().0.iter_mut().take(bits).enumerate() {
+        for (four, row) in vector.as_chunks_mut().0.iter_mut().zip(rows) {
+            *four = row[v];
+        }
+    }
+}
+
 /// The eight vectors of a step.
 ///
 /// # Safety

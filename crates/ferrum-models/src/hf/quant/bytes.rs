@@ -78,8 +78,8 @@ impl Bytes {
         Ok(Bytes { kind, weights, scales, block, rows, cols, format })
     }
 
-    /// Writes the weights: `rows` rows of `cols` values in [`Bytes::format`].
-    pub fn decode(&self, shards: &Shards, out: Rows<'_>) -> Result<(), String> {
+    /// Writes some of the weights, from row `first` on: rows of `cols` values in [`Bytes::format`].
+    pub fn decode(&self, shards: &Shards, first: usize, out: Rows<'_>) -> Result<(), String> {
         let scales = read_floats(shards, self.scales);
         let data = shards.data(&shards.tensors[self.weights]);
         let fits = |scale: &f32| scale.is_finite() && f16::from_f32(*scale).is_finite();
@@ -88,10 +88,10 @@ impl Bytes {
         }
         let row_scales = self.cols.div_ceil(self.block[1]);
         let row_bytes = out.row_bytes();
-        out.make(1, |first, out| {
+        out.make(1, |start, out| {
             let mut made = Vec::with_capacity(row_bytes);
             for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
-                let row = first + row;
+                let row = first + start + row;
                 let scales = &scales[row / self.block[0] * row_scales..][..row_scales];
                 made.clear();
                 self.row(&data[row * self.cols..][..self.cols], scales, &mut made)?;

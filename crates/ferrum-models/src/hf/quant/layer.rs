@@ -103,20 +103,30 @@ impl Layer {
         self.rows * self.format.row_bytes(self.cols).unwrap_or(0)
     }
 
-    /// Writes the weights on some threads: `rows` rows of `cols` values in [`Layer::format`],
-    /// [`Layer::bytes`] of them.
+    /// Of how many rows those that [`Layer::decode`] begins with are a multiple.
+    pub fn row_step(&self) -> usize {
+        match &self.stored {
+            Stored::Packed(layer) => layer.row_step(),
+            Stored::Bytes(_) => 1,
+        }
+    }
+
+    /// Writes weights on some threads, from row `first` on, which is a multiple of [`Layer::row_step`]: as
+    /// many rows of `cols` values in [`Layer::format`] as fill `out`, and a multiple too.
     pub fn decode(
         &self,
         (shards, threads): (&Shards, usize),
         name: &str,
+        first: usize,
         out: &mut [u8],
     ) -> Result<(), HfError> {
-        let out = Rows { bytes: out, count: self.rows, threads };
+        let count = out.len() / (self.bytes() / self.rows).max(1);
+        let out = Rows { bytes: out, count, threads };
         let decoded = match &self.stored {
-            Stored::Packed(layer) => layer.decode(shards, out),
-            Stored::Bytes(layer) => layer.decode(shards, out),
+            Stored::Packed(layer) => layer.decode(shards, first, out),
+            Stored::Bytes(layer) => layer.decode(shards, first, out),
         };
-        // They are in memory twice now, and will not be read again.
+        // They are in memory twice now, and will not be read again but for another part.
         shards.release(&shards.tensors[self.weights], 0..usize::MAX);
         decoded.map_err(|reason| HfError::Quantized { name: name.to_string(), reason })
     }
@@ -138,9 +148,14 @@ pub(super) struct Rows<'a> {
 }
 
 impl Rows<'_> {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// Bytes of one.
     pub fn row_bytes(&self) -> usize {
-        self.bytes.len() / self.count
+        self.bytes.len() / self.count.max(1)
     }
 
     /// `f` makes the rows from the one that it is given, a multiple of `step`, on, as many as fill the

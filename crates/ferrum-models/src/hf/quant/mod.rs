@@ -9,6 +9,7 @@
 //! Only weights are as the files say: activations that a file wants rounded to eight bits are rounded
 //! as those of every other model.
 
+mod blocks;
 mod bytes;
 mod compressed;
 mod layer;

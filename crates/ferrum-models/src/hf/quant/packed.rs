@@ -7,16 +7,20 @@ use half::f16;
 
 use super::super::shards::Shards;
 use super::layer::{Parts, Rows};
-use super::tables::{AWQ_PLACES, Tables, groups_of, i32s};
+use super::tables::{AWQ_PLACES, Tables, groups_of, i32s, spread};
 use super::{Scheme, Words};
 use crate::safetensors::Dtype;
 
 /// Columns of a block in the formats of ours.
-const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 32;
 
 /// Rows that are unpacked at a time: their words are whole cache lines of GPTQ's, and half of AWQ's. A
 /// multiple of eight.
 const TILE: usize = 64;
+
+/// Rows whose blocks are written at a time where columns stay in order: their words are a kilobyte of
+/// GPTQ's, read in one go, and the lines of theirs that are being written stay in the cache.
+const BLOCKS_TILE: usize = 256;
 
 /// Between unpacked rows, which would share a few sets of the cache if they lay at powers of two.
 const PADDING: usize = 64;
@@ -39,7 +43,7 @@ pub(super) struct Packed {
     /// Input features.
     pub cols: usize,
     pub groups: usize,
-    /// What [`Packed::decode`] makes.
+    /// What [`Packed::decode`] writes.
     pub format: Format,
 }
 
@@ -105,7 +109,7 @@ impl Packed {
     fn best_format(&self) -> Format {
         let blocks = match self.g_idx {
             Some(_) => self.columns.is_some(),
-            None => self.scheme.group.unwrap_or(self.cols).is_multiple_of(BLOCK),
+            None => self.group().is_multiple_of(BLOCK),
         };
         match (self.scheme.bits, self.scheme.symmetric) {
             _ if !blocks || !self.cols.is_multiple_of(BLOCK) => Format::F16,
@@ -116,51 +120,43 @@ impl Packed {
         }
     }
 
-    /// Writes the weights: `rows` rows of `cols` values in [`Packed::format`].
-    pub fn decode(&self, shards: &Shards, out: Rows<'_>) -> Result<(), String> {
-        let tables = Tables::read(self, shards);
-        self.check(&tables)?;
+    /// Columns that have a scale.
+    pub(super) fn group(&self) -> usize {
+        self.scheme.group.unwrap_or(self.cols)
+    }
+
+    /// Of how many rows a part of the weights begins at a multiple.
+    pub fn row_step(&self) -> usize {
+        match self.words {
+            Words::Awq => 8,
+            _ => 1,
+        }
+    }
+
+    /// Writes some of the weights, from row `first` on: rows of `cols` values in [`Packed::format`].
+    pub fn decode(&self, shards: &Shards, first: usize, out: Rows<'_>) -> Result<(), String> {
+        let tables = Tables::read(self, shards)?;
+        let (row_bytes, last) = (out.row_bytes(), first + out.count());
         let stride = self.cols.next_multiple_of(BLOCK) + PADDING;
-        let row_bytes = out.row_bytes();
-        out.make(TILE, |first, out| {
-            let mut codes = vec![0; TILE * stride];
-            for (i, out) in out.chunks_mut(TILE * row_bytes).enumerate() {
-                let first = first + i * TILE;
-                self.unpack(&tables, first..self.rows.min(first + TILE), &mut codes, stride);
-                let rows = codes.chunks_exact(stride).zip(out.chunks_exact_mut(row_bytes));
-                for (row, (codes, out)) in (first..).zip(rows) {
-                    match self.format {
-                        Format::F16 => self.halves(&tables, row, codes, out),
-                        _ => self.blocks(&tables, row, codes, out),
-                    }
+        let halves = self.format == Format::F16;
+        let tile = if halves || self.columns.is_some() { TILE } else { BLOCKS_TILE };
+        out.make(tile, |start, out| {
+            let mut codes = vec![0; if halves { TILE * stride } else { 0 }];
+            let tiles = out.chunks_mut(tile * row_bytes);
+            for (first, out) in (first + start..).step_by(tile).zip(tiles) {
+                let rows = first..last.min(first + tile);
+                if !halves {
+                    self.write_blocks(&tables, rows, out);
+                    continue;
+                }
+                self.unpack(&tables, rows.clone(), &mut codes, stride);
+                let places = codes.chunks_exact(stride).zip(out.chunks_exact_mut(row_bytes));
+                for (row, (codes, out)) in rows.zip(places) {
+                    self.halves(&tables, row, codes, out);
                 }
             }
             Ok(())
         })
-    }
-
-    /// Whether scales and zero points are such that the format loses nothing.
-    fn check(&self, tables: &Tables<'_>) -> Result<(), String> {
-        let middle = 1 << (self.scheme.bits - 1);
-        if matches!(self.format, Format::Q4_0 | Format::Q8_0)
-            && tables.zeros.iter().any(|z| *z != middle)
-        {
-            return Err("it is said to be symmetric, but has other zero points".into());
-        }
-        if self.format == Format::F16 {
-            return Ok(());
-        }
-        // Those of compressed-tensors have the type of the model that they were made of, of more range
-        // or digits: they are rounded, as a weight in half precision would be.
-        let rounded = self.words == Words::Compressed;
-        let fits = |d: f32| match f16::from_f32(d) {
-            half if rounded => half.is_finite(),
-            half => half.to_f32() == d,
-        };
-        match tables.scales.iter().all(|d| fits(*d)) {
-            true => Ok(()),
-            false => Err("its scales do not fit half precision".into()),
-        }
     }
 
     /// Numbers `q` of some rows, the first a multiple of eight: `[TILE][stride]`.
@@ -192,7 +188,7 @@ impl Packed {
                 for (column, all) in tables.words.chunks_exact(self.rows / per_word).enumerate() {
                     let eights = codes.chunks_exact_mut(per_word * stride);
                     for (word, eight) in all[words.clone()].iter().zip(eights) {
-                        let spread = spread(*word);
+                        let spread = spread(*word).to_le_bytes();
                         for (r, place) in AWQ_PLACES.into_iter().enumerate() {
                             eight[r * stride + column] = spread[usize::from(place)];
                         }
@@ -202,44 +198,11 @@ impl Packed {
         }
     }
 
-    /// Writes a row in blocks of 32 columns of one group.
-    fn blocks(&self, tables: &Tables<'_>, row: usize, codes: &[u8], out: &mut [u8]) {
-        let group = self.scheme.group.unwrap_or(self.cols);
-        for (i, out) in out.chunks_exact_mut(self.format.block_bytes()).enumerate() {
-            let first = i * BLOCK;
-            let (codes, group): ([u8; BLOCK], usize) = match (&self.columns, &tables.group_of) {
-                (Some(columns), Some(group_of)) => {
-                    let columns = &columns[first..first + BLOCK];
-                    let code = |j: usize| codes[columns[j] as usize];
-                    (std::array::from_fn(code), group_of[columns[0] as usize])
-                }
-                _ => {
-                    let mut block = [0; BLOCK];
-                    block.copy_from_slice(&codes[first..first + BLOCK]);
-                    (block, first / group)
-                }
-            };
-            let at = group * self.rows + row;
-            let (scale, out) = out.split_at_mut(size_of::<f16>());
-            scale.copy_from_slice(&f16::from_f32(tables.scales[at]).to_le_bytes());
-            if self.format == Format::Q8_0 {
-                out.copy_from_slice(&codes.map(|q| q ^ 0x80));
-                continue;
-            }
-            let (zero, out) = out.split_at_mut(usize::from(self.format == Format::Q4_Z));
-            zero.fill(tables.zeros[at]);
-            let nibbles: [u8; BLOCK / 2] =
-                std::array::from_fn(|j| codes[j] | codes[j + BLOCK / 2] << 4);
-            out.copy_from_slice(&nibbles);
-        }
-    }
-
     /// Writes a row in half precision.
     fn halves(&self, tables: &Tables<'_>, row: usize, codes: &[u8], out: &mut [u8]) {
-        let group = self.scheme.group.unwrap_or(self.cols);
+        let group = self.group();
         for (column, (q, out)) in codes.iter().zip(out.as_chunks_mut().0).enumerate() {
-            let of_column = tables.group_of.as_ref().map_or(column / group, |g| g[column]);
-            let at = of_column * self.rows + row;
+            let at = tables.group(column, group) * self.rows + row;
             let value = f32::from(i16::from(*q) - i16::from(tables.zeros[at]));
             *out = f16::from_f32(tables.scales[at] * value).to_le_bytes();
         }
@@ -249,18 +212,9 @@ impl Packed {
 /// Writes the numbers in a word, the lowest first: eight of four bits, or four of eight.
 fn put(word: [u8; 4], bits: u32, place: &mut [u8]) {
     match bits {
-        4 => place[..8].copy_from_slice(&spread(word)),
+        4 => place[..8].copy_from_slice(&spread(word).to_le_bytes()),
         _ => place[..4].copy_from_slice(&word),
     }
-}
-
-/// The eight numbers of four bits in a word, the lowest first.
-fn spread(word: [u8; 4]) -> [u8; 8] {
-    let mut x = u64::from(u32::from_le_bytes(word));
-    x = (x | x << 16) & 0x0000_ffff_0000_ffff;
-    x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
-    x = (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f;
-    x.to_le_bytes()
 }
 
 /// What the shapes of weights, zero points, scales and of the shape itself say; `None` where they do

@@ -78,7 +78,7 @@ const ORDERED: [&str; 2] = ["gptq order", "gptq 8 order"];
 /// The bytes of a layer.
 fn decoded(layer: &Layer, shards: &Shards) -> Result<Vec<u8>, HfError> {
     let mut bytes = vec![0xa5; layer.bytes()];
-    layer.decode((shards, 3), "layer", &mut bytes)?;
+    layer.decode((shards, 3), "layer", 0, &mut bytes)?;
     Ok(bytes)
 }
 
@@ -159,6 +159,11 @@ fn rows_of_large_layers_are_those_of_small_ones() {
         assert_eq!(layer.rows, small.rows * copies);
         let got = decoded(&layer, &many).unwrap();
         assert!(got.chunks_exact(want.len()).all(|part| part == want), "{name}");
+        // From any row on that a part may begin with.
+        let (first, row) = (3 * layer.row_step(), layer.bytes() / layer.rows);
+        let mut part = vec![0xa5; 200 * row];
+        layer.decode((&many, 2), "layer", first, &mut part).unwrap();
+        assert!(part == got[first * row..][..part.len()], "{name}");
     }
 }
 

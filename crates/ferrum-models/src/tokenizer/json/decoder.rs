@@ -23,7 +23,9 @@ pub(super) fn lead(file: &File<'_>, family: Family) -> Result<Lead, TokenizerErr
                 _ => Err(unsupported("decoder", "WordPiece with another prefix than ##")),
             }
         }
-        (Family::Characters, parts) => characters(parts, file.model.byte_fallback),
+        (Family::Characters | Family::Unigram, parts) => {
+            characters(parts, file.model.byte_fallback)
+        }
         (_, [part]) => Err(unsupported("decoder", part.kind)),
         (_, parts) => Err(unsupported("decoder", sequence(parts))),
     }

@@ -57,6 +57,7 @@ pub(super) struct ModelJson<'a> {
     #[serde(borrow, default)]
     pub merges: Vec<MergeJson<'a>>,
     pub unk_token: Option<String>,
+    pub unk_id: Option<u32>,
     pub continuing_subword_prefix: Option<String>,
     pub end_of_word_suffix: Option<String>,
     pub dropout: Option<f64>,
@@ -98,7 +99,7 @@ impl<'a> File<'a> {
         };
         let kind: Kind = serde_json::from_slice(json).map_err(error)?;
         match kind.model.r#type.as_deref() {
-            None | Some("BPE" | "WordPiece") => Err(error(not_read)),
+            None | Some("BPE" | "WordPiece" | "Unigram") => Err(error(not_read)),
             Some(other) => Err(unsupported("model", other)),
         }
     }
@@ -129,8 +130,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// Tokens with their ids, in the order of the file.
-pub(super) struct Entries<'a>(pub Vec<(Text<'a>, u32)>);
+/// Tokens with their ids, in the order of the file; where that is a list of tokens and scores, these too.
+pub(super) struct Entries<'a> {
+    pub tokens: Vec<(Text<'a>, u32)>,
+    pub scores: Option<Vec<f64>>,
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -139,18 +143,28 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
             type Value = Entries<'a>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("tokens with their ids")
+                f.write_str("tokens with their ids or scores")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'a>, A::Error> {
-                let mut entries = Vec::new();
+                let mut tokens = Vec::new();
                 while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
+                    tokens.push(entry);
                 }
-                Ok(Entries(entries))
+                Ok(Entries { tokens, scores: None })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entries<'a>, A::Error> {
+                let (mut tokens, mut scores) = (Vec::new(), Vec::new());
+                while let Some((text, score)) = seq.next_element::<(Text<'a>, f64)>()? {
+                    let id = u32::try_from(tokens.len()).map_err(de::Error::custom)?;
+                    tokens.push((text, id));
+                    scores.push(score);
+                }
+                Ok(Entries { tokens, scores: Some(scores) })
             }
         }
-        deserializer.deserialize_map(AsEntries(PhantomData))
+        deserializer.deserialize_any(AsEntries(PhantomData))
     }
 }
 
@@ -231,7 +245,7 @@ impl<'a> Part<'a> {
         self.value.get(key).filter(|v| !v.is_null())
     }
 
-    fn invalid(&self, key: &str) -> TokenizerError {
+    pub fn invalid(&self, key: &str) -> TokenizerError {
         TokenizerError::Json {
             reason: format!("{key:?} of {:?} is missing or malformed", self.kind),
         }

@@ -64,6 +64,7 @@ impl GgufVocabulary {
             Family::Bytes => composes = out.bytes(&file)?,
             Family::Characters => out.characters(&file, &entries, beside)?,
             Family::WordPiece => return Err(unsupported("model", "WordPiece, to be converted,")),
+            Family::Unigram => return Err(unsupported("model", "Unigram, to be converted,")),
         }
         out.tokens(&entries, beside);
         out.special_tokens(&file, &original, beside);

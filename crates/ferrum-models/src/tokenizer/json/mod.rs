@@ -23,10 +23,11 @@ use super::decode::{Pieces, Spelling};
 use super::error::TokenizerError;
 use super::normalize::Normalizer;
 use super::special::{self, Specials};
+use super::unigram::{self, Unigram};
 use super::vocab::Vocabulary;
 use super::wordpiece::WordPiece;
 use super::{Model, SpecialIds, Tokenizer};
-use file::{File, ModelJson, Part};
+use file::{Entries, File, ModelJson, Part};
 pub use gguf::GgufVocabulary;
 
 /// What other files say of a tokenizer.
@@ -54,20 +55,21 @@ fn build(
 ) -> Result<Tokenizer, TokenizerError> {
     let steps = match family {
         Family::WordPiece => Vec::new(), // it has its own
-        Family::Bytes | Family::Characters => normalizer::steps(file.normalizer.as_ref())?,
+        _ => normalizer::steps(file.normalizer.as_ref())?,
     };
     let normalizer = Normalizer { steps };
     let vocab = vocabulary::build(file, family, &normalizer, beside)?;
     let (model, marks) = match family {
         Family::WordPiece => (word_piece(file, &vocab)?, Normalizer::default()),
         Family::Bytes | Family::Characters => bpe(file, family, &vocab)?,
+        Family::Unigram => unigram(file, &vocab)?,
     };
     let lead = decoder::lead(file, family)?;
     let ids = special_ids(file, &vocab, beside)?;
     let specials = Specials::new(&vocab, vocabulary::flags(file, &vocab))?;
     let spelling = match family {
         Family::Bytes => Spelling::Bytes,
-        Family::Characters => Spelling::MarkedThroughout,
+        Family::Characters | Family::Unigram => Spelling::MarkedThroughout,
         Family::WordPiece => Spelling::Marked,
     };
     let pieces = Arc::new(Pieces { vocab, spelling });
@@ -82,17 +84,25 @@ enum Family {
     /// BPE on characters, as SentencePiece's.
     Characters,
     WordPiece,
+    /// SentencePiece's other algorithm.
+    Unigram,
 }
 
 impl Family {
     fn of(file: &File<'_>) -> Result<Self, TokenizerError> {
-        match file.model.kind() {
+        let kind = file.model.kind();
+        if file.model.vocab.scores.is_some() != (kind == "Unigram") {
+            let reason = format!("the vocabulary is not one of {kind:?}");
+            return Err(TokenizerError::Json { reason });
+        }
+        match kind {
             "BPE" => {
                 let parts = Part::flat(file.pre_tokenizer.as_ref(), "pretokenizers")?;
                 let bytes = parts.iter().any(|part| part.kind == "ByteLevel");
                 Ok(if bytes { Family::Bytes } else { Family::Characters })
             }
             "WordPiece" => Ok(Family::WordPiece),
+            "Unigram" => Ok(Family::Unigram),
             other => Err(unsupported("model", other)),
         }
     }
@@ -136,6 +146,24 @@ fn bpe(
     let merges = file.model.merges.iter().map(|merge| merge.parts());
     let bpe = Bpe::new(words, file.model.ignore_merges, units, vocab, merges)?;
     Ok((Model::Bpe(Box::new(bpe)), Normalizer { steps }))
+}
+
+/// The algorithm with scores, and what is put into a text once the added tokens are out of it.
+fn unigram(file: &File<'_>, vocab: &Vocabulary) -> Result<(Model, Normalizer), TokenizerError> {
+    let mut steps = Vec::new();
+    let words = pre_tokenizer::read(file.pre_tokenizer.as_ref(), &mut steps)?;
+    let ModelJson { vocab: Entries { tokens, scores }, unk_id, byte_fallback, .. } = &file.model;
+    if let Some(id) = unk_id.filter(|id| *id as usize >= tokens.len()) {
+        return Err(TokenizerError::SpecialId { key: "unk_id", id, tokens: tokens.len() });
+    }
+    let parts = unigram::Parts {
+        words,
+        texts: tokens.iter().map(|(text, _)| &*text.0).collect(),
+        scores: scores.clone().unwrap_or_default(),
+        unknown: *unk_id,
+        byte_fallback: *byte_fallback,
+    };
+    Ok((Model::Unigram(Box::new(Unigram::new(vocab, parts)?)), Normalizer { steps }))
 }
 
 fn missing(text: &str) -> TokenizerError {
@@ -186,6 +214,7 @@ fn special_ids(
         eos,
         add_bos: bos.is_some() && flag("add_bos_token").unwrap_or(around.bos.is_some()),
         add_eos: eos.is_some() && flag("add_eos_token").unwrap_or(around.eos.is_some()),
+        between: around.between,
         end_of_generation: special::end_of_generation(vocab, ends),
     })
 }

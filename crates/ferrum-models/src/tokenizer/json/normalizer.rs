@@ -1,7 +1,10 @@
 //! `normalizer`: what is done to text first.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
+use super::super::charsmap::Charsmap;
 use super::super::error::TokenizerError;
 use super::super::normalize::Step;
 use super::super::oniguruma;
@@ -11,7 +14,7 @@ use super::unsupported;
 
 /// Steps of a normalizer, and how many times longer they may make a text, all together.
 const MAX_STEPS: usize = 64;
-const MAX_GROWTH: f64 = 64.0;
+const MAX_GROWTH: f64 = 128.0;
 
 /// The steps of a tokenizer that is not BERT's.
 pub(super) fn steps(value: Option<&Value>) -> Result<Vec<Step>, TokenizerError> {
@@ -29,7 +32,8 @@ pub(super) fn steps(value: Option<&Value>) -> Result<Vec<Step>, TokenizerError> 
 fn growth(step: &Step) -> f64 {
     match step {
         Step::Replace { from, to } => (to.len() as f64 / from.len() as f64).max(1.0),
-        // A match may be a single byte.
+        // An entry and a match may be a single byte.
+        Step::Table(table) => (table.longest() as f64).max(1.0),
         Step::ReplacePattern { to, .. } => (to.len() as f64).max(1.0),
         _ => 1.0,
     }
@@ -42,6 +46,7 @@ fn step(part: &Part<'_>) -> Result<Step, TokenizerError> {
         "NFKC" => Step::Nfkc,
         "NFKD" => Step::Nfkd,
         "Lowercase" => Step::Lowercase,
+        "Precompiled" => Step::Table(charsmap(part)?),
         "Prepend" => Step::Prepend(part.text("prepend")?.to_string()),
         "Strip" => Step::Strip {
             left: part.flag("strip_left", true)?,
@@ -64,6 +69,13 @@ fn step(part: &Part<'_>) -> Result<Step, TokenizerError> {
         }
         other => return Err(unsupported("normalizer", other)),
     })
+}
+
+/// The table of a `Precompiled`.
+fn charsmap(part: &Part<'_>) -> Result<Charsmap, TokenizerError> {
+    let key = "precompiled_charsmap";
+    let bytes = BASE64.decode(part.text(key)?).ok();
+    bytes.and_then(|bytes| Charsmap::new(&bytes)).ok_or_else(|| part.invalid(key))
 }
 
 /// BERT's own normalizer.

@@ -9,10 +9,12 @@ use super::file::Part;
 use super::{missing, unsupported};
 
 /// The tokens that a text gets in front and behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Around {
     pub bos: Option<u32>,
     pub eos: Option<u32>,
+    /// Those between two texts, where the tokens around both are those around one.
+    pub between: Option<Vec<u32>>,
 }
 
 pub(super) fn around(value: Option<&Value>, vocab: &Vocabulary) -> Result<Around, TokenizerError> {
@@ -22,10 +24,11 @@ pub(super) fn around(value: Option<&Value>, vocab: &Vocabulary) -> Result<Around
             // About places in the text, which are not asked for.
             "ByteLevel" => continue,
             "TemplateProcessing" => template(&part, vocab)?,
-            "BertProcessing" | "RobertaProcessing" => Around {
-                bos: Some(pair(&part, "cls", vocab)?),
-                eos: Some(pair(&part, "sep", vocab)?),
-            },
+            "BertProcessing" | "RobertaProcessing" => {
+                let (cls, sep) = (pair(&part, "cls", vocab)?, pair(&part, "sep", vocab)?);
+                let times = if part.kind == "BertProcessing" { 1 } else { 2 };
+                Around { bos: Some(cls), eos: Some(sep), between: Some(vec![sep; times]) }
+            }
             other => return Err(unsupported("post-processor", other)),
         };
         if around != Around::default() {
@@ -36,25 +39,47 @@ pub(super) fn around(value: Option<&Value>, vocab: &Vocabulary) -> Result<Around
     Ok(around)
 }
 
-/// `single`: tokens, the text, tokens.
+/// `single`: tokens, the text, tokens; `pair`: tokens, a text, tokens, the other, tokens.
 fn template(part: &Part<'_>, vocab: &Vocabulary) -> Result<Around, TokenizerError> {
-    let several = || unsupported("post-processor", "several tokens on one side of a text");
-    let (mut around, mut after_text) = (Around::default(), false);
-    for item in part.list("single")? {
+    let one = |tokens: &[u32]| match tokens {
+        [] => Ok(None),
+        [id] => Ok(Some(*id)),
+        _ => Err(unsupported("post-processor", "several tokens on one side of a text")),
+    };
+    let (bos, eos) = match runs(part.list("single")?, vocab)?.as_slice() {
+        [before, after] => (one(before)?, one(after)?),
+        [_] => return Err(unsupported("post-processor", "no text")),
+        _ => return Err(unsupported("post-processor", "a template with several texts")),
+    };
+    let between = match part.get("pair") {
+        Some(_) => match runs(part.list("pair")?, vocab)?.as_slice() {
+            [before, between, after]
+                if before.iter().eq(bos.as_ref()) && after.iter().eq(eos.as_ref()) =>
+            {
+                Some(between.clone())
+            }
+            _ => None,
+        },
+        None => None,
+    };
+    Ok(Around { bos, eos, between })
+}
+
+/// The tokens of a template before, between and behind its texts.
+fn runs(items: &[Value], vocab: &Vocabulary) -> Result<Vec<Vec<u32>>, TokenizerError> {
+    let mut runs = vec![Vec::new()];
+    for item in items {
         if let Some(token) = item.get("SpecialToken") {
             let text = token.get("id").and_then(Value::as_str).unwrap_or_default();
             let id = special::by_text(vocab, text).ok_or_else(|| missing(text))?;
-            let place = if after_text { &mut around.eos } else { &mut around.bos };
-            if place.replace(id).is_some() {
-                return Err(several());
-            }
-        } else if item.get("Sequence").is_some() && !after_text {
-            after_text = true;
+            runs.last_mut().into_iter().for_each(|run| run.push(id));
+        } else if item.get("Sequence").is_some() {
+            runs.push(Vec::new());
         } else {
-            return Err(unsupported("post-processor", "a template with several texts"));
+            return Err(unsupported("post-processor", "an item of a template"));
         }
     }
-    if after_text { Ok(around) } else { Err(unsupported("post-processor", "no text")) }
+    Ok(runs)
 }
 
 /// `["[CLS]", 101]`

@@ -1,5 +1,6 @@
 //! `pre_tokenizer`: how text is cut into words.
 
+use regex_automata::meta::Regex;
 use serde_json::Value;
 
 use super::super::error::TokenizerError;
@@ -18,7 +19,13 @@ pub(super) fn read(
     steps: &mut Vec<Step>,
 ) -> Result<PreTokenizer, TokenizerError> {
     let (mut stages, mut spelled) = (Vec::new(), false);
-    for (i, part) in Part::flat(value, "pretokenizers")?.iter().enumerate() {
+    let parts = Part::flat(value, "pretokenizers")?;
+    if let [words, marks] = parts.as_slice()
+        && (words.kind, marks.kind) == ("WhitespaceSplit", "Metaspace")
+    {
+        return marked_words(marks, steps);
+    }
+    for (i, part) in parts.iter().enumerate() {
         // Once there are words, something in front of each would be another thing.
         let in_front = |what: &'static str| match i {
             0 => Ok(()),
@@ -96,6 +103,24 @@ fn metaspace(part: &Part<'_>, steps: &mut Vec<Step>) -> Result<Option<Stage>, To
         true => Ok(Some(Stage::of_pattern(SPACE, Behavior::WithNext, false)?)),
         false => Ok(None),
     }
+}
+
+/// Words between white space, each of which gets a mark in front unless it begins with one: the same as
+/// putting marks in the place of the white space.
+fn marked_words(part: &Part<'_>, steps: &mut Vec<Step>) -> Result<PreTokenizer, TokenizerError> {
+    let mut own = Vec::new();
+    let stage = metaspace(part, &mut own)?;
+    let (Some(stage), Some(Step::Begin { with, first_only: false })) = (stage, own.pop()) else {
+        let kind = "Metaspace after WhitespaceSplit that does not mark every word";
+        return Err(unsupported("pre-tokenizer", kind));
+    };
+    let pattern = format!(r"\s+{SPACE}?");
+    let from = Regex::new(&pattern)
+        .map_err(|e| TokenizerError::Pattern { pattern, reason: e.to_string() })?;
+    steps.push(Step::Strip { left: true, right: true });
+    steps.push(Step::ReplacePattern { from, to: with.clone() });
+    steps.push(Step::Begin { with, first_only: false });
+    Ok(PreTokenizer::of_stages(vec![stage]))
 }
 
 /// Whether a Metaspace puts a mark in front of a text.

@@ -34,16 +34,18 @@ pub(super) fn entries<'a>(
     beside: &Beside<'_>,
 ) -> Result<Vec<Entry<'a>>, TokenizerError> {
     let added = added(file, beside);
-    let ids = file.model.vocab.0.iter().map(|(_, id)| *id).chain(added.iter().map(|t| t.id));
-    let count = file.model.vocab.0.len() + added.len();
+    let ids = file.model.vocab.tokens.iter().map(|(_, id)| *id).chain(added.iter().map(|t| t.id));
+    let count = file.model.vocab.tokens.len() + added.len();
     let len = ids.max().map_or(0, |id| id as usize + 1);
     if len > 2 * count + MAX_HOLES {
         return Err(TokenizerError::TooLarge { tokens: len, bytes: 0 });
     }
     let mut entries = vec![Entry { text: "", kind: TokenKind::Unused }; len];
-    for (text, id) in &file.model.vocab.0 {
+    for (text, id) in &file.model.vocab.tokens {
         let kind = match family {
-            Family::Characters if file.model.byte_fallback && byte(&text.0).is_some() => {
+            Family::Characters | Family::Unigram
+                if file.model.byte_fallback && byte(&text.0).is_some() =>
+            {
                 TokenKind::Byte
             }
             _ => TokenKind::Normal,

@@ -6,7 +6,7 @@
 use super::super::dots::{Dots, ROWS};
 use super::super::planes::{self, STEP, VECTORS};
 use super::k_quants::{Super, pack_six, transpose};
-use super::{BlockFormat, Rows, Scales, Signed, Unsigned, interleave, nibbles};
+use super::{BlockFormat, Rows, Scales, Signed, Unsigned, interleave};
 use crate::Format;
 use crate::weight::{iq4, mxfp4};
 
@@ -58,8 +58,8 @@ impl BlockFormat for Iq4Nl {
         interleave::<2>(rows, 0, out);
     }
 
-    fn stored_quants(block: &[u8], _step: usize, out: &mut [u8; STEP]) {
-        nibbles(&block[2..], out);
+    fn pack_quants(rows: &Rows<'_>, _step: usize, out: &mut [u8]) {
+        planes::interleave(4, rows, 2, out);
     }
 
     #[inline(always)]
@@ -96,8 +96,8 @@ impl BlockFormat for Iq4Xs {
         pack_six(&codes, &mut out[HALVES..]);
     }
 
-    fn stored_quants(block: &[u8], step: usize, out: &mut [u8; STEP]) {
-        nibbles(&block[8 + step * STEP / 2..], out);
+    fn pack_quants(rows: &Rows<'_>, step: usize, out: &mut [u8]) {
+        planes::interleave(4, rows, 8 + step * STEP / 2, out);
     }
 
     #[inline(always)]
@@ -132,8 +132,8 @@ impl BlockFormat for Mxfp4 {
         interleave::<1>(rows, 0, out);
     }
 
-    fn stored_quants(block: &[u8], _step: usize, out: &mut [u8; STEP]) {
-        nibbles(&block[1..], out);
+    fn pack_quants(rows: &Rows<'_>, _step: usize, out: &mut [u8]) {
+        planes::interleave(4, rows, 1, out);
     }
 
     #[inline(always)]

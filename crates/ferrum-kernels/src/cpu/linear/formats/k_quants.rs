@@ -8,7 +8,7 @@
 use super::super::super::simd::Simd;
 use super::super::dots::{Dots, ROWS};
 use super::super::planes::{self, STEP, VECTORS};
-use super::{BlockFormat, Rows, Scales, Unsigned, interleave};
+use super::{BlockFormat, Rows, Scales, Unsigned, interleave, pack_each};
 use crate::Format;
 use crate::weight::k_quants::{k_scale_mins, q3_k_scales};
 
@@ -152,8 +152,10 @@ impl BlockFormat for Q2K {
         out[2 * HALVES..].copy_from_slice(&codes);
     }
 
-    fn stored_quants(block: &[u8], step: usize, out: &mut [u8; STEP]) {
-        combine(out, fields::<2>(&block[16..], step), std::iter::repeat(0), 0);
+    fn pack_quants(rows: &Rows<'_>, step: usize, out: &mut [u8]) {
+        pack_each(Self::BITS, rows, out, |block, out| {
+            combine(out, fields::<2>(&block[16..], step), std::iter::repeat(0), 0);
+        });
     }
 
     #[inline(always)]
@@ -196,8 +198,10 @@ impl BlockFormat for Q3K {
         pack_six(&codes, &mut out[HALVES..]);
     }
 
-    fn stored_quants(block: &[u8], step: usize, out: &mut [u8; STEP]) {
-        combine(out, fields::<2>(&block[32..], step), fields::<1>(block, step), 2);
+    fn pack_quants(rows: &Rows<'_>, step: usize, out: &mut [u8]) {
+        pack_each(Self::BITS, rows, out, |block, out| {
+            combine(out, fields::<2>(&block[32..], step), fields::<1>(block, step), 2);
+        });
     }
 
     #[inline(always)]
@@ -243,7 +247,9 @@ macro_rules! with_minima {
                 pack_six(&codes, &mut out[2 * HALVES..]);
             }
 
-            fn stored_quants($block: &[u8], $step: usize, $out: &mut [u8; STEP]) $stored
+            fn pack_quants(rows: &Rows<'_>, $step: usize, out: &mut [u8]) {
+                pack_each($bits, rows, out, |$block, $out| $stored);
+            }
 
             #[inline(always)]
             unsafe fn header<D: Dots>(p: *const u8) -> Super<D> {
@@ -298,12 +304,14 @@ impl BlockFormat for Q6K {
         out[HALVES..].copy_from_slice(&codes);
     }
 
-    fn stored_quants(block: &[u8], step: usize, out: &mut [u8; STEP]) {
-        // Each 128 columns have their low nibbles in 64 bytes, in steps of 64.
-        let low = &block[step / 4 * 64 + step % 2 * STEP..][..STEP];
-        let nibble = 4 * (step % 4 / 2);
-        let low = low.iter().map(|b| (b >> nibble) & 15);
-        combine(out, low, fields::<2>(&block[128..], step), 4);
+    fn pack_quants(rows: &Rows<'_>, step: usize, out: &mut [u8]) {
+        pack_each(Self::BITS, rows, out, |block, out| {
+            // Each 128 columns have their low nibbles in 64 bytes, in steps of 64.
+            let low = &block[step / 4 * 64 + step % 2 * STEP..][..STEP];
+            let nibble = 4 * (step % 4 / 2);
+            let low = low.iter().map(|b| (b >> nibble) & 15);
+            combine(out, low, fields::<2>(&block[128..], step), 4);
+        });
     }
 
     #[inline(always)]

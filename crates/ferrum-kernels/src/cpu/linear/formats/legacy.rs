@@ -4,7 +4,7 @@
 
 use super::super::dots::{Dots, ROWS};
 use super::super::planes::{self, STEP, VECTORS};
-use super::{BlockFormat, Rows, Scales, Signed, Unsigned, interleave, nibbles};
+use super::{BlockFormat, Rows, Scales, Signed, Unsigned, interleave, nibbles, pack_each};
 use crate::Format;
 
 /// Bytes of eight half-precision numbers.
@@ -22,7 +22,7 @@ fn fifth_bits(word: &[u8], out: &mut [u8; STEP]) {
 /// A format of this family: its constants, and where a block of the file has what.
 macro_rules! legacy {
     ($name:ident, $format:ident, $bits:literal, $quants:ty, mins: $mins:literal,
-     |$block:ident, $out:ident| $stored:block) => {
+     |$rows:ident, $out:ident| $pack:block) => {
         /// The format of this name.
         pub(in super::super) struct $name;
 
@@ -39,7 +39,7 @@ macro_rules! legacy {
                 }
             }
 
-            fn stored_quants($block: &[u8], _step: usize, $out: &mut [u8; STEP]) $stored
+            fn pack_quants($rows: &Rows<'_>, _step: usize, $out: &mut [u8]) $pack
 
             #[inline(always)]
             unsafe fn header<D: Dots>(p: *const u8) -> Scales<D> {
@@ -65,20 +65,24 @@ macro_rules! legacy {
     };
 }
 
-legacy!(Q4_0, Q4_0, 4, Unsigned<8, 15, 1, false>, mins: false, |block, out| {
-    nibbles(&block[2..], out);
+legacy!(Q4_0, Q4_0, 4, Unsigned<8, 15, 1, false>, mins: false, |rows, out| {
+    planes::interleave(4, rows, 2, out);
 });
-legacy!(Q4_1, Q4_1, 4, Unsigned<0, 15, 1, true>, mins: true, |block, out| {
-    nibbles(&block[4..], out);
+legacy!(Q4_1, Q4_1, 4, Unsigned<0, 15, 1, true>, mins: true, |rows, out| {
+    planes::interleave(4, rows, 4, out);
 });
-legacy!(Q5_0, Q5_0, 5, Unsigned<16, 31, 1, false>, mins: false, |block, out| {
-    nibbles(&block[6..], out);
-    fifth_bits(&block[2..6], out);
+legacy!(Q5_0, Q5_0, 5, Unsigned<16, 31, 1, false>, mins: false, |rows, out| {
+    pack_each(5, rows, out, |block, out| {
+        nibbles(&block[6..], out);
+        fifth_bits(&block[2..6], out);
+    });
 });
-legacy!(Q5_1, Q5_1, 5, Unsigned<0, 31, 1, true>, mins: true, |block, out| {
-    nibbles(&block[8..], out);
-    fifth_bits(&block[4..8], out);
+legacy!(Q5_1, Q5_1, 5, Unsigned<0, 31, 1, true>, mins: true, |rows, out| {
+    pack_each(5, rows, out, |block, out| {
+        nibbles(&block[8..], out);
+        fifth_bits(&block[4..8], out);
+    });
 });
-legacy!(Q8_0, Q8_0, 8, Signed, mins: false, |block, out| {
-    out.copy_from_slice(&block[2..2 + STEP]);
+legacy!(Q8_0, Q8_0, 8, Signed, mins: false, |rows, out| {
+    planes::interleave(8, rows, 2, out);
 });

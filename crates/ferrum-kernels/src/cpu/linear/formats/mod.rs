@@ -16,7 +16,7 @@ pub(super) use legacy::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub(super) use zero_point::Q4Z;
 
 use super::dots::{Dots, ROWS};
-use super::planes::{STEP, VECTORS};
+use super::planes::{self, STEP, VECTORS};
 use crate::Format;
 
 /// What quants mean, as constants that the kernels are generic over: a weight is
@@ -99,8 +99,9 @@ pub(super) trait BlockFormat: 'static {
     /// Packs the headers of eight rows into `HEADER_BYTES` bytes.
     fn pack_header(rows: &Rows<'_>, out: &mut [u8]);
 
-    /// The stored quants of one step of a block of the file.
-    fn stored_quants(block: &[u8], step: usize, out: &mut [u8; STEP]);
+    /// Packs the quants of a step of eight rows into `BITS · 32` bytes: [`planes::interleave`] where the
+    /// file has them in the order of the planes, else [`pack_each`].
+    fn pack_quants(rows: &Rows<'_>, step: usize, out: &mut [u8]);
 
     /// Reads a packed block's header.
     ///
@@ -142,6 +143,20 @@ fn interleave<const N: usize>(rows: &Rows<'_>, offset: usize, out: &mut [u8]) {
     for (row, out) in rows.iter().zip(out.chunks_exact_mut(N)) {
         out.copy_from_slice(&row[offset..offset + N]);
     }
+}
+
+/// Packs quants of `bits` bits, of which `stored` gives those of a row's block.
+fn pack_each(
+    bits: usize,
+    rows: &Rows<'_>,
+    packed: &mut [u8],
+    stored: impl Fn(&[u8], &mut [u8; STEP]),
+) {
+    let mut quants = [[0; STEP]; ROWS];
+    for (quants, block) in quants.iter_mut().zip(rows) {
+        stored(block, quants);
+    }
+    planes::pack(bits, &quants, packed);
 }
 
 /// 32 nibbles in 16 bytes, the first half in the low ones.

@@ -4,8 +4,8 @@
 
 use super::super::super::simd::Simd;
 use super::super::dots::{Dots, ROWS};
-use super::super::planes::{self, STEP, VECTORS};
-use super::{BlockFormat, Rows, Scales, Unsigned, interleave, nibbles};
+use super::super::planes::{self, VECTORS};
+use super::{BlockFormat, Rows, Scales, Unsigned, interleave};
 use crate::Format;
 
 /// Bytes of eight half-precision numbers.
@@ -25,8 +25,8 @@ impl BlockFormat for Q4Z {
         interleave::<1>(rows, 2, &mut out[HALVES..]);
     }
 
-    fn stored_quants(block: &[u8], _step: usize, out: &mut [u8; STEP]) {
-        nibbles(&block[3..], out);
+    fn pack_quants(rows: &Rows<'_>, _step: usize, out: &mut [u8]) {
+        planes::interleave(4, rows, 3, out);
     }
 
     #[inline(always)]
