@@ -1,6 +1,6 @@
 //! The stream of a processor: its team of threads and the workspaces that operations reuse.
 
-use super::{Isa, attention, linear, team::Team};
+use super::{Isa, attention, linear, sample, team::Team};
 use crate::{Result, StepInput};
 
 /// Threads and workspace of one runner; operations run at once, in the order they are called.
@@ -17,6 +17,8 @@ pub struct CpuStream {
     pub(crate) linear: linear::Workspace,
     /// Scratch of attention.
     pub(crate) attention: attention::Workspace,
+    /// Scratch of draws, for each thread.
+    pub(crate) sample: Vec<sample::Workspace>,
 }
 
 impl CpuStream {
@@ -33,6 +35,7 @@ impl CpuStream {
             isa,
             linear: linear::Workspace::default(),
             attention: attention::Workspace::default(),
+            sample: Vec::new(),
         })
     }
 

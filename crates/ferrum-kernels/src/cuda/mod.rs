@@ -10,7 +10,7 @@ use crate::backend::{Backend, Need};
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
     GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
-    RouteTopk, ScatterAdd,
+    RouteTopk, Sample, ScatterAdd,
 };
 use crate::{DType, Format, KernelError, KvDType, Result, WeightSource};
 
@@ -35,6 +35,7 @@ mod rms_norm;
 mod rope;
 mod route_topk;
 mod rows;
+mod sample;
 mod stream;
 
 pub use buffer::CudaBuffer;
@@ -152,6 +153,11 @@ impl Backend for Cuda {
     fn download_f32(&self, s: &mut CudaStream, src: &CudaBuffer, dst: &mut [f32]) -> Result<()> {
         let src = src.floats("download_f32", dst.len())?;
         s.copy_out("download_f32", src.memory, dst)
+    }
+
+    fn download_i32(&self, s: &mut CudaStream, src: &CudaBuffer, dst: &mut [i32]) -> Result<()> {
+        let src = src.ints("download_i32", dst.len())?;
+        s.copy_out("download_i32", src.memory, dst)
     }
 
     fn pack(&self, s: &mut CudaStream, source: &WeightSource<'_>) -> Result<CudaWeight> {
@@ -278,6 +284,10 @@ impl Backend for Cuda {
         p: &ScatterAdd<'_, Self>,
     ) -> Result<()> {
         rows::scatter_add(s, dst, p)
+    }
+
+    fn sample(&self, s: &mut CudaStream, dst: &mut CudaBuffer, p: &Sample<'_, Self>) -> Result<()> {
+        sample::sample(s, dst, p)
     }
 
     fn communicators(ranks: &[&Self]) -> Result<Vec<CudaCommunicator>> {
