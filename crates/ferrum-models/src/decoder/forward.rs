@@ -171,10 +171,7 @@ impl<B: Backend> DecoderRunner<B> {
         let batch = StepBatch::new(&backend, &limits.capacity)?;
         let act = Activations::new(&backend, &spec, &limits)?;
         let loaded = Adapters::load(&backend, &mut stream, adapters, (&spec, &limits))?;
-        let sampling = match communicator {
-            None => Some(Sampling::new(&backend, &limits)?),
-            Some(_) => None,
-        };
+        let sampling = communicator.is_none().then(|| Sampling::new(&backend, &limits));
         let tokens = share.of(whole.vocab);
         let mut runner = DecoderRunner {
             recordings: Recordings::default(),
@@ -189,7 +186,7 @@ impl<B: Backend> DecoderRunner<B> {
             act,
             adapters: loaded,
             adapter_count: adapters.len().max(1),
-            sampling,
+            sampling: sampling.transpose()?,
             limits,
             logits: Vec::new(),
         };
