@@ -81,6 +81,9 @@ def kernels():
     packed = (2048 * HEADS * DIM * 4 * 4, 4 * 2048 * 512 * HEADS * DIM)
     yield "packed_attention F32", "2048 tokens, 4 texts of 512, 32 heads of 128", packed, "f32"
     yield "route_topk", "512 tokens, 8 of 128 experts", (512 * (128 + 16) * 4, 0), "f32"
+    # The other passes of a draw are over what the second-level cache holds.
+    yield "sample, greedy", "1 row of 128256", (VOCABULARY * 4, VOCABULARY), "f32"
+    yield "sample, all filters", "64 rows of 128256", (64 * VOCABULARY * 4, 64 * 10 * VOCABULARY), "f32"
     yield "sort_slots", "4096 slots, 128 experts", (4096 * 12, 0), "f32"
     yield "combine_slots", "512 tokens, 8 slots of 4096", (row * 4 * 9, 0), "f32"
     yield "pack_codes Q4_K", "4096 x 4096, at load", (2 * HIDDEN * HIDDEN * Q4_K, 0), "f32"

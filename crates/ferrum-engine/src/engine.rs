@@ -8,7 +8,8 @@ use std::{
 
 use ferrum_models::{
     KV_BLOCK_SIZE,
-    runner::{Runner, RunnerLimits},
+    draw::RowDraw,
+    runner::{Runner, RunnerLimits, Sampled},
 };
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     draft::Draft,
     drafting::Drafting,
     error::{AdmissionError, EngineError},
-    generation::{Generation, Rows},
+    generation::{Generation, Row, Rows},
     request::{FinishReason, MAX_LOGPROBS, Request, RequestId, TokenLogprobs, Usage},
     sampler::{Workspace, derive_seed},
     scheduler::{Chunk, Next, Plan, Scheduler, SchedulerConfig},
@@ -280,16 +281,17 @@ impl Engine {
         Ok(std::mem::take(&mut self.events))
     }
 
-    /// Runs the model and tells each request of its logits.
+    /// Runs the model and tells each request what it gave.
     fn run(&mut self, plan: &Plan) -> Result<Vec<Next>, EngineError> {
-        let (rows, vocab) = (plan.step.sample_rows.len(), self.limits.vocab);
-        let mut logits = self.runner.step(&plan.step)?;
-        if logits.len() != rows * vocab {
-            return Err(EngineError::Logits { rows, vocab, got: logits.len() });
-        }
+        let prepared = self.prepare_draws(plan);
+        let draws = draws(plan, &prepared, &self.scheduler, &self.generations);
+        let drawing: Vec<bool> = draws.iter().map(Option::is_some).collect();
+        let sampled = self.runner.sample(&plan.step, &draws)?;
+        let rows = rows(&sampled, &drawing, self.limits.vocab)?;
+        let mut rows = rows.as_slice();
         let mut next = Vec::new();
         for chunk in &plan.chunks {
-            let &Chunk { id, rows, .. } = chunk;
+            let &Chunk { id, rows: count, .. } = chunk;
             let (Some(generation), Some(tokens), Some(cached)) = (
                 self.generations.get_mut(&id),
                 self.scheduler.tokens(id),
@@ -299,11 +301,11 @@ impl Engine {
             };
             let before = generation.progress();
             self.stats.count_prompt(chunk, &before);
-            if rows > 0 {
-                let (own, others) = logits.split_at(rows * vocab);
-                logits = others;
+            if count > 0 {
+                let (own, others) = rows.split_at(count);
+                rows = others;
                 let (start, draft) = (chunk.first_row(), plan.draft(chunk));
-                let rows = Rows { logits: own, vocab, start, tokens, draft: &draft, cached };
+                let rows = Rows { rows: own, start, tokens, draft: &draft, cached };
                 let outcome = generation.advance(&rows, &mut self.workspace, &mut self.events);
                 self.stats.count_answer(chunk, &before, &generation.progress());
                 if outcome == Next::End {
@@ -316,6 +318,17 @@ impl Engine {
             }
         }
         Ok(next)
+    }
+
+    /// For each chunk of the plan, whether the device draws its tokens; grammars have their masks then.
+    fn prepare_draws(&mut self, plan: &Plan) -> Vec<bool> {
+        let draws = self.runner.draws();
+        let prepare = |chunk: &Chunk| {
+            let generation = self.generations.get_mut(&chunk.id);
+            let sampled = chunk.draft + 1;
+            draws && chunk.rows > 0 && generation.is_some_and(|g| g.prepare_draws(sampled))
+        };
+        plan.chunks.iter().map(prepare).collect()
     }
 
     fn forget_draft(&mut self, id: RequestId) {
@@ -374,4 +387,44 @@ impl Engine {
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
     }
+}
+
+/// How the token after each row of a plan is drawn; `None` where logits are wanted. `prepared`: for
+/// each chunk, whether the device draws.
+fn draws<'a>(
+    plan: &Plan,
+    prepared: &[bool],
+    scheduler: &Scheduler,
+    generations: &'a HashMap<RequestId, Generation>,
+) -> Vec<Option<RowDraw<'a>>> {
+    let mut draws = Vec::with_capacity(plan.step.sample_rows.len());
+    for (chunk, &prepared) in plan.chunks.iter().zip(prepared) {
+        let known = scheduler.tokens(chunk.id).map_or(0, <[u32]>::len);
+        let generation = generations.get(&chunk.id).filter(|_| prepared);
+        // What follows an earlier token than the last is known.
+        let of = |len: usize| generation.filter(|_| len >= known).map(|g| g.row_draw(len));
+        draws.extend((chunk.first_row()..chunk.start + chunk.len).map(|position| of(position + 1)));
+    }
+    draws
+}
+
+/// What a step gave for each row. `drawing`: for which rows a token was to be drawn.
+fn rows<'a>(
+    sampled: &Sampled<'a>,
+    drawing: &[bool],
+    vocab: usize,
+) -> Result<Vec<Row<'a>>, EngineError> {
+    let &Sampled { logits, drawn } = sampled;
+    let wanted = match drawn.len() == drawing.len() {
+        true => drawing.iter().rposition(|drawing| !drawing).map_or(0, |last| last + 1),
+        false => drawing.len(),
+    };
+    if logits.len() != wanted * vocab {
+        return Err(EngineError::Logits { rows: wanted, vocab, got: logits.len() });
+    }
+    let row = |(row, &drawing): (usize, &bool)| match drawn.get(row) {
+        Some(&token) if drawing => Row::Drawn(token),
+        _ => Row::Logits(&logits[row * vocab..][..vocab]),
+    };
+    Ok(drawing.iter().enumerate().map(row).collect())
 }

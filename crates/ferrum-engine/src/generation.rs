@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use ferrum_models::draw::{Drawn, RowDraw};
+
 use crate::{
     engine::Event,
     reasoning::Reasoning,
@@ -44,12 +46,19 @@ pub(crate) struct Progress {
     pub(crate) usage: Usage,
 }
 
-/// The logits of consecutive tokens of a request.
+/// What the model gave for a token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Row<'a> {
+    /// Logits `[vocab]`.
+    Logits(&'a [f32]),
+    /// The next token, drawn on the device.
+    Drawn(Drawn),
+}
+
+/// What the model gave for consecutive tokens of a request.
 pub(crate) struct Rows<'a> {
-    /// `[rows, vocab]`
-    pub(crate) logits: &'a [f32],
-    /// Values of a row.
-    pub(crate) vocab: usize,
+    /// For each.
+    pub(crate) rows: &'a [Row<'a>],
     /// Position of the first of the tokens.
     pub(crate) start: usize,
     /// Prompt and answer so far.
@@ -105,6 +114,19 @@ impl Generation {
         self.sampler.guess(logits, history, workspace).ok()
     }
 
+    /// Makes ready for [`Self::row_draw`] of the next `sampled` tokens, the first of them after all
+    /// known ones and the others after proposed ones. `false`: logits are wanted.
+    pub(crate) fn prepare_draws(&mut self, sampled: usize) -> bool {
+        // A grammar's mask is for one token, and log-probabilities are of all tokens.
+        let at_once = sampled == 1 || !self.sampler.is_constrained();
+        at_once && self.logprobs.is_none() && self.sampler.prepare()
+    }
+
+    /// How a device draws the token after `len` others.
+    pub(crate) fn row_draw(&self, len: usize) -> RowDraw<'_> {
+        self.sampler.row_draw(len)
+    }
+
     /// How far it is.
     pub(crate) fn progress(&self) -> Progress {
         Progress { prompt_read: self.prompt.done, usage: self.usage }
@@ -120,11 +142,11 @@ impl Generation {
     ) -> Next {
         let mut history = Cow::Borrowed(rows.tokens);
         let mut sampled = Vec::new();
-        for (position, logits) in (rows.start..).zip(rows.logits.chunks_exact(rows.vocab)) {
-            let result = match (rows.tokens.get(position + 1), self.prompt.top) {
-                (Some(&known), Some(top)) => self.score(logits, known, top),
-                (Some(_), None) => Ok(()),
-                (None, _) => {
+        for (position, &row) in (rows.start..).zip(rows.rows) {
+            let result = match (rows.tokens.get(position + 1), self.prompt.top, row) {
+                (Some(&known), Some(top), Row::Logits(logits)) => self.score(logits, known, top),
+                (Some(_), ..) => Ok(()),
+                (None, ..) => {
                     // Behind a proposed token that did not come, logits are of another text.
                     if sampled[..] != rows.draft[..sampled.len()] {
                         break;
@@ -133,7 +155,7 @@ impl Generation {
                         history = Cow::Owned([rows.tokens, &sampled].concat());
                     }
                     self.report_prompt(rows.cached, events);
-                    match self.sample(logits, &history, workspace, events) {
+                    match self.sample(row, &history, workspace, events) {
                         Ok(Some(token)) => {
                             sampled.push(token);
                             Ok(())
@@ -175,7 +197,7 @@ impl Generation {
     /// Samples the token after `history` and reports it; `None` if the answer ends there.
     fn sample(
         &mut self,
-        logits: &[f32],
+        row: Row<'_>,
         history: &[u32],
         workspace: &mut Workspace,
         events: &mut Vec<Event>,
@@ -185,13 +207,14 @@ impl Generation {
             return Ok(None);
         }
         let forced = self.forced()?;
-        let token = match forced {
-            Some(token) => token,
-            None => self.sampler.sample(logits, history, workspace)?,
+        let token = match (forced, row) {
+            (Some(token), _) => token,
+            (None, Row::Logits(logits)) => self.sampler.sample(logits, history, workspace)?,
+            (None, Row::Drawn(drawn)) => self.sampler.take(drawn)?,
         };
-        let logprobs = match self.logprobs {
-            Some(top) => Some(logprobs(logits, token, top)?),
-            None => None,
+        let logprobs = match (self.logprobs, row) {
+            (Some(top), Row::Logits(logits)) => Some(logprobs(logits, token, top)?),
+            _ => None,
         };
         self.usage.completion_tokens += 1;
         let (text, reason) = self.judge(token, forced.is_some());

@@ -101,6 +101,22 @@ fn an_answer_is_the_same_alone_and_in_any_batch() {
     check_all(engine(64, EngineConfig::default()), &requests);
 }
 
+/// With penalties, bias and logits of prompts beside plain requests, and with a model that draws
+/// nothing.
+#[test]
+fn an_answer_is_the_same_whoever_draws() {
+    let requests = requests(40);
+    for draws in [false, true] {
+        let mut runner = FakeRunner::new(limits(64));
+        runner.draws = draws;
+        let config = EngineConfig::default();
+        check_all(
+            Engine::new(Box::new(runner), Arc::new(FakeVocabulary), config).unwrap(),
+            &requests,
+        );
+    }
+}
+
 #[test]
 fn an_answer_is_the_same_with_any_chunk_and_batch_size() {
     let requests = requests(30);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
     GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
-    RouteTopk, ScatterAdd,
+    RouteTopk, Sample, ScatterAdd,
 };
 use crate::{DType, Format, KernelError, KvDType, Result, StepInput, WeightSource};
 
@@ -99,6 +99,10 @@ pub trait Backend: Send + Sized + 'static {
 
     /// Copies the first `dst.len()` elements of an `F32` buffer into `dst`, after all work queued.
     fn download_f32(&self, s: &mut Self::Stream, src: &Self::Buffer, dst: &mut [f32])
+    -> Result<()>;
+
+    /// Copies the first `dst.len()` elements of an `I32` buffer into `dst`, after all work queued.
+    fn download_i32(&self, s: &mut Self::Stream, src: &Self::Buffer, dst: &mut [i32])
     -> Result<()>;
 
     /// Brings a weight (or a stack of them) into this backend's layout. The source bytes may be
@@ -217,6 +221,15 @@ pub trait Backend: Send + Sized + 'static {
         s: &mut Self::Stream,
         dst: &mut Self::Buffer,
         p: &ScatterAdd<'_, Self>,
+    ) -> Result<()>;
+
+    /// `dst[r]`, `I32 [R]`: the token that is drawn from row `r` of the logits, or why there is none, as
+    /// [`crate::draw::Drawn`] says. A row's token does not depend on the others.
+    fn sample(
+        &self,
+        s: &mut Self::Stream,
+        dst: &mut Self::Buffer,
+        p: &Sample<'_, Self>,
     ) -> Result<()>;
 
     /// Makes a world of these devices: a communicator for each, in their order, to be taken to the

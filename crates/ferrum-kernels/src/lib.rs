@@ -10,6 +10,7 @@ pub mod backend;
 mod checks;
 pub mod cpu;
 pub mod cuda;
+pub mod draw;
 pub mod error;
 pub mod host;
 pub mod params;

@@ -2,6 +2,7 @@
 //!
 //! `T` is the number of tokens of a step, `S` of its sequences, `R` of the rows to sample.
 
+use crate::draw::DrawBatch;
 use crate::{Backend, KvDType, StepBatch};
 
 /// [`Backend::embed`]: token ids to vectors.
@@ -312,6 +313,26 @@ pub struct ScatterAdd<'a, B: Backend> {
     pub count: usize,
     /// Values in a row.
     pub width: usize,
+}
+
+/// [`Backend::sample`]: a token for each row of logits.
+///
+/// The logit of a token that its row's mask bars is minus infinity, or else `scale · x`, then
+/// `softcap · tanh(· / softcap)`, of the value `x` in `logits`. [`crate::draw`] says which token a
+/// draw means.
+pub struct Sample<'a, B: Backend> {
+    /// `F32 [R, vocab]`
+    pub logits: &'a B::Buffer,
+    /// How each row's token is drawn: at least `R` rows.
+    pub draws: &'a DrawBatch<B::Buffer>,
+    /// `R`
+    pub rows: usize,
+    /// Values in a row.
+    pub vocab: usize,
+    /// Factor on the values.
+    pub scale: f32,
+    /// Bound of what that gives.
+    pub softcap: Option<f32>,
 }
 
 /// [`Backend::all_gather`].

@@ -3,7 +3,8 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use ferrum_kernels::cuda::{Cuda, CudaConfig};
-use ferrum_kernels::params::{GatherRows, RmsNorm};
+use ferrum_kernels::draw::{Draw, DrawBatch, RowDraw};
+use ferrum_kernels::params::{GatherRows, RmsNorm, Sample};
 use ferrum_kernels::{Backend, DType, Result};
 
 type Stream = <Cuda as Backend>::Stream;
@@ -171,5 +172,43 @@ fn marks_tell_the_time_of_what_is_between_them() -> Result<()> {
     assert!(setting.card.begin_recording(&mut setting.stream)?);
     assert!(setting.card.mark(&mut setting.stream).is_err(), "in a recording");
     setting.card.end_recording(&mut setting.stream)?;
+    Ok(())
+}
+
+#[test]
+fn tokens_are_drawn_in_a_replay_with_other_draws() -> Result<()> {
+    let Setting { card, mut stream, src, .. } = Setting::new()?;
+    let (rows, vocab) = (5, WIDTH);
+    let mut draws = DrawBatch::new(&card, rows, 1, vocab)?;
+    let mut tokens = card.alloc(DType::I32, rows)?;
+    let last = Draw { temperature: 5.0, uniform: 0.99, ..Draw::GREEDY };
+    let masked = RowDraw { mask: Some(&[1 << 7]), ..RowDraw::default() };
+    let first = [Some(masked), None, None, None, None];
+    let second = [Some(RowDraw { draw: last, mask: None }); 5];
+    let sample = |stream: &mut Stream, draws: &DrawBatch<Buffer>, tokens: &mut Buffer| {
+        let p = Sample { logits: &src, draws, rows, vocab, scale: 1.0, softcap: None };
+        card.sample(stream, tokens, &p)
+    };
+    let read = |stream: &mut Stream, tokens: &Buffer| -> Result<Vec<i32>> {
+        let mut result = vec![0; rows];
+        card.download_i32(stream, tokens, &mut result)?;
+        Ok(result)
+    };
+    let mut expected = Vec::new();
+    for asked in [first, second] {
+        draws.upload(&card, &mut stream, &asked)?;
+        sample(&mut stream, &draws, &mut tokens)?;
+        expected.push(read(&mut stream, &tokens)?);
+    }
+    assert_eq!(expected[0][0], 7);
+    assert_ne!(expected[0], expected[1]);
+    assert!(card.begin_recording(&mut stream)?);
+    sample(&mut stream, &draws, &mut tokens)?;
+    let recording = card.end_recording(&mut stream)?;
+    for n in [0, 1, 0] {
+        draws.upload(&card, &mut stream, &[first, second][n])?;
+        card.replay(&mut stream, &recording)?;
+        assert_eq!(read(&mut stream, &tokens)?, expected[n]);
+    }
     Ok(())
 }

@@ -40,6 +40,7 @@ pub mod profile {
 }
 
 pub use checkpoint::Checkpoint;
+pub use ferrum_kernels::draw;
 pub use ferrum_kernels::{KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity, StepInput};
 pub use load::{
     Device, LoadOptions, MemoryEstimate, ModelError, load, load_profiled, memory_estimate,

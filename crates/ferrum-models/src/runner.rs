@@ -1,5 +1,6 @@
-//! What the engine needs of a model: a step of tokens in, logits out.
+//! What the engine needs of a model: a step of tokens in, logits or drawn tokens out.
 
+use ferrum_kernels::draw::{Drawn, RowDraw};
 use ferrum_kernels::{KernelError, StepCapacity, StepInput};
 
 /// A model on its device, with its KV cache. The type of the backend ends here.
@@ -20,6 +21,35 @@ pub trait Runner: Send {
     /// Runs one packed step. The logits are those of `step.sample_rows`, `[R, vocab]`, valid until
     /// the next step.
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError>;
+
+    /// Whether [`Runner::sample`] draws tokens.
+    fn draws(&self) -> bool {
+        false
+    }
+
+    /// Runs one packed step and draws tokens on the device, for each row of `step.sample_rows` for
+    /// which `draws`, `[R]`, says how. Of the other rows, the logits are wanted. With no draws at all,
+    /// it is [`Runner::step`].
+    ///
+    /// A runner that does not draw gives the logits of all rows.
+    fn sample(
+        &mut self,
+        step: &StepInput,
+        draws: &[Option<RowDraw<'_>>],
+    ) -> Result<Sampled<'_>, KernelError> {
+        let _ = draws;
+        Ok(Sampled { logits: self.step(step)?, drawn: &[] })
+    }
+}
+
+/// What a step gives, valid until the next one.
+#[derive(Debug, Clone, Copy)]
+pub struct Sampled<'a> {
+    /// Logits of the first rows, `[n, vocab]`: up to the last one whose logits are wanted.
+    pub logits: &'a [f32],
+    /// What was drawn from each row, `[R]`, or nothing where there was no draw. Of a row without a
+    /// draw it means nothing.
+    pub drawn: &'a [Drawn],
 }
 
 /// Sizes of a [`Runner`].

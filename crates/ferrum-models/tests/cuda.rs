@@ -6,9 +6,10 @@
 mod support;
 
 use anyhow::{Result, ensure};
+use ferrum_models::draw::{Candidates, Draw, Drawn, RowDraw, apply_mask};
 use ferrum_models::{Device, LoadOptions, Runner};
 use support::hf::distance;
-use support::{Sequence, step, synthetic_model};
+use support::{Sequence, pack, step, synthetic_model};
 
 /// Tokens of the prompts: within a block, over its end, and over two of them.
 const PROMPTS: [usize; 3] = [5, 37, 70];
@@ -31,18 +32,20 @@ fn argmax(values: &[f32]) -> u32 {
     best.map_or(0, |(i, _)| i as u32)
 }
 
-/// Reads the prompts in one step, then writes greedily: the logits of every step.
-fn write(runner: &mut dyn Runner) -> Result<Vec<Vec<f32>>> {
+/// The prompts, none of which is read.
+fn sequences(runner: &dyn Runner) -> Vec<Sequence> {
     let (vocab, blocks) = (runner.limits().vocab, runner.limits().kv_blocks);
     let token = |i: usize| (i * 7919 % (vocab - 10) + 3) as u32;
-    let mut sequences: Vec<Sequence> = PROMPTS
-        .iter()
-        .enumerate()
-        .map(|(i, &len)| {
-            let tokens: Vec<u32> = (0..len).map(|t| token(t + 100 * i)).collect();
-            Sequence::new(&tokens, i, PROMPTS.len(), blocks)
-        })
-        .collect();
+    let sequence = |(i, &len): (usize, &usize)| {
+        let tokens: Vec<u32> = (0..len).map(|t| token(t + 100 * i)).collect();
+        Sequence::new(&tokens, i, PROMPTS.len(), blocks)
+    };
+    PROMPTS.iter().enumerate().map(sequence).collect()
+}
+
+/// Reads the prompts in one step, then writes greedily: the logits of every step.
+fn write(runner: &mut dyn Runner) -> Result<Vec<Vec<f32>>> {
+    let mut sequences = sequences(runner);
     let mut all = Vec::new();
     let mut chunks = PROMPTS;
     for _ in 0..=WRITTEN {
@@ -94,4 +97,69 @@ fn qwen3_with_experts() -> Result<()> {
 #[test]
 fn gemma3() -> Result<()> {
     check("gemma3-tiny")
+}
+
+/// The draws of a step's rows, another set in every step: greedy, by filters, within masks.
+fn draws(step: usize, row: usize) -> (Draw, Option<u32>) {
+    let uniform = ((step * 37 + row * 59 + 11) % 101) as f64 / 128.0;
+    let free = Draw { temperature: 1.5, uniform, ..Draw::GREEDY };
+    let draws = [
+        Draw::GREEDY,
+        free,
+        Draw { top_k: 5, ..free },
+        Draw { top_p: 0.8, temperature: 0.9, ..free },
+        Draw { top_k: 40, top_p: 0.95, min_p: 0.02, ..free },
+    ];
+    let masks = [None, Some(0xffff_0000), None, Some(0x0100_8001)];
+    (draws[(step + row) % 5], masks[(step + 2 * row) % 4])
+}
+
+/// What a card draws, in steps that are recorded and replayed with other draws, is what a host draws
+/// from the logits of the same step.
+fn check_draws(preset: &str, device: Device) -> Result<()> {
+    let mut runner = load(preset, device)?;
+    let vocab = runner.limits().vocab;
+    let mut sequences = sequences(runner.as_ref());
+    let mut chunks = PROMPTS;
+    for n in 0..=WRITTEN {
+        let input = pack(&mut sequences, &chunks);
+        let logits = runner.step(&input)?.to_vec();
+        let chosen = [0, 1, 2].map(|row| draws(n, row));
+        let words = chosen.map(|(_, mask)| vec![mask.unwrap_or_default(); vocab.div_ceil(32)]);
+        // In some steps the logits of one sequence are wanted, too.
+        let whole = (n % 3 == 1).then_some(n / 3);
+        let asked = [0, 1, 2].map(|row| {
+            let (draw, mask) = chosen[row];
+            let mask = mask.map(|_| words[row].as_slice());
+            (Some(row) != whole).then_some(RowDraw { draw, mask })
+        });
+        let sampled = runner.sample(&input, &asked)?;
+        let wanted = whole.map_or(0, |row| row + 1);
+        ensure!(*sampled.logits == logits[..wanted * vocab], "step {n}: other logits");
+        for (row, sequence) in sequences.iter_mut().enumerate() {
+            let mut logits = logits[row * vocab..][..vocab].to_vec();
+            if asked[row].is_some_and(|asked| asked.mask.is_some()) {
+                apply_mask(&words[row], &mut logits);
+            }
+            let expected = Candidates::default().choose(&logits, &chosen[row].0, 1.0)?;
+            if let Some(asked) = asked[row] {
+                let got = sampled.drawn[row];
+                ensure!(got == Drawn(expected as i32), "step {n}: {got:?}, {expected}: {asked:?}");
+            }
+            sequence.tokens.push(expected);
+        }
+        chunks = [1; 3];
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_drawn_on_a_card_is_what_a_host_draws() -> Result<()> {
+    for preset in ["llama3-tiny", "gemma3-tiny"] {
+        check_draws(preset, Device::Cpu)?;
+        for card in cards()? {
+            check_draws(preset, Device::Cuda(card))?;
+        }
+    }
+    Ok(())
 }

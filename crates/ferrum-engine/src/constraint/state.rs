@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use ferrum_models::draw::apply_mask;
 use llguidance::Matcher;
 
 use super::{
@@ -78,15 +79,12 @@ impl TokenMask {
     /// Takes the tokens that may not come out of a row of logits `[vocab or more]`: minus
     /// infinity. NaN stays, so that it is still found.
     pub fn apply(&self, logits: &mut [f32]) {
-        let words = self.words.iter().copied().chain(std::iter::repeat(0));
-        for (word, logits) in words.zip(logits.chunks_mut(32)) {
-            if word != u32::MAX {
-                for (bit, logit) in logits.iter_mut().enumerate() {
-                    let allowed = word >> bit & 1 == 1;
-                    *logit = if allowed || logit.is_nan() { *logit } else { f32::NEG_INFINITY };
-                }
-            }
-        }
+        apply_mask(&self.words, logits);
+    }
+
+    /// Its bits, the lowest of the first word for token 0.
+    pub fn words(&self) -> &[u32] {
+        &self.words
     }
 
     pub(super) fn remove(&mut self, token: u32) {
@@ -133,6 +131,11 @@ impl ConstraintState {
             return Err(failure("no token can follow"));
         }
         Ok(mask)
+    }
+
+    /// What [`Self::mask`] gave last.
+    pub fn last_mask(&self) -> &TokenMask {
+        &self.mask
     }
 
     /// Takes note of the token that came. Fails for one that the grammar does not allow.

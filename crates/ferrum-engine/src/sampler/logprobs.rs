@@ -2,7 +2,9 @@
 
 use std::cmp::Ordering;
 
-use super::{SampleError, largest};
+use ferrum_models::draw::largest;
+
+use super::SampleError;
 use crate::request::TokenLogprobs;
 
 /// The log-probability of `token` in a row of `logits` `[vocab]`, and those of the `top` likeliest

@@ -7,8 +7,10 @@
 //! A temperature of 0 takes the most likely token after bias and penalties, the lowest id among
 //! equals. Otherwise the draw depends on the seed and on the length of the sequence alone, so
 //! neither the batch nor a preemption changes it.
+//!
+//! Where bias, penalties and typical are off, a device can draw the token, with the grammar's mask
+//! ([`Sampler::row_draw`]): it is the same but for the rounding of weights.
 
-mod filters;
 mod logprobs;
 mod params;
 mod penalties;
@@ -18,9 +20,10 @@ pub use logprobs::logprobs;
 pub use params::{ParamError, SamplingParams};
 pub(crate) use rng::derive as derive_seed;
 
+use ferrum_models::draw::{Candidates, Draw, DrawError, Drawn, RowDraw};
+
 use crate::constraint::{ConstraintFailure, ConstraintState};
 
-use filters::Candidates;
 use penalties::TokenCounts;
 
 /// Why a row of logits gives no token.
@@ -38,6 +41,15 @@ pub enum SampleError {
     /// The grammar of the answer.
     #[error(transparent)]
     Constraint(#[from] ConstraintFailure),
+}
+
+impl From<DrawError> for SampleError {
+    fn from(error: DrawError) -> Self {
+        match error {
+            DrawError::NotANumber { token } => SampleError::NotANumber { token },
+            DrawError::NoToken => SampleError::NoToken,
+        }
+    }
 }
 
 /// Memory that samplers share, so that a step allocates nothing.
@@ -83,6 +95,41 @@ impl Sampler {
     /// Whether the grammar's answer is complete, so that no token can follow.
     pub fn is_complete(&self) -> bool {
         self.constraint.as_ref().is_some_and(ConstraintState::is_complete)
+    }
+
+    /// Makes ready for [`Self::row_draw`]. `false` where a device cannot draw the next token, or the
+    /// grammar has failed, which [`Self::sample`] will tell.
+    pub fn prepare(&mut self) -> bool {
+        let typical = self.params.typical_p < 1.0 && self.params.temperature > 0.0;
+        if typical || self.params.has_penalties() || !self.params.logit_bias.is_empty() {
+            return false;
+        }
+        self.constraint.as_mut().is_none_or(|constraint| constraint.mask().is_ok())
+    }
+
+    /// Whether tokens are drawn within a grammar: then a draw is for the next token only.
+    pub fn is_constrained(&self) -> bool {
+        self.constraint.is_some()
+    }
+
+    /// How the token after `len` others is drawn, once [`Self::prepare`] has said that it can be.
+    pub fn row_draw(&self, len: usize) -> RowDraw<'_> {
+        let mask = self.constraint.as_ref().map(|constraint| constraint.last_mask().words());
+        RowDraw { draw: self.draw(len), mask }
+    }
+
+    /// Takes the token that was drawn, as if [`Self::sample`] had given it.
+    pub fn take(&mut self, drawn: Drawn) -> Result<u32, SampleError> {
+        let token = drawn.token()?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.commit(token)?;
+        }
+        Ok(token)
+    }
+
+    fn draw(&self, len: usize) -> Draw {
+        let &SamplingParams { temperature, top_k, top_p, min_p, .. } = &self.params;
+        Draw { temperature, top_k, top_p, min_p, uniform: rng::uniform(self.seed, len as u64) }
     }
 
     /// The token that follows `history` (prompt and answer so far), whose logits are `logits`
@@ -135,12 +182,7 @@ impl Sampler {
         len: usize,
         candidates: &mut Candidates,
     ) -> Result<u32, SampleError> {
-        if self.params.temperature == 0.0 {
-            return greedy(logits);
-        }
-        self.filter(logits, candidates)?;
-        let uniform = rng::uniform(self.seed, len as u64);
-        Ok(candidates.draw(self.params.temperature, uniform))
+        Ok(candidates.choose(logits, &self.draw(len), self.params.typical_p)?)
     }
 
     /// Takes `token` as if it had been sampled, if the grammar allows it; says whether it does.
@@ -179,53 +221,6 @@ impl Sampler {
         }
         Ok(adjusted)
     }
-
-    /// Leaves the candidates that the filters of this request allow.
-    fn filter(&self, logits: &[f32], candidates: &mut Candidates) -> Result<(), SampleError> {
-        let params = &self.params;
-        candidates.fill(logits, params.top_k)?;
-        if params.typical_p < 1.0 {
-            candidates.typical(params.typical_p);
-        }
-        if params.top_p < 1.0 {
-            candidates.top_p(params.top_p);
-        }
-        if params.min_p > 0.0 {
-            candidates.min_p(params.min_p);
-        }
-        Ok(())
-    }
-}
-
-/// The most likely token, the lowest id among equals.
-fn greedy(logits: &[f32]) -> Result<u32, SampleError> {
-    let largest = largest(logits)?;
-    let token = logits.iter().position(|&logit| logit == largest);
-    token.map(|token| token as u32).ok_or(SampleError::NoToken)
-}
-
-/// The largest logit. Refuses NaN and plus infinity; minus infinity is a token that cannot come.
-fn largest(logits: &[f32]) -> Result<f32, SampleError> {
-    // Independent lanes and no early exit, so that it compiles to vector instructions.
-    const LANES: usize = 16;
-    let mut max = [f32::NEG_INFINITY; LANES];
-    let mut numbers = [true; LANES];
-    let (rows, rest) = logits.as_chunks::<LANES>();
-    let mut padded = [f32::NEG_INFINITY; LANES];
-    padded[..rest.len()].copy_from_slice(rest);
-    for row in rows.iter().chain([&padded]) {
-        for lane in 0..LANES {
-            // False for NaN too.
-            numbers[lane] &= row[lane] < f32::INFINITY;
-            max[lane] = if row[lane] > max[lane] { row[lane] } else { max[lane] };
-        }
-    }
-    if numbers.contains(&false) {
-        let token = logits.iter().position(|&logit| logit.is_nan() || logit == f32::INFINITY);
-        return Err(SampleError::NotANumber { token: token.unwrap_or_default() });
-    }
-    let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    if max == f32::NEG_INFINITY { Err(SampleError::NoToken) } else { Ok(max) }
 }
 
 #[cfg(test)]

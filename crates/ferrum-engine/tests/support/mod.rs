@@ -20,7 +20,8 @@ use ferrum_engine::{
 };
 use ferrum_models::{
     KV_BLOCK_SIZE, KernelError, StepCapacity, StepInput,
-    runner::{Runner, RunnerLimits},
+    draw::{Candidates, Drawn, RowDraw, apply_mask},
+    runner::{Runner, RunnerLimits, Sampled},
 };
 
 pub use self::rng::Rng;
@@ -49,6 +50,9 @@ pub struct FakeRunner {
     /// Token and position of each slot.
     cache: Vec<Option<(i32, i32)>>,
     logits: Vec<f32>,
+    drawn: Vec<Drawn>,
+    /// Whether it draws tokens where that is asked for.
+    pub draws: bool,
     /// Tokens that were computed, recomputed ones included.
     pub computed: Arc<AtomicUsize>,
     /// Steps that fail before one succeeds.
@@ -65,6 +69,8 @@ impl FakeRunner {
             limits,
             cache: vec![None; limits.kv_blocks * KV_BLOCK_SIZE],
             logits: Vec::new(),
+            drawn: Vec::new(),
+            draws: true,
             computed: Arc::default(),
             failures: 0,
             twist: None,
@@ -113,6 +119,38 @@ impl Runner for FakeRunner {
             self.logits.extend(logits(&prefix));
         }
         Ok(&self.logits)
+    }
+
+    fn draws(&self) -> bool {
+        self.draws
+    }
+
+    fn sample(
+        &mut self,
+        step: &StepInput,
+        draws: &[Option<RowDraw<'_>>],
+    ) -> Result<Sampled<'_>, KernelError> {
+        self.step(step)?;
+        if !self.draws || draws.iter().all(Option::is_none) {
+            return Ok(Sampled { logits: &self.logits, drawn: &[] });
+        }
+        assert_eq!(draws.len(), step.sample_rows.len());
+        self.drawn.clear();
+        for (row, draw) in self.logits.chunks_exact_mut(VOCAB).zip(draws) {
+            let Some(RowDraw { draw, mask }) = draw else {
+                self.drawn.push(Drawn(-1));
+                continue;
+            };
+            if let Some(mask) = mask {
+                apply_mask(mask, row);
+            }
+            self.drawn.push(Drawn::new(Candidates::default().choose(row, draw, 1.0)));
+            // Nobody may look at them.
+            row.fill(f32::NAN);
+        }
+        let wanted = draws.iter().rposition(Option::is_none).map_or(0, |last| last + 1);
+        self.logits.truncate(wanted * VOCAB);
+        Ok(Sampled { logits: &self.logits, drawn: &self.drawn })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Checks of the operations that work on some rows, or on rows as they are.
 
 use super::{Operand, ensure, indices, product, uploaded};
+use crate::draw::{DRAW_FLOATS, DRAW_INTS, DrawBatch};
 use crate::host::HostBuffer;
-use crate::params::{Gate, GatherRows, ScatterAdd};
+use crate::params::{Gate, GatherRows, Sample, ScatterAdd};
 use crate::{Backend, Buffer, Result};
 
 /// Operands of [`Backend::gather_rows`].
@@ -68,4 +69,49 @@ pub(crate) fn gate<'a, B: Backend<Buffer: Operand>>(
 ) -> Result<GateView<'a, B::Buffer>> {
     let len = product("gate", &[p.rows, p.width])?;
     Ok(GateView { x: x.floats_mut("gate", len)?, up: p.up.floats("gate", len)? })
+}
+
+/// Operands of [`Backend::sample`].
+pub(crate) struct SampleView<'a, M: Operand + 'a = HostBuffer> {
+    /// `[R, vocab]`
+    pub logits: M::Floats<'a>,
+    /// `[R, DRAW_INTS]`, the numbers of masks each below their number.
+    pub ints: M::Ints<'a>,
+    /// `[R, DRAW_FLOATS]`
+    pub floats: M::Floats<'a>,
+    /// `[M, words]`
+    pub masks: M::Ints<'a>,
+    /// `[R]`
+    pub dst: M::IntsMut<'a>,
+}
+
+/// [`Backend::sample`]
+pub(crate) fn sample<'a, B: Backend<Buffer: Operand>>(
+    dst: &'a mut B::Buffer,
+    p: &Sample<'a, B>,
+) -> Result<SampleView<'a, B::Buffer>> {
+    let (op, draws) = ("sample", p.draws);
+    // Results are told apart by their sign.
+    let fits = p.vocab > 0 && i32::try_from(p.vocab).is_ok_and(|vocab| vocab < i32::MAX - 1);
+    ensure(op, fits, || format!("a vocabulary of {}", p.vocab))?;
+    let same = p.vocab == draws.vocab();
+    ensure(op, same, || format!("draws for a vocabulary of {}, not {}", draws.vocab(), p.vocab))?;
+    ensure(op, p.rows <= draws.rows, || format!("{} rows, {} draws", p.rows, draws.rows))?;
+    let softcap = p.softcap.unwrap_or(1.0);
+    let good = p.scale.is_finite() && softcap.is_finite() && softcap > 0.0;
+    ensure(op, good, || format!("a factor of {}, a cap of {:?}", p.scale, p.softcap))?;
+    let ints = product(op, &[p.rows, DRAW_INTS])?;
+    let masked = draws.masked as i32;
+    for row in uploaded(op, &draws.ints, ints)?.chunks_exact(DRAW_INTS) {
+        let good = row[0] >= 0 && (-1..masked).contains(&row[1]) && row[2] >= 0;
+        ensure(op, good, || format!("a draw of {row:?} with {masked} masks"))?;
+    }
+    let words = DrawBatch::<B::Buffer>::words(p.vocab);
+    Ok(SampleView {
+        logits: p.logits.floats(op, product(op, &[p.rows, p.vocab])?)?,
+        ints: draws.ints.ints(op, ints)?,
+        floats: draws.floats.floats(op, product(op, &[p.rows, DRAW_FLOATS])?)?,
+        masks: draws.masks.ints(op, product(op, &[draws.masked, words])?)?,
+        dst: dst.ints_mut(op, p.rows)?,
+    })
 }

@@ -20,6 +20,7 @@ mod measure;
 mod rms_norm;
 mod rope;
 mod route_topk;
+mod sample;
 mod scatter_add;
 mod shared;
 mod simd;
@@ -44,7 +45,7 @@ use crate::host::collectives::HostCommunicator;
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
     GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
-    RouteTopk, ScatterAdd,
+    RouteTopk, Sample, ScatterAdd,
 };
 use crate::{Backend, DType, Format, KernelError, Need, Result, StepInput, WeightSource};
 
@@ -183,6 +184,11 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn download_i32(&self, _: &mut CpuStream, src: &HostBuffer, dst: &mut [i32]) -> Result<()> {
+        dst.copy_from_slice(src.i32("download_i32", dst.len())?);
+        Ok(())
+    }
+
     fn pack(&self, s: &mut CpuStream, source: &WeightSource<'_>) -> Result<CpuWeight> {
         linear::pack(s, source)
     }
@@ -307,6 +313,10 @@ impl Backend for Cpu {
         p: &ScatterAdd<'_, Self>,
     ) -> Result<()> {
         scatter_add::scatter_add(s, dst, p)
+    }
+
+    fn sample(&self, s: &mut CpuStream, dst: &mut HostBuffer, p: &Sample<'_, Self>) -> Result<()> {
+        sample::sample(s, dst, p)
     }
 
     fn communicators(ranks: &[&Self]) -> Result<Vec<HostCommunicator>> {

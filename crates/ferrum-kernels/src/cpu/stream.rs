@@ -1,6 +1,6 @@
 //! The stream of a processor: its team of threads and the workspaces that operations reuse.
 
-use super::{Isa, arena::Arena, attention, linear, team::Team};
+use super::{Isa, arena::Arena, attention, linear, sample, team::Team};
 use crate::{Result, StepInput};
 
 /// Threads and workspace of one runner; operations run at once, in the order they are called.
@@ -19,6 +19,8 @@ pub struct CpuStream {
     pub(crate) linear: linear::Workspace,
     /// Scratch of attention.
     pub(crate) attention: attention::Workspace,
+    /// Scratch of draws, for each thread.
+    pub(crate) sample: Vec<sample::Workspace>,
 }
 
 impl CpuStream {
@@ -36,6 +38,7 @@ impl CpuStream {
             arena: Arena::default(),
             linear: linear::Workspace::default(),
             attention: attention::Workspace::default(),
+            sample: Vec::new(),
         })
     }
 

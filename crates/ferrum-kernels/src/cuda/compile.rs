@@ -76,7 +76,8 @@ sources! {
     RmsNorm: "rms_norm",
     Rope: "rope",
     RouteTopk: "route_topk",
-    Rows: "rows";
+    Rows: "rows",
+    Sample: "sample";
     for a format:
     GemmCodes: "gemm_codes",
     GemmHalves: "gemm_halves",

@@ -11,7 +11,7 @@ use crate::backend::{Backend, Need};
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
     GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
-    RouteTopk, ScatterAdd,
+    RouteTopk, Sample, ScatterAdd,
 };
 use crate::{DType, Format, KernelError, KvDType, Result, WeightSource};
 
@@ -37,6 +37,7 @@ mod rms_norm;
 mod rope;
 mod route_topk;
 mod rows;
+mod sample;
 mod stream;
 
 pub use buffer::CudaBuffer;
@@ -165,6 +166,11 @@ impl Backend for Cuda {
         s.copy_out("download_f32", src.memory, dst)
     }
 
+    fn download_i32(&self, s: &mut CudaStream, src: &CudaBuffer, dst: &mut [i32]) -> Result<()> {
+        let src = src.ints("download_i32", dst.len())?;
+        s.copy_out("download_i32", src.memory, dst)
+    }
+
     fn pack(&self, s: &mut CudaStream, source: &WeightSource<'_>) -> Result<CudaWeight> {
         linear::pack(s, &self.device, source)
     }
@@ -289,6 +295,10 @@ impl Backend for Cuda {
         p: &ScatterAdd<'_, Self>,
     ) -> Result<()> {
         rows::scatter_add(s, dst, p)
+    }
+
+    fn sample(&self, s: &mut CudaStream, dst: &mut CudaBuffer, p: &Sample<'_, Self>) -> Result<()> {
+        sample::sample(s, dst, p)
     }
 
     fn communicators(ranks: &[&Self]) -> Result<Vec<CudaCommunicator>> {

@@ -4,7 +4,7 @@
 use super::record::Cost;
 use crate::params::{
     Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, KvWrite,
-    LayerNorm, Linear, PackedAttention, RmsNorm, Rope, ScatterAdd,
+    LayerNorm, Linear, PackedAttention, RmsNorm, Rope, Sample, ScatterAdd,
 };
 use crate::{Backend, KV_BLOCK_SIZE, KvStorage, PackedWeight, StepInput};
 
@@ -150,6 +150,12 @@ pub(super) fn gate<B: Backend>(p: &Gate<'_, B>) -> Cost {
 pub(super) fn scatter_add<B: Backend>(p: &ScatterAdd<'_, B>) -> Cost {
     let values = times([p.count, p.width]);
     cost(floats(times([3, values])), values)
+}
+
+/// Each logit is looked at once at least; what a draw costs beyond that depends on the draw.
+pub(super) fn sample<B: Backend>(p: &Sample<'_, B>) -> Cost {
+    let values = times([p.rows, p.vocab]);
+    cost(floats(values.saturating_add(p.rows)), values)
 }
 
 /// Copies: every value is read and written.

@@ -19,7 +19,7 @@ pub use record::{Op, OpRecord, Profiler};
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
     GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, LinearOutput, PackedAttention,
-    RmsNorm, Rope, RouteTopk, ScatterAdd,
+    RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
 };
 use crate::{Backend, DType, Format, Need, PackedWeight, Result, StepInput, WeightSource};
 use record::{Cost, Formats};
@@ -158,6 +158,12 @@ impl<B: Backend> Backend for Profiled<B> {
     fn download_f32(&self, s: &mut Stream<B>, src: &B::Buffer, dst: &mut [f32]) -> Result<()> {
         let what = (Op::Download, Formats::default(), cost::copy(1, dst.len()));
         self.record(s, what, |b, s| b.download_f32(s, src, dst))?;
+        self.count(s)
+    }
+
+    fn download_i32(&self, s: &mut Stream<B>, src: &B::Buffer, dst: &mut [i32]) -> Result<()> {
+        let what = (Op::Download, Formats::default(), cost::copy(1, dst.len()));
+        self.record(s, what, |b, s| b.download_i32(s, src, dst))?;
         self.count(s)
     }
 
@@ -323,6 +329,13 @@ impl<B: Backend> Backend for Profiled<B> {
         let &ScatterAdd { src, rows, count, width } = p;
         let p = ScatterAdd { src, rows, count, width };
         self.record(s, what, |b, s| b.scatter_add(s, dst, &p))
+    }
+
+    fn sample(&self, s: &mut Stream<B>, dst: &mut B::Buffer, p: &Sample<'_, Self>) -> Result<()> {
+        let what = (Op::Sample, Formats::default(), cost::sample(p));
+        let &Sample { logits, draws, rows, vocab, scale, softcap } = p;
+        let p = Sample { logits, draws, rows, vocab, scale, softcap };
+        self.record(s, what, |b, s| b.sample(s, dst, &p))
     }
 
     fn route_topk(&self, s: &mut Stream<B>, p: RouteTopk<'_, Self>) -> Result<()> {

@@ -26,6 +26,7 @@ pub enum Op {
     ScatterAdd,
     Router,
     RouteTopk,
+    Sample,
     ExpertGateUp,
     ExpertDown,
     Collective,
@@ -53,11 +54,12 @@ impl Op {
             Op::ScatterAdd => "scatter add",
             Op::Router => "linear router",
             Op::RouteTopk => "route top-k",
+            Op::Sample => "sample",
             Op::ExpertGateUp => "experts gate up",
             Op::ExpertDown => "experts down",
             Op::Collective => "collectives",
             Op::Upload => "upload step",
-            Op::Download => "download logits",
+            Op::Download => "download results",
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::host::{HostBuffer, zeroed};
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
     GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
-    RouteTopk, ScatterAdd,
+    RouteTopk, Sample, ScatterAdd,
 };
 use crate::weight::dequantize_row;
 use crate::{DType, Format, KV_SCALE_GROUP, KernelError, KvDType, Result, WeightSource, checks};
@@ -31,6 +31,7 @@ mod packed_attention;
 mod rms_norm;
 mod rope;
 mod route_topk;
+mod sample;
 mod scatter_add;
 
 /// The reference backend.
@@ -183,6 +184,11 @@ impl Backend for Reference {
         Ok(())
     }
 
+    fn download_i32(&self, _: &mut Stream, src: &HostBuffer, dst: &mut [i32]) -> Result<()> {
+        dst.copy_from_slice(src.i32("download_i32", dst.len())?);
+        Ok(())
+    }
+
     fn pack(&self, _: &mut Stream, source: &WeightSource<'_>) -> Result<Weight> {
         checks::pack(source)?;
         let &WeightSource { format, rows, cols, experts, .. } = source;
@@ -309,6 +315,10 @@ impl Backend for Reference {
         p: &ScatterAdd<'_, Self>,
     ) -> Result<()> {
         scatter_add::scatter_add(dst, p)
+    }
+
+    fn sample(&self, _: &mut Stream, dst: &mut HostBuffer, p: &Sample<'_, Self>) -> Result<()> {
+        sample::sample(dst, p)
     }
 
     fn communicators(ranks: &[&Self]) -> Result<Vec<HostCommunicator>> {

@@ -22,6 +22,7 @@ mod packed_attention;
 mod refusals;
 mod rms_norm;
 mod rope;
+mod sample;
 mod small_cases;
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
@@ -123,6 +124,11 @@ on! { cpu, super::cpus:
     invariance::gated_linear_rows_are_independent,
     invariance::attention_of_sequences_is_independent,
     invariance::threads_do_not_change_results,
+    sample::samples_of_every_shape,
+    sample::samples_with_many_equal_logits,
+    sample::samples_of_what_is_no_number,
+    sample::samples_worked_by_hand,
+    sample::wrong_samples_are_refused,
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
@@ -146,6 +152,11 @@ on! { profiled, super::profiled:
     gather_rows::a_gate_after_linears_is_a_gated_linear,
     gather_rows::wrong_scatters_and_gates_are_refused,
     attention::attention_of_every_shape,
+    sample::samples_of_every_shape,
+    sample::samples_with_many_equal_logits,
+    sample::samples_of_what_is_no_number,
+    sample::samples_worked_by_hand,
+    sample::wrong_samples_are_refused,
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
@@ -194,6 +205,11 @@ on! { cuda, super::cudas:
     invariance::few_gated_linear_rows_are_independent,
     invariance::many_gated_linear_rows_are_independent,
     invariance::attention_of_sequences_is_independent,
+    sample::samples_of_every_shape,
+    sample::samples_with_many_equal_logits,
+    sample::samples_of_what_is_no_number,
+    sample::samples_worked_by_hand,
+    sample::wrong_samples_are_refused,
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
@@ -263,6 +279,9 @@ on! { reference, super::references:
     experts::experts_worked_by_hand,
     experts_refused::wrong_operands_of_experts_are_refused,
     experts_refused::stacks_are_refused_where_one_weight_is_meant,
+    sample::samples_worked_by_hand,
+    sample::samples_of_what_is_no_number,
+    sample::wrong_samples_are_refused,
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,

@@ -3,9 +3,11 @@
 mod mlp;
 mod rank;
 mod recorded;
+mod sampling;
 
+use ferrum_kernels::draw::RowDraw;
 use ferrum_kernels::params::{
-    Attention, Embed, GatherRows, KvSpec, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
+    Attention, Embed, KvSpec, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
 };
 use ferrum_kernels::{
     Backend, Communicator, DType, KernelError, KvDType, PackedWeight, StepBatch, StepInput,
@@ -14,6 +16,7 @@ use ferrum_kernels::{
 use mlp::Routing;
 use rank::{Rank, carries_stream};
 use recorded::Recordings;
+use sampling::Sampling;
 
 use super::adapters::{Adapters, Linears};
 use super::memory::ActivationSizes;
@@ -22,7 +25,7 @@ use super::{DecoderSpec, QkNorm, Share, rope_table};
 use crate::checkpoint::Checkpoint;
 use crate::load::ModelError;
 use crate::lora::{Adapter, Module};
-use crate::runner::{Runner, RunnerLimits};
+use crate::runner::{Runner, RunnerLimits, Sampled};
 
 /// Sizes of a runner, fixed when it is made.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +60,8 @@ pub struct DecoderRunner<B: Backend> {
     adapters: Option<Adapters<B>>,
     /// Numbers that a sequence may name, from 0.
     adapter_count: usize,
+    /// Drawing from whole rows; `None` where this is one of several ranks, which have parts of them.
+    sampling: Option<Sampling<B>>,
     limits: RunnerLimits,
     /// Results of the last step on the host: logits `[R, vocab]`, or states `[T, hidden]`.
     logits: Vec<f32>,
@@ -173,6 +178,7 @@ impl<B: Backend> DecoderRunner<B> {
         let batch = StepBatch::new(&backend, &limits.capacity)?;
         let act = Activations::new(&backend, &spec, &limits)?;
         let loaded = Adapters::load(&backend, &mut stream, adapters, (&spec, &limits))?;
+        let sampling = communicator.is_none().then(|| Sampling::new(&backend, &limits));
         let tokens = share.of(whole.vocab);
         let mut runner = DecoderRunner {
             recordings: Recordings::default(),
@@ -187,6 +193,7 @@ impl<B: Backend> DecoderRunner<B> {
             act,
             adapters: loaded,
             adapter_count: adapters.len().max(1),
+            sampling: sampling.transpose()?,
             limits,
             logits: Vec::new(),
         };
@@ -304,44 +311,6 @@ impl<B: Backend> DecoderRunner<B> {
             },
         )
     }
-
-    /// Logits of the rows to sample, into `act.logits`.
-    fn head(&mut self) -> Result<(), KernelError> {
-        let (b, s, act) = (&self.backend, &mut self.stream, &mut self.act);
-        let rows = self.batch.shape.samples;
-        b.gather_rows(
-            s,
-            &mut act.sampled,
-            &GatherRows {
-                src: &act.x,
-                rows: &self.batch.sample_rows,
-                count: rows,
-                width: self.spec.hidden,
-            },
-        )?;
-        b.rms_norm(
-            s,
-            &mut act.sampled,
-            &RmsNorm {
-                src: None,
-                weight: &self.weights.output_norm,
-                groups: rows,
-                width: self.spec.hidden,
-                eps: self.spec.norm_eps,
-                accumulate: false,
-            },
-        )?;
-        let weight = self.weights.head();
-        let dst = &mut act.logits;
-        b.linear(
-            s,
-            Linear {
-                input: &act.sampled,
-                rows,
-                outputs: &mut [LinearOutput { weight, bias: None, dst, accumulate: false }],
-            },
-        )
-    }
 }
 
 /// The second half of a sublayer: `x += post_norm(weight · input)`.
@@ -392,19 +361,22 @@ impl<B: Backend> Runner for DecoderRunner<B> {
     }
 
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
+        Ok(self.sample(step, &[])?.logits)
+    }
+
+    fn draws(&self) -> bool {
+        self.sampling.is_some()
+    }
+
+    fn sample(
+        &mut self,
+        step: &StepInput,
+        draws: &[Option<RowDraw<'_>>],
+    ) -> Result<Sampled<'_>, KernelError> {
         self.upload(step)?;
+        self.upload_draws(draws)?;
         self.run()?;
-        let samples = self.batch.shape.samples;
-        self.logits.resize(samples * self.weights.head().rows(), 0.0);
-        if samples > 0 {
-            let (src, dst) = (&self.act.logits, &mut self.logits);
-            self.backend.download_f32(&mut self.stream, src, dst)?;
-            self.spec.logits.apply(&mut self.logits);
-        } else if self.rank.is_some() {
-            // What goes wrong is told in its step, and no rank is at work between two of them.
-            self.backend.synchronize(&mut self.stream)?;
-        }
-        Ok(&self.logits)
+        self.download(draws)
     }
 }
 
@@ -441,7 +413,10 @@ impl<B: Backend> DecoderRunner<B> {
         self.layers()?;
         match self.batch.shape.samples {
             0 => Ok(()),
-            _ => self.head(),
+            _ => {
+                self.head()?;
+                self.draw()
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! How much memory a decoder keeps: one place for the sizes that loading and estimating share.
 
+use ferrum_kernels::draw::{DRAW_FLOATS, DRAW_INTS};
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE};
 
 use super::adapters::{AdapterSizes, weight_bytes};
@@ -54,6 +55,18 @@ impl ActivationSizes {
     }
 }
 
+/// Sequences of a step that may have masks of their own: each has one row where there is a mask.
+pub(super) fn masks(limits: &RunnerLimits) -> usize {
+    limits.capacity.seqs.min(limits.capacity.samples)
+}
+
+/// Bytes of the draws of a step, on the device and on the host.
+fn draw_bytes(limits: &RunnerLimits) -> usize {
+    let numbers = limits.capacity.samples * (DRAW_INTS + DRAW_FLOATS + 1);
+    let words = masks(limits).saturating_mul(limits.vocab.div_ceil(32));
+    2 * size_of::<f32>() * numbers.saturating_add(words)
+}
+
 impl DecoderOptions {
     /// Memory that [`super::DecoderRunner::load`] keeps for a share of the model; what it refuses, this
     /// refuses. Sums of what no machine has end at the largest number.
@@ -88,6 +101,9 @@ impl DecoderOptions {
         let table_width = size_of::<f32>().saturating_mul(rope_pairs);
         let sizes = AdapterSizes::new(adapters, spec, &self.limits);
         let scratch = sizes.map_or(0, |sizes| sizes.buffer_bytes());
+        // Ranks have parts of the rows, and draw from none.
+        let draws = if !share.is_part() { draw_bytes(&self.limits) } else { 0 };
+        let scratch = scratch.saturating_add(draws);
         Ok(MemoryEstimate {
             weights,
             kv_cache: self.kv_dtype.bytes(positions.saturating_mul(per_position)),

@@ -61,6 +61,12 @@ pub fn step(
     chunks: &[usize],
 ) -> Result<Vec<Vec<f32>>> {
     let vocab = runner.limits().vocab;
+    let logits = runner.step(&pack(sequences, chunks))?;
+    Ok(logits.chunks_exact(vocab).map(<[f32]>::to_vec).collect())
+}
+
+/// Lays out that step, and books its tokens as computed.
+pub fn pack(sequences: &mut [Sequence], chunks: &[usize]) -> StepInput {
     let mut input = StepInput { query_starts: vec![0], ..StepInput::default() };
     let active: Vec<_> = sequences.iter_mut().zip(chunks).filter(|(_, c)| **c > 0).collect();
     let longest = active.iter().map(|(s, c)| s.computed + **c).max().unwrap_or(0);
@@ -79,8 +85,7 @@ pub fn step(
         input.sample_rows.push(input.tokens.len() as i32 - 1);
         sequence.computed = range.end;
     }
-    let logits = runner.step(&input)?;
-    Ok(logits.chunks_exact(vocab).map(<[f32]>::to_vec).collect())
+    input
 }
 
 /// Logits after the last of `tokens`, read in chunks of `chunk`.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use ferrum_kernels::draw::{Draw, RowDraw};
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, StepInput, StepShape};
 
 use super::DecoderRunner;
@@ -14,10 +15,18 @@ const WARM_UP_TOKENS: usize = 65;
 /// Shapes that are kept; a device has a few hundred kilobytes for each.
 const MOST: usize = 128;
 
-/// Recorded steps by their shapes.
+/// What a recording depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Kind {
+    shape: StepShape,
+    /// Whether tokens are drawn in it.
+    draws: bool,
+}
+
+/// Recorded steps by their kinds.
 pub(super) struct Recordings<B: Backend> {
-    /// `None` once something could not be recorded. A shape that has run has an entry.
-    kept: Option<HashMap<StepShape, Option<B::Recording>>>,
+    /// `None` once something could not be recorded. A kind that has run has an entry.
+    kept: Option<HashMap<Kind, Option<B::Recording>>>,
 }
 
 impl<B: Backend> Default for Recordings<B> {
@@ -38,29 +47,29 @@ impl<B: Backend> Recordings<B> {
         blocks.next_power_of_two().min(most).max(blocks)
     }
 
-    /// What was recorded of a step of this shape.
-    fn get(&self, shape: &StepShape) -> Option<&B::Recording> {
-        self.kept.as_ref()?.get(shape)?.as_ref()
+    /// What was recorded of a step of this kind.
+    fn get(&self, kind: &Kind) -> Option<&B::Recording> {
+        self.kept.as_ref()?.get(kind)?.as_ref()
     }
 
-    /// Whether a step of this shape has run, so that all scratch memory is there.
-    fn has_run(&self, shape: &StepShape) -> bool {
-        self.kept.as_ref().is_some_and(|kept| kept.contains_key(shape))
+    /// Whether a step of this kind has run, so that all scratch memory is there.
+    fn has_run(&self, kind: &Kind) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.contains_key(kind))
     }
 
-    /// Notes that a step of this shape has run.
-    fn ran(&mut self, shape: StepShape) {
+    /// Notes that a step of this kind has run.
+    fn ran(&mut self, kind: Kind) {
         let Some(kept) = &mut self.kept else { return };
         if kept.len() >= MOST {
             kept.clear();
         }
-        kept.insert(shape, None);
+        kept.insert(kind, None);
     }
 
     /// Keeps what was recorded.
-    fn keep(&mut self, shape: StepShape, recording: B::Recording) -> &B::Recording {
+    fn keep(&mut self, kind: Kind, recording: B::Recording) -> &B::Recording {
         let kept = self.kept.get_or_insert_default();
-        kept.entry(shape).insert_entry(None).into_mut().insert(recording)
+        kept.entry(kind).insert_entry(None).into_mut().insert(recording)
     }
 
     /// Records nothing any more: the backend cannot, or something went wrong.
@@ -88,7 +97,12 @@ impl<B: Backend> DecoderRunner<B> {
                 sample_rows: (0..limits.capacity.samples.min(1) as i32).collect(),
                 adapters: Vec::new(),
             };
+            // Both ways, as each has recordings of its own.
             self.step(&step)?;
+            let draw = RowDraw { draw: Draw { temperature: 1.0, ..Draw::GREEDY }, mask: None };
+            if self.draws() && !step.sample_rows.is_empty() {
+                self.sample(&step, &[Some(draw)])?;
+            }
         }
         Ok(())
     }
@@ -103,21 +117,21 @@ impl<B: Backend> DecoderRunner<B> {
         Cow::Owned(step.with_blocks_per_seq(blocks))
     }
 
-    /// Computes the logits of the step that was uploaded: anew, or by what was recorded of a step of
-    /// the same shape.
+    /// Computes the logits of the step that was uploaded, and what is drawn from them: anew, or by what
+    /// was recorded of a step of the same kind.
     pub(super) fn run(&mut self) -> Result<(), KernelError> {
-        let shape = self.batch.shape;
+        let kind = Kind { shape: self.batch.shape, draws: self.is_drawing() };
         // What an adapter computes depends on more than the shape.
-        if self.adapters.is_some() || !self.recordings.wants(&shape) {
+        if self.adapters.is_some() || !self.recordings.wants(&kind.shape) {
             return self.compute();
         }
-        if let Some(recording) = self.recordings.get(&shape) {
+        if let Some(recording) = self.recordings.get(&kind) {
             return self.backend.replay(&mut self.stream, recording);
         }
-        if self.recordings.has_run(&shape) {
+        if self.recordings.has_run(&kind) {
             match self.record() {
                 Ok(Some(recording)) => {
-                    let recording = self.recordings.keep(shape, recording);
+                    let recording = self.recordings.keep(kind, recording);
                     return self.backend.replay(&mut self.stream, recording);
                 }
                 // The other ranks replay theirs.
@@ -127,7 +141,7 @@ impl<B: Backend> DecoderRunner<B> {
             }
         }
         self.compute()?;
-        self.recordings.ran(shape);
+        self.recordings.ran(kind);
         Ok(())
     }
 

@@ -1,7 +1,14 @@
 //! Each filter against its definition, written plainly with full sorts in `f64`.
 
 use super::*;
-use crate::sampler::rng::uniform;
+
+/// A number in `[0, 1)`, scattered by SplitMix64's output function.
+fn uniform(seed: u64, counter: u64) -> f64 {
+    let mut z = (seed << 32 ^ counter).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 11) as f64 * 0.5f64.powi(53)
+}
 
 /// A row of logits: `kind` picks its shape. Values repeat, so that there are ties.
 fn row(vocab: usize, kind: u64) -> Vec<f32> {

@@ -1,0 +1,66 @@
+//! Drawing tokens: a thread a row.
+
+use super::shared::SharedSlice;
+use super::{Cpu, CpuStream};
+use crate::draw::{Candidates, DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, Drawn, apply_mask};
+use crate::host::HostBuffer;
+use crate::params::Sample;
+use crate::{Result, checks};
+
+/// What a thread draws with, kept so that a step allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Workspace {
+    logits: Vec<f32>,
+    mask: Vec<u32>,
+    candidates: Candidates,
+}
+
+/// A row of values, and what becomes of them.
+struct Row<'a> {
+    values: &'a [f32],
+    mask: Option<&'a [i32]>,
+    scale: f32,
+    softcap: Option<f32>,
+}
+
+/// [`crate::Backend::sample`]
+pub(super) fn sample(s: &mut CpuStream, dst: &mut HostBuffer, p: &Sample<'_, Cpu>) -> Result<()> {
+    let view = checks::sample(dst, p)?;
+    let words = DrawBatch::<HostBuffer>::words(p.vocab);
+    s.sample.resize_with(s.team.threads(), Workspace::default);
+    let workspaces = SharedSlice::new(&mut s.sample);
+    let dst = SharedSlice::new(view.dst);
+    s.team.chunks(p.rows, &|thread, row| {
+        let (ints, floats) = (&view.ints[row * DRAW_INTS..], &view.floats[row * DRAW_FLOATS..]);
+        let mask = usize::try_from(ints[1]).ok().map(|mask| &view.masks[mask * words..][..words]);
+        let values = &view.logits[row * p.vocab..][..p.vocab];
+        let (scale, softcap) = (p.scale, p.softcap);
+        // SAFETY: each thread has a workspace of its own, and each row is given to one thread.
+        let (workspace, dst) =
+            unsafe { (workspaces.range_mut(thread..thread + 1), dst.range_mut(row..row + 1)) };
+        let row = Row { values, mask, scale, softcap };
+        dst[0] = row.draw(&Draw::of_arrays(ints, floats), &mut workspace[0]).0;
+    });
+    Ok(())
+}
+
+impl Row<'_> {
+    fn draw(&self, draw: &Draw, workspace: &mut Workspace) -> Drawn {
+        let Workspace { logits, mask, candidates } = workspace;
+        if self.mask.is_none() && self.scale == 1.0 && self.softcap.is_none() {
+            return Drawn::new(candidates.choose(self.values, draw, 1.0));
+        }
+        logits.clear();
+        // The same arithmetic as where whole rows are wanted.
+        logits.extend(self.values.iter().map(|value| self.scale * value));
+        if let Some(cap) = self.softcap {
+            logits.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+        }
+        if let Some(bits) = self.mask {
+            mask.clear();
+            mask.extend(bits.iter().map(|word| word.cast_unsigned()));
+            apply_mask(mask, logits);
+        }
+        Drawn::new(candidates.choose(logits, draw, 1.0))
+    }
+}

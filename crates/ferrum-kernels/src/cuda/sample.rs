@@ -1,0 +1,28 @@
+//! `sample`: a block a row.
+
+use super::launch::Grid;
+use super::modules::Source;
+use super::stream::CudaStream;
+use super::{Cuda, CudaBuffer};
+use crate::params::Sample;
+use crate::{KernelError, Result, checks};
+
+/// So many weights add up without overflow.
+const MOST_TOKENS: usize = 1 << 22;
+
+/// Threads of a block, as the kernel has them.
+const THREADS: usize = 1024;
+
+pub(super) fn sample(s: &mut CudaStream, dst: &mut CudaBuffer, p: &Sample<'_, Cuda>) -> Result<()> {
+    let view = checks::sample(dst, p)?;
+    if p.vocab > MOST_TOKENS {
+        let what = format!("a vocabulary of {}, more than {MOST_TOKENS}", p.vocab);
+        return Err(KernelError::shape("sample", what));
+    }
+    let launch = s.launch("sample", Source::Sample, "sample");
+    let launch = launch.write(&view.dst).read(&view.logits).read(&view.ints).read(&view.floats);
+    let launch = launch.read(&view.masks).int(p.vocab).float(p.scale);
+    let launch = launch.float(p.softcap.unwrap_or(0.0));
+    // SAFETY: `checks` has held the lengths, and the numbers of masks against their rows.
+    unsafe { launch.run(Grid { blocks: [p.rows, 1, 1], threads: THREADS, shared: 0 }) }
+}
