@@ -254,8 +254,8 @@ pub fn load(file: &dyn Checkpoint, options: &LoadOptions) -> Result<Box<dyn Runn
     on_device(options, Load { file, spec: arch::spec(file)?, options })
 }
 
-/// Loads a model whose operations are measured, at a price of some tens of nanoseconds each; those of
-/// the first rank, where there are several.
+/// Loads a model whose operations are measured, at a price of some tens of nanoseconds each (on a card,
+/// two events); those of the first rank, where there are several.
 pub fn load_profiled(
     file: &dyn Checkpoint,
     options: &LoadOptions,

@@ -8,11 +8,10 @@ mod support;
 use anyhow::{Result, ensure};
 use ferrum_models::draw::{Candidates, Draw, Drawn, RowDraw, apply_mask};
 use ferrum_models::{Device, LoadOptions, Runner};
+use support::greedy::{PROMPTS, argmax, sequences, write};
 use support::hf::distance;
-use support::{Sequence, pack, step, synthetic_model};
+use support::{pack, synthetic_model};
 
-/// Tokens of the prompts: within a block, over its end, and over two of them.
-const PROMPTS: [usize; 3] = [5, 37, 70];
 /// Tokens that are written. The second step of a shape is recorded, later ones are replayed.
 const WRITTEN: usize = 8;
 
@@ -26,39 +25,6 @@ fn load(preset: &str, device: Device) -> Result<Box<dyn Runner>> {
     synthetic_model(preset, &options)
 }
 
-/// Index of the highest value, the first of equals.
-fn argmax(values: &[f32]) -> u32 {
-    let best = values.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
-    best.map_or(0, |(i, _)| i as u32)
-}
-
-/// The prompts, none of which is read.
-fn sequences(runner: &dyn Runner) -> Vec<Sequence> {
-    let (vocab, blocks) = (runner.limits().vocab, runner.limits().kv_blocks);
-    let token = |i: usize| (i * 7919 % (vocab - 10) + 3) as u32;
-    let sequence = |(i, &len): (usize, &usize)| {
-        let tokens: Vec<u32> = (0..len).map(|t| token(t + 100 * i)).collect();
-        Sequence::new(&tokens, i, PROMPTS.len(), blocks)
-    };
-    PROMPTS.iter().enumerate().map(sequence).collect()
-}
-
-/// Reads the prompts in one step, then writes greedily: the logits of every step.
-fn write(runner: &mut dyn Runner) -> Result<Vec<Vec<f32>>> {
-    let mut sequences = sequences(runner);
-    let mut all = Vec::new();
-    let mut chunks = PROMPTS;
-    for _ in 0..=WRITTEN {
-        let logits = step(runner, &mut sequences, &chunks)?;
-        for (sequence, logits) in sequences.iter_mut().zip(&logits) {
-            sequence.tokens.push(argmax(logits));
-        }
-        all.extend(logits);
-        chunks = [1; 3];
-    }
-    Ok(all)
-}
-
 /// One of each schedule; or a real one, for `cargo xtask gpu-check`.
 fn cards() -> Result<Vec<usize>> {
     if std::env::var("FERRUM_TEST_CUDA").is_ok_and(|which| which == "card") {
@@ -69,9 +35,9 @@ fn cards() -> Result<Vec<usize>> {
 }
 
 fn check(preset: &str) -> Result<()> {
-    let expected = write(load(preset, Device::Cpu)?.as_mut())?;
+    let expected = write(load(preset, Device::Cpu)?.as_mut(), WRITTEN)?;
     for card in cards()? {
-        let got = write(load(preset, Device::Cuda(card))?.as_mut())?;
+        let got = write(load(preset, Device::Cuda(card))?.as_mut(), WRITTEN)?;
         let order = ferrum_cuda_emulator::schedule(card);
         for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
             let (step, sequence) = (i / PROMPTS.len(), i % PROMPTS.len());

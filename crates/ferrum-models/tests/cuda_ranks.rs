@@ -6,12 +6,11 @@ mod support;
 
 use anyhow::{Context, Result, ensure};
 use ferrum_models::synth::SynthSpec;
-use ferrum_models::{Device, LoadOptions, Runner, load, memory_estimate};
+use ferrum_models::{Device, LoadOptions, load, memory_estimate};
+use support::greedy::{PROMPTS, argmax, write};
 use support::hf::distance;
-use support::{Sequence, failing::Failing, step, synthetic};
+use support::{failing::Failing, synthetic};
 
-/// Tokens of the prompts: within a block, over its end, and over two of them.
-const PROMPTS: [usize; 3] = [5, 37, 70];
 /// Tokens that are written. The second step of a shape is recorded, later ones are replayed.
 const WRITTEN: usize = 6;
 
@@ -25,41 +24,15 @@ fn options(device: Device, ranks: usize) -> LoadOptions {
     }
 }
 
-/// Index of the highest value, the first of equals.
-fn argmax(values: &[f32]) -> u32 {
-    let best = values.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
-    best.map_or(0, |(i, _)| i as u32)
-}
-
-/// Reads the prompts in one step, then writes greedily: the logits of every step.
-fn write(runner: &mut dyn Runner) -> Result<Vec<Vec<f32>>> {
-    let (vocab, blocks) = (runner.limits().vocab, runner.limits().kv_blocks);
-    let token = |i: usize| (i * 7919 % (vocab - 10) + 3) as u32;
-    let sequence = |(i, &len): (usize, &usize)| {
-        let tokens: Vec<u32> = (0..len).map(|t| token(t + 100 * i)).collect();
-        Sequence::new(&tokens, i, PROMPTS.len(), blocks)
-    };
-    let mut sequences: Vec<Sequence> = PROMPTS.iter().enumerate().map(sequence).collect();
-    let mut all = Vec::new();
-    for chunks in std::iter::once(PROMPTS).chain([[1; 3]; WRITTEN]) {
-        let logits = step(runner, &mut sequences, &chunks)?;
-        for (sequence, logits) in sequences.iter_mut().zip(&logits) {
-            sequence.tokens.push(argmax(logits));
-        }
-        all.extend(logits);
-    }
-    Ok(all)
-}
-
 fn check(preset: &str) -> Result<()> {
     let spec = SynthSpec::preset(preset).context("no such preset")?;
     let model = synthetic(&SynthSpec { kv_heads: spec.kv_heads.max(2), ..spec })?;
-    let expected = write(load(&model, &options(Device::Cpu, 1))?.as_mut())?;
+    let expected = write(load(&model, &options(Device::Cpu, 1))?.as_mut(), WRITTEN)?;
     ferrum_cuda_emulator::load()?;
     // Each with the card after it, which has the same schedule.
     for card in ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE {
         let order = ferrum_cuda_emulator::schedule(card);
-        let got = write(load(&model, &options(Device::Cuda(card), 2))?.as_mut())?;
+        let got = write(load(&model, &options(Device::Cuda(card), 2))?.as_mut(), WRITTEN)?;
         ensure!(got.len() == expected.len());
         for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
             let distance = distance(got, expected);

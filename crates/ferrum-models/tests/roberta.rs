@@ -116,6 +116,11 @@ fn unigram_refuses_what_it_cannot_do() {
     refused(&|json| json["model"]["vocab"][9][0] = json!("a".repeat(5000)), "5000 bytes");
     refused(&|json| json["model"]["vocab"][9] = json!(["a"]), "tuple");
     refused(&|json| json["model"]["vocab"] = json!({"a": 0}), "vocabulary");
+    let twice = |json: &mut Value| {
+        json["model"]["byte_fallback"] = json!(true);
+        (9..11).for_each(|id| json["model"]["vocab"][id] = json!(["<0x41>", -1.0]));
+    };
+    refused(&twice, "<0x41>");
     refused(&|json| json["model"]["type"] = json!("BPE"), "vocabulary");
     refused(&|json| json["model"]["type"] = json!("Other"), "Other");
     for text in ["", "AAAA", "?"] {

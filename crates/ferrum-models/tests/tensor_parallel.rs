@@ -13,11 +13,10 @@ use ferrum_models::{
     Checkpoint, Device, KernelError, KvDType, LoadOptions, LoraSource, Runner, StepInput,
     checkpoint, load, memory_estimate,
 };
+use support::greedy::{PROMPTS, argmax, sequences};
 use support::hf::{Golden, distance};
 use support::{Sequence, failing::Failing, prefill, step, synthetic};
 
-/// Tokens of the prompts: within a block, over its end, and over two of them.
-const PROMPTS: [usize; 3] = [5, 37, 70];
 /// Steps that decode.
 const WRITTEN: usize = 8;
 
@@ -45,22 +44,10 @@ fn options(ranks: usize) -> LoadOptions {
     }
 }
 
-/// Index of the highest value, the first of equals.
-fn argmax(values: &[f32]) -> u32 {
-    let best = values.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
-    best.map_or(0, |(i, _)| i as u32)
-}
-
 /// Reads the prompts in chunks, of which the steps of the longest have others' decodes in them, then
 /// writes what is likeliest by its own logits, or by those of another run: the logits of every step.
 fn write(runner: &mut dyn Runner, other: Option<&[Vec<f32>]>) -> Result<Vec<Vec<f32>>> {
-    let (vocab, blocks) = (runner.limits().vocab, runner.limits().kv_blocks);
-    let token = |i: usize| (i * 7919 % (vocab - 10) + 3) as u32;
-    let sequence = |(i, &len): (usize, &usize)| {
-        let tokens: Vec<u32> = (0..len).map(|t| token(t + 100 * i)).collect();
-        Sequence::new(&tokens, i, PROMPTS.len(), blocks)
-    };
-    let mut sequences: Vec<Sequence> = PROMPTS.iter().enumerate().map(sequence).collect();
+    let mut sequences = sequences(runner);
     let mut all: Vec<Vec<f32>> = Vec::new();
     for chunks in [[5, 37, 0], [1, 1, 40], [1, 1, 30]].into_iter().chain([[1; 3]; WRITTEN]) {
         let first = all.len();

@@ -14,8 +14,8 @@ use super::LoadArgs;
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct EmbedArgs {
-    /// The model: an encoder of the bert family, such as minilm, or a causal model that makes
-    /// embeddings
+    /// The model: an encoder of the bert or RoBERTa family, such as minilm, or a causal model that
+    /// makes embeddings
     pub model: String,
     /// Files of UTF-8 text; by default standard input
     pub files: Vec<PathBuf>,

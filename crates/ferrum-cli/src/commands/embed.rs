@@ -22,8 +22,8 @@ pub fn run(args: &EmbedArgs, config: &Config) -> Result<()> {
     let path = Hub::new(config.hub.clone()).fetch(&reference, &mut *progress::new(config))?;
     if !makes_embeddings(&path)? {
         bail!(
-            "{reference} makes no embeddings: it is neither a folder with a model of the bert family, \
-             nor one whose modules.json or pooling_type says how its states are pooled"
+            "{reference} makes no embeddings: it is neither a folder with a model of the bert or \
+             RoBERTa family, nor one whose modules.json or pooling_type says how its states are pooled"
         );
     }
     let options = LoadOptions {

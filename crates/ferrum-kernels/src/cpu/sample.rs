@@ -27,7 +27,9 @@ struct Row<'a> {
 pub(super) fn sample(s: &mut CpuStream, dst: &mut HostBuffer, p: &Sample<'_, Cpu>) -> Result<()> {
     let view = checks::sample(dst, p)?;
     let words = DrawBatch::<HostBuffer>::words(p.vocab);
-    s.sample.resize_with(s.team.threads(), Workspace::default);
+    if s.sample.len() < s.team.threads() {
+        s.sample.resize_with(s.team.threads(), Workspace::default);
+    }
     let workspaces = SharedSlice::new(&mut s.sample);
     let dst = SharedSlice::new(view.dst);
     s.team.chunks(p.rows, &|thread, row| {

@@ -3,8 +3,8 @@
 //! that does not profile pays nothing.
 //!
 //! The time is that between marks before and after the operation, on the device's clock: nothing is
-//! waited for until a step's results are. Where a device has nothing to do until an operation comes, it
-//! has the way there in it, some microseconds.
+//! waited for until a step's results are, or the next step begins. Where a device has nothing to do
+//! until an operation comes, it has the way there in it, some microseconds.
 
 mod cost;
 mod record;
@@ -143,6 +143,10 @@ impl<B: Backend> Backend for Profiled<B> {
 
     fn step_begins(&self, s: &mut Stream<B>, step: &StepInput) {
         s.step.clone_from(step);
+        // The step before may have had no results to wait for, or have failed.
+        if self.count(s).is_err() {
+            s.queued.clear();
+        }
         self.inner.step_begins(&mut s.inner, step);
     }
 

@@ -21,7 +21,7 @@ use sampling::Sampling;
 use super::adapters::{Adapters, Linears};
 use super::memory::ActivationSizes;
 use super::weights::{DecoderWeights, LayerWeights, Loader, check_file, vector_values};
-use super::{DecoderSpec, QkNorm, Share, rope_table};
+use super::{DecoderSpec, LayerSpec, QkNorm, Share, rope_table};
 use crate::checkpoint::Checkpoint;
 use crate::load::ModelError;
 use crate::lora::{Adapter, Module};
@@ -163,18 +163,12 @@ impl<B: Backend> DecoderRunner<B> {
         };
         let weights = loader.load(&whole)?;
         let ropes = load_ropes(&backend, &mut stream, file, &spec, limits.context)?;
-        let kv = spec
-            .layers
-            .iter()
-            .map(|layer| {
-                backend.kv_cache(&KvSpec {
-                    blocks: limits.kv_blocks,
-                    kv_heads: layer.kv_heads,
-                    head_dim: layer.head_dim,
-                    dtype: options.kv_dtype,
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let (blocks, dtype) = (limits.kv_blocks, options.kv_dtype);
+        let cache = |layer: &LayerSpec| {
+            let (kv_heads, head_dim) = (layer.kv_heads, layer.head_dim);
+            backend.kv_cache(&KvSpec { blocks, kv_heads, head_dim, dtype })
+        };
+        let kv = spec.layers.iter().map(cache).collect::<Result<_, _>>()?;
         let batch = StepBatch::new(&backend, &limits.capacity)?;
         let act = Activations::new(&backend, &spec, &limits)?;
         let loaded = Adapters::load(&backend, &mut stream, adapters, (&spec, &limits))?;

@@ -1,7 +1,7 @@
 //! Texts to vectors, and pairs of texts to scores.
 //!
-//! A folder from Hugging Face with a model of the bert family (MiniLM, BGE, E5 and others are bert),
-//! as `transformers` or `sentence-transformers` write it. [`EncoderSpec`] is what `config.json` says,
+//! A folder from Hugging Face with a model of the bert family (MiniLM, BGE and E5 are bert, the E5 of many
+//! languages XLM-R), as `transformers` or `sentence-transformers` write it. [`EncoderSpec`] is what `config.json` says,
 //! [`Sentence`] what the files of sentence-transformers add: pooling, normalisation, the longest
 //! text. Or a causal model, such as Qwen3-Embedding, whose states are pooled likewise: a folder with
 //! these files, or a GGUF file that says how. Texts are packed one after the other into a step,

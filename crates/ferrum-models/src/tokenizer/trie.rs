@@ -22,7 +22,7 @@ pub(super) struct Trie {
 }
 
 impl Trie {
-    /// Builds a trie of tokens, of which no two have the same bytes. Those without bytes are left out.
+    /// Builds a trie of tokens; fails where two have the same bytes. Those without bytes are left out.
     pub fn new(mut tokens: Vec<(&[u8], u32)>) -> Result<Self, TokenizerError> {
         let bytes = tokens.iter().map(|(bytes, _)| bytes.len()).sum();
         let too_large = TokenizerError::TooLarge { tokens: tokens.len(), bytes };
@@ -31,6 +31,12 @@ impl Trie {
         }
         tokens.retain(|(bytes, _)| !bytes.is_empty());
         tokens.sort_unstable();
+        if let Some([(bytes, first), (_, second)]) =
+            tokens.array_windows().find(|[(a, _), (b, _)]| a == b)
+        {
+            let (first, second, text) = (*first, *second, String::from_utf8_lossy(bytes).into());
+            return Err(TokenizerError::Duplicate { first, second, text });
+        }
         let mut trie = Trie { labels: vec![0], children: Vec::new(), tokens: Vec::new() };
         // Of each node, the tokens that go through it; of the nodes of a level, side by side.
         let mut level = Vec::from_iter(std::iter::once(0..tokens.len()));
@@ -94,6 +100,12 @@ mod tests {
         assert_eq!(found(""), []);
         let none = Trie::new(Vec::new()).expect("built");
         assert_eq!(none.prefixes(b"a").count(), 0);
+    }
+
+    #[test]
+    fn tokens_that_are_not_told_apart_are_refused() {
+        let error = Trie::new(vec![(b"ab", 3), (b"a", 4), (b"ab", 7)]).err().expect("refused");
+        assert!(matches!(error, TokenizerError::Duplicate { first: 3, second: 7, .. }), "{error}");
     }
 
     #[test]

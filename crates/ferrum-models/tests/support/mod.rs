@@ -3,6 +3,7 @@
 
 pub mod failing;
 pub mod filled;
+pub mod greedy;
 pub mod hf;
 
 use std::io::Write;

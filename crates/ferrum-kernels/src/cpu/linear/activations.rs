@@ -34,6 +34,12 @@ pub(super) struct HalfSum {
     pub(super) pairs: i32,
 }
 
+/// The sum of some halves, which is any number where an activation is none.
+#[inline(always)]
+pub(super) fn sum_of(halves: &[HalfSum]) -> i32 {
+    halves.iter().fold(0, |sum, half| sum.wrapping_add(half.all))
+}
+
 impl HalfSum {
     #[inline(always)]
     fn of(q: &[i32; STEP / 2]) -> Self {

@@ -12,7 +12,7 @@ use crate::runner::Runner;
 /// Tokens of a prompt that is read to warm up: more than kernels for a few of them take.
 const WARM_UP_TOKENS: usize = 65;
 
-/// Shapes that are kept; a device has a few hundred kilobytes for each.
+/// Kinds that are kept; a device has a few hundred kilobytes for each.
 const MOST: usize = 128;
 
 /// What a recording depends on.

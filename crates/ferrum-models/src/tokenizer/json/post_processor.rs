@@ -31,7 +31,7 @@ pub(super) fn around(value: Option<&Value>, vocab: &Vocabulary) -> Result<Around
             }
             other => return Err(unsupported("post-processor", other)),
         };
-        if around != Around::default() {
+        if around.bos.is_some() || around.eos.is_some() {
             return Err(unsupported("post-processor", "several that add tokens"));
         }
         around = found;
@@ -51,22 +51,26 @@ fn template(part: &Part<'_>, vocab: &Vocabulary) -> Result<Around, TokenizerErro
         [_] => return Err(unsupported("post-processor", "no text")),
         _ => return Err(unsupported("post-processor", "a template with several texts")),
     };
-    let between = match part.get("pair") {
-        Some(_) => match runs(part.list("pair")?, vocab)?.as_slice() {
-            [before, between, after]
-                if before.iter().eq(bos.as_ref()) && after.iter().eq(eos.as_ref()) =>
-            {
-                Some(between.clone())
-            }
-            _ => None,
-        },
-        None => None,
+    // What joins pairs asks for it, and others never look.
+    let pair = part.list("pair").and_then(|items| runs(items, vocab)).unwrap_or_default();
+    let between = match pair.as_slice() {
+        [before, between, after]
+            if before.iter().eq(bos.as_ref()) && after.iter().eq(eos.as_ref()) =>
+        {
+            Some(between.clone())
+        }
+        _ => None,
     };
     Ok(Around { bos, eos, between })
 }
 
 /// The tokens of a template before, between and behind its texts.
 fn runs(items: &[Value], vocab: &Vocabulary) -> Result<Vec<Vec<u32>>, TokenizerError> {
+    /// More than any template has: each is looked up in the whole vocabulary.
+    const MAX_ITEMS: usize = 16;
+    if items.len() > MAX_ITEMS {
+        return Err(unsupported("post-processor", "a template of many items"));
+    }
     let mut runs = vec![Vec::new()];
     for item in items {
         if let Some(token) = item.get("SpecialToken") {

@@ -8,7 +8,7 @@
 //! The instructions are given as text, because their intrinsics are not stable.
 
 use super::super::super::simd::{Neon, widen};
-use super::super::activations::HalfSum;
+use super::super::activations::{HalfSum, sum_of};
 use super::super::formats::Quants;
 use super::super::planes::VECTORS;
 use super::super::products::{self, Sums, Tokens};
@@ -66,9 +66,8 @@ pub(in super::super) unsafe fn smmla(
 /// `-zero` times the sum of the activations, in all lanes.
 #[inline(always)]
 fn start(zero: u8, halves: &[HalfSum]) -> int32x4_t {
-    let sum: i32 = if zero == 0 { 0 } else { halves.iter().map(|half| half.all).sum() };
     // SAFETY: NEON is always there.
-    unsafe { vdupq_n_s32(-i32::from(zero) * sum) }
+    unsafe { vdupq_n_s32(sum_of(halves).wrapping_mul(-i32::from(zero))) }
 }
 
 // SAFETY of the blocks below: NEON is always there, the dot and matrix products are where they are

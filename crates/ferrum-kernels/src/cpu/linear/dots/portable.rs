@@ -4,7 +4,7 @@
 //! vectorise, and worth a call.
 
 use super::super::super::simd::{Portable, Simd};
-use super::super::activations::HalfSum;
+use super::super::activations::{HalfSum, sum_of};
 use super::{Dots, PairDots, ROWS, VECTOR};
 use crate::weight::mxfp4::half_scale;
 use half::{bf16, f16};
@@ -101,7 +101,7 @@ impl Dots for PortableDots {
     }
 
     fn start(zero: u8, halves: &[HalfSum]) -> [i32; ROWS] {
-        [-i32::from(zero) * halves.iter().map(|half| half.all).sum::<i32>(); ROWS]
+        [sum_of(halves).wrapping_mul(-i32::from(zero)); ROWS]
     }
 
     fn dot(mut sums: [i32; ROWS], w: [u8; VECTOR], a: i32) -> [i32; ROWS] {
