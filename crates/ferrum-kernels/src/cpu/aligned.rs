@@ -1,4 +1,4 @@
-//! Zeroed memory that starts on a cache line: packed weights and KV caches.
+//! Zeroed memory that starts on a cache line, or on more: KV caches, scratch, and what weights share.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
@@ -8,16 +8,16 @@ use crate::host::Plain;
 use crate::{KernelError, Result};
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// What the allocation itself asks for. With more, the system's allocator hands out memory that it
 /// has to zero by itself, which makes all of a KV cache resident before the first token.
 const ALLOCATION: usize = align_of::<u128>();
 
-/// A slice of fixed length, zeroed at first, whose start is aligned to a cache line. Pages are
+/// A slice of fixed length, zeroed at first, whose start is aligned to a cache line or more. Pages are
 /// taken from the system when they are first written.
 pub(crate) struct AlignedVec<T: Plain> {
-    /// First value, on a cache line, up to a line behind `allocation`.
+    /// First value, aligned, behind `allocation`.
     start: NonNull<T>,
     len: usize,
     allocation: NonNull<u8>,
@@ -32,16 +32,27 @@ unsafe impl<T: Plain> Sync for AlignedVec<T> {}
 impl<T: Plain> AlignedVec<T> {
     /// `len` zeroes; `what` names their purpose in the error.
     pub(crate) fn zeroed(len: usize, what: &'static str) -> Result<Self> {
+        Self::zeroed_at(LINE, len, what)
+    }
+
+    /// The same with a start that is a multiple of `alignment`, a power of two and not below that of `T`.
+    pub(crate) fn zeroed_at(alignment: usize, len: usize, what: &'static str) -> Result<Self> {
         let bytes = len.saturating_mul(size_of::<T>());
         let out_of_memory = || KernelError::OutOfMemory { bytes, what };
-        let padded = bytes.checked_add(LINE).ok_or_else(out_of_memory)?;
+        let padded = bytes.checked_add(alignment).ok_or_else(out_of_memory)?;
         let layout = Layout::from_size_align(padded, ALLOCATION).map_err(|_| out_of_memory())?;
         // SAFETY: the layout is not empty.
         let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
-        let offset = allocation.addr().get().next_multiple_of(LINE) - allocation.addr().get();
-        // SAFETY: the offset is less than a line, and the allocation a line longer than `bytes`.
+        let address = allocation.addr().get();
+        let offset = address.next_multiple_of(alignment) - address;
+        // SAFETY: the offset is less than the alignment, and the allocation longer than `bytes` by that.
         let start = unsafe { allocation.add(offset) };
         Ok(AlignedVec { start: start.cast(), len, allocation, layout })
+    }
+
+    /// Where the values are, for owners that share them out.
+    pub(super) fn start(&self) -> NonNull<T> {
+        self.start
     }
 }
 
@@ -64,7 +75,7 @@ impl<T: Plain> DerefMut for AlignedVec<T> {
 
 impl<T: Plain> Drop for AlignedVec<T> {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout; T needs no drop.
+        // SAFETY: allocated in `zeroed_at` with this layout; T needs no drop.
         unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
     }
 }

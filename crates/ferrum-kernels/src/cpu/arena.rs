@@ -3,15 +3,11 @@
 //! Reading a page of 4 KiB begins with looking up where it is, and ends what the processor fetches
 //! ahead by itself. Large pages (2 MiB) are longer than many a weight, so weights share them.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::aligned::{AlignedVec, LINE};
 use crate::{KernelError, Result};
-
-/// Bytes of a cache line, which parts start on.
-const LINE: usize = 64;
 
 /// Bytes of a large page, which pieces start on.
 const PAGE: usize = 2 << 20;
@@ -35,11 +31,11 @@ impl Arena {
         let bytes = len.checked_next_multiple_of(LINE);
         let bytes = bytes.ok_or(KernelError::OutOfMemory { bytes: len, what })?;
         if bytes >= LARGE {
-            return Ok(Part { start: 0, len, piece: Arc::new(Piece::new(bytes, what)?) });
+            return Ok(Part { start: 0, len, piece: new_piece(bytes, what)? });
         }
         let (piece, start) = match self.shared.take() {
             Some((piece, taken)) if PIECE - taken >= bytes => (piece, taken),
-            _ => (Arc::new(Piece::new(PIECE, what)?), 0),
+            _ => (new_piece(PIECE, what)?, 0),
         };
         self.shared = Some((piece.clone(), start + bytes));
         Ok(Part { start, len, piece })
@@ -58,7 +54,7 @@ impl Deref for Part {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: within the piece, which stays as long as self; `take` gives no byte to two parts.
-        unsafe { std::slice::from_raw_parts(self.piece.start.add(self.start).as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts(self.piece.start().add(self.start).as_ptr(), self.len) }
     }
 }
 
@@ -66,59 +62,32 @@ impl DerefMut for Part {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`, and borrowed mutably.
         unsafe {
-            std::slice::from_raw_parts_mut(self.piece.start.add(self.start).as_ptr(), self.len)
+            std::slice::from_raw_parts_mut(self.piece.start().add(self.start).as_ptr(), self.len)
         }
     }
 }
 
-/// Zeroed memory that starts on a large page.
-struct Piece {
-    start: NonNull<u8>,
-    allocation: NonNull<u8>,
-    layout: Layout,
-}
+/// Memory that starts on a large page, shared out to parts.
+type Piece = AlignedVec<u8>;
 
-// SAFETY: owns its memory; parts share it out without overlap.
-unsafe impl Send for Piece {}
-// SAFETY: likewise.
-unsafe impl Sync for Piece {}
-
-impl Piece {
-    fn new(bytes: usize, what: &'static str) -> Result<Self> {
-        let out_of_memory = || KernelError::OutOfMemory { bytes, what };
-        // Aligned by hand: asked for such an alignment, the system's allocator writes the zeroes
-        // itself, and all of it is resident at once.
-        let padded = bytes.checked_add(PAGE).ok_or_else(out_of_memory)?;
-        let layout =
-            Layout::from_size_align(padded, align_of::<u128>()).map_err(|_| out_of_memory())?;
-        // SAFETY: the layout is not empty.
-        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
-        let offset = allocation.addr().get().next_multiple_of(PAGE) - allocation.addr().get();
-        // SAFETY: less than a page, and the allocation is a page longer than `bytes`.
-        let start = unsafe { allocation.add(offset) };
-        ask_for_large_pages(start, bytes);
-        Ok(Piece { start, allocation, layout })
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
-    }
+/// A piece, in large pages where the system has them.
+fn new_piece(bytes: usize, what: &'static str) -> Result<Arc<Piece>> {
+    let piece = Piece::zeroed_at(PAGE, bytes, what)?;
+    ask_for_large_pages(&piece);
+    Ok(Arc::new(piece))
 }
 
 /// Asks Linux for large pages (its documentation, "Transparent Hugepage Support").
 #[cfg(target_os = "linux")]
-fn ask_for_large_pages(start: NonNull<u8>, bytes: usize) {
+fn ask_for_large_pages(piece: &Piece) {
     // SAFETY: the memory is there, and keeps its content. Where the system has no such pages this is
     // an error, and nothing is lost.
-    unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+    unsafe { libc::madvise(piece.start().as_ptr().cast(), piece.len(), libc::MADV_HUGEPAGE) };
 }
 
 /// Others decide by themselves.
 #[cfg(not(target_os = "linux"))]
-fn ask_for_large_pages(_start: NonNull<u8>, _bytes: usize) {}
+fn ask_for_large_pages(_piece: &Piece) {}
 
 #[cfg(test)]
 mod tests {
@@ -155,7 +124,7 @@ mod tests {
         let (first, large, second) = (take(1000), take(LARGE), take(1000));
         assert!(Arc::ptr_eq(&first, &second));
         assert!(!Arc::ptr_eq(&first, &large));
-        assert_eq!(large.start.as_ptr().align_offset(PAGE), 0);
+        assert_eq!(large.as_ptr().align_offset(PAGE), 0);
     }
 
     #[test]

@@ -151,10 +151,9 @@ impl<B: Backend> DecoderRunner<B> {
         let mut stream = backend.stream()?;
         // Who samples nothing wants states, and no head.
         let (rounded, head) = (options.rounded, limits.capacity.samples > 0);
-        let (backend_of, stream_of) = (&backend, &mut stream);
         let mut loader = Loader {
-            backend: backend_of,
-            stream: stream_of,
+            backend: &backend,
+            stream: &mut stream,
             file,
             rounded,
             head,
