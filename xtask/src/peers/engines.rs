@@ -7,16 +7,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::options::{Cell, Options};
+use super::peer::Peer;
 use crate::command::{json, output};
-
-/// The peer, by the name and version of its package.
-const LLAMA: (&str, &str) = ("llama-cpp-python", "0.3.36");
 
 /// How the engines are started.
 pub(super) struct Engines {
     /// Ours.
     pub(super) ferrum: PathBuf,
-    /// The interpreter that has the peer.
+    /// The interpreter that has the peers.
     pub(super) python: PathBuf,
     /// Folder of the Python scripts.
     pub(super) scripts: PathBuf,
@@ -39,17 +37,11 @@ impl Engines {
         };
         let python = match &options.python {
             Some(path) => path.clone(),
-            None => environment(&target.join("peers/venv"))?,
+            None => environment(&target.join("peers/venv"), &options.peers)?,
         };
-        let engines = Engines {
-            ferrum,
-            python,
-            scripts: root.join("tools/bench"),
-            made: target.join("peers"),
-        };
-        let version = engines.llama_version()?;
-        ensure!(version == LLAMA.1, "{} {version}, not {}", LLAMA.0, LLAMA.1);
-        Ok(engines)
+        options.peers.iter().try_for_each(|peer| peer.check(&python))?;
+        let (scripts, made) = (root.join("tools/bench"), target.join("peers"));
+        Ok(Engines { ferrum, python, scripts, made })
     }
 
     /// Tokens a second of Ferrum.
@@ -66,11 +58,11 @@ impl Engines {
         report[key].as_f64().with_context(|| format!("no {key} in {report}"))
     }
 
-    /// Tokens a second of llama.cpp.
-    pub(super) fn llama(&self, model: &Path, cell: Cell, threads: usize) -> Result<f64> {
+    /// Tokens a second of another engine.
+    pub(super) fn peer(&self, peer: Peer, model: &Path, cell: Cell, threads: usize) -> Result<f64> {
         let test = if cell == Cell::Prefill { "prefill" } else { "decode" };
         let mut command = Command::new(&self.python);
-        command.arg(self.scripts.join("llama.py")).arg(model).arg(test);
+        command.arg(self.scripts.join(peer.script())).arg(model).arg(test);
         for (flag, value) in [
             ("--tokens", cell.tokens()),
             ("--depth", cell.depth()),
@@ -83,7 +75,7 @@ impl Engines {
         let report = json(&mut command)?;
         let speeds = report["tps"].as_array().context("no tps")?;
         let speeds: Vec<f64> = speeds.iter().filter_map(Value::as_f64).collect();
-        ensure!(!speeds.is_empty(), "llama.cpp measured nothing: {report}");
+        ensure!(!speeds.is_empty(), "{} measured nothing: {report}", peer.name());
         Ok(median(&speeds))
     }
 
@@ -95,57 +87,16 @@ impl Engines {
         let limits = report["limits"].as_array().context("no limits")?;
         limits.last().and_then(|l| l["read_gb_per_s"].as_f64()).context("no read bandwidth")
     }
-
-    fn llama_version(&self) -> Result<String> {
-        let mut command = Command::new(&self.python);
-        Ok(output(command.args(["-c", "import llama_cpp; print(llama_cpp.__version__)"]))?
-            .trim()
-            .to_string())
-    }
 }
 
-/// A virtual environment with the peer, built for this machine's processor.
-fn environment(folder: &Path) -> Result<PathBuf> {
+/// A virtual environment with the peers.
+fn environment(folder: &Path, peers: &[Peer]) -> Result<PathBuf> {
     let python = folder.join("bin/python");
     if !python.exists() {
         output(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
     }
-    let (name, version) = LLAMA;
-    let probe = format!(
-        "from importlib.metadata import version; raise SystemExit(version('{name}') != '{version}')"
-    );
-    if output(Command::new(&python).args(["-c", &probe])).is_err() {
-        println!("building {name} {version}; this takes some minutes");
-        let mut pip = Command::new(&python);
-        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        pip.env("CMAKE_ARGS", llama_options(&cpu)).env("FORCE_CMAKE", "1");
-        output(pip.args(["-m", "pip", "install", "--quiet", &format!("{name}=={version}")]))?;
-    }
+    peers.iter().try_for_each(|peer| peer.install(&python))?;
     Ok(python)
-}
-
-/// How to build llama.cpp for a processor, as `/proc/cpuinfo` tells of it: for what it has, but without
-/// AMX, whose kernels in the version that we compare with end with a fault on the first prompt.
-fn llama_options(cpu: &str) -> String {
-    if !cpu.contains("amx_tile") {
-        return "-DGGML_NATIVE=ON".into();
-    }
-    // What every processor with AMX has.
-    let sets = [
-        "SSE42",
-        "AVX",
-        "AVX2",
-        "FMA",
-        "F16C",
-        "BMI2",
-        "AVX_VNNI",
-        "AVX512",
-        "AVX512_VBMI",
-        "AVX512_VNNI",
-        "AVX512_BF16",
-    ];
-    let sets = sets.map(|set| format!(" -DGGML_{set}=ON"));
-    format!("-DGGML_NATIVE=OFF{}", sets.concat())
 }
 
 /// What the table is about.
@@ -182,11 +133,6 @@ impl Machine {
             .map(str::to_lowercase)
             .collect();
         format!("{}-{}.md", self.date, words.join("-"))
-    }
-
-    /// The peer's package.
-    pub(super) fn peer(&self) -> String {
-        format!("{} {}", LLAMA.0, LLAMA.1)
     }
 }
 

@@ -1,12 +1,13 @@
-//! `cargo xtask bench-peers`: Ferrum beside llama.cpp on the same files, as ratios.
+//! `cargo xtask bench-peers`: Ferrum beside other engines on the same files, as ratios.
 //!
 //! The engines take turns, one process a measurement, so that a machine that drifts drifts for
-//! both; the read bandwidth is measured before and after each cell, so that what is left of it can
+//! all; the read bandwidth is measured before and after each cell, so that what is left of it can
 //! be said too. Nothing else should run meanwhile.
 
 mod engines;
 mod models;
 mod options;
+mod peer;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -17,15 +18,17 @@ use engines::{Engines, Machine};
 use models::Model;
 pub(crate) use options::USAGE;
 use options::{Cell, Options};
+use peer::Peer;
 
-/// A cell of the table, measured.
+/// A cell of the table, measured, beside one peer.
 struct Row {
     model: String,
     cell: Cell,
     threads: usize,
     /// Tokens a second, of every round.
     ferrum: Vec<f64>,
-    peer: Vec<f64>,
+    peer: Peer,
+    theirs: Vec<f64>,
     /// Gigabytes of memory read a second, before and after.
     read: [f64; 2],
     /// Bytes of weights that a decode step of one token reads; `None` where that depends.
@@ -43,41 +46,64 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
     for model in &models {
         for &threads in &options.threads {
             for &cell in &options.cells {
-                let row = measure(&engines, &options, model, threads, cell)?;
-                println!("{}", report::line(&row));
-                rows.push(row);
+                let measured = measure(&engines, &options, model, threads, cell)?;
+                measured.iter().for_each(|row| println!("{}", report::line(row)));
+                rows.extend(measured);
             }
         }
     }
     let path: PathBuf = root.join("bench/runs").join(machine.file_name());
     let text = report::section(&machine, &command(args), &rows);
-    report::append(&path, &machine, &text)?;
+    report::append(&path, &machine, &options.peers, &text)?;
     println!("\n{text}\n{}", path.display());
     Ok(())
 }
 
-/// One cell: as many rounds of both engines as asked for, the first of them changing each round.
+/// One cell: as many rounds of all engines as asked for, another of them the first each round. A peer
+/// that cannot run the model has no row.
 fn measure(
     engines: &Engines,
     options: &Options,
     model: &Model,
     threads: usize,
     cell: Cell,
-) -> Result<Row> {
+) -> Result<Vec<Row>> {
     let before = engines.read_bandwidth(threads)?;
-    let (mut ferrum, mut peer) = (Vec::new(), Vec::new());
+    let mut ferrum = Vec::new();
+    let mut peers: Vec<(Peer, Vec<f64>)> = options.peers.iter().map(|&p| (p, vec![])).collect();
     for round in 0..options.rounds {
-        if round % 2 == 0 {
-            ferrum.push(engines.ferrum(&model.path, cell, threads)?);
-            peer.push(engines.llama(&model.path, cell, threads)?);
-        } else {
-            peer.push(engines.llama(&model.path, cell, threads)?);
-            ferrum.push(engines.ferrum(&model.path, cell, threads)?);
+        let count = peers.len() + 1;
+        let mut failed = None;
+        for turn in 0..count {
+            // Ferrum is number 0.
+            let Some(i) = ((round + turn) % count).checked_sub(1) else {
+                ferrum.push(engines.ferrum(&model.path, cell, threads)?);
+                continue;
+            };
+            let (peer, speeds) = &mut peers[i];
+            match engines.peer(*peer, &model.path, cell, threads) {
+                Ok(speed) => speeds.push(speed),
+                Err(error) => {
+                    println!("{}, {}: no row: {error:#}", model.name, peer.name());
+                    failed = Some(*peer);
+                }
+            }
         }
+        peers.retain(|(peer, _)| Some(*peer) != failed);
     }
     let read = [before, engines.read_bandwidth(threads)?];
     let step_bytes = model.step_bytes.filter(|_| cell == Cell::Decode);
-    Ok(Row { model: model.name.clone(), cell, threads, ferrum, peer, read, step_bytes })
+    let row = |(peer, theirs)| Row {
+        model: model.name.clone(),
+        cell,
+        threads,
+        ferrum: ferrum.clone(),
+        peer,
+        theirs,
+        read,
+        step_bytes,
+    };
+    Ok(peers.into_iter().map(row).collect())
 }
 
 /// The command as a person would type it elsewhere: without the paths of this machine.

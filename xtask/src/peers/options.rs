@@ -4,10 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::peer::Peer;
+
 pub(crate) const USAGE: &str = "\
        cargo xtask bench-peers [--models A.gguf,llama-1b:q4_k_m] [--threads 2,1] [--rounds 3]
-                               [--cells prefill,decode,deep,batch] [--python PATH] [--ferrum PATH]
-                                       measures Ferrum beside llama.cpp";
+                               [--cells prefill,decode,deep,batch] [--peers llama.cpp,openvino]
+                               [--python PATH] [--ferrum PATH]
+                                       measures Ferrum beside other engines";
 
 /// What is measured where nothing is said: the models that `ferrum pull` gets.
 const MODELS: &str = "smollm2,gemma3";
@@ -81,7 +84,8 @@ pub(super) struct Options {
     pub(super) cells: Vec<Cell>,
     pub(super) threads: Vec<usize>,
     pub(super) rounds: usize,
-    /// An interpreter that has llama-cpp-python; `None`: one of our own.
+    pub(super) peers: Vec<Peer>,
+    /// An interpreter that has the peers' packages; `None`: one of our own.
     pub(super) python: Option<PathBuf>,
     /// A built binary; `None`: it is built.
     pub(super) ferrum: Option<PathBuf>,
@@ -95,6 +99,7 @@ impl Options {
             cells: Cell::ALL.to_vec(),
             threads: vec![2, 1],
             rounds: 3,
+            peers: vec![Peer::Llama],
             python: None,
             ferrum: None,
         };
@@ -108,6 +113,7 @@ impl Options {
                     options.threads = list(value).iter().map(number).collect::<Result<_>>()?
                 }
                 "--rounds" => options.rounds = number(&value.to_string())?,
+                "--peers" => options.peers = list(value).iter().map(peer).collect::<Result<_>>()?,
                 "--python" => options.python = Some(value.into()),
                 "--ferrum" => options.ferrum = Some(value.into()),
                 _ => bail!("unknown flag {flag}\nusage:\n{USAGE}"),
@@ -121,6 +127,13 @@ fn cell(name: &String) -> Result<Cell> {
     let known = Cell::ALL.into_iter().find(|cell| cell.name() == name);
     known.with_context(|| {
         format!("no cell {name:?}; there are {}", Cell::ALL.map(Cell::name).join(", "))
+    })
+}
+
+fn peer(name: &String) -> Result<Peer> {
+    let known = Peer::ALL.into_iter().find(|peer| peer.name() == name);
+    known.with_context(|| {
+        format!("no peer {name:?}; there are {}", Peer::ALL.map(Peer::name).join(", "))
     })
 }
 
@@ -141,8 +154,9 @@ mod tests {
         assert_eq!(options.cells, [Cell::Deep, Cell::Batch]);
         assert_eq!((options.threads, options.rounds), (vec![1], 5));
         assert_eq!(options.models, ["smollm2", "gemma3"]);
+        assert_eq!(options.peers, [Peer::Llama]);
         for wrong in
-            [&["--cells", "fast"][..], &["--threads", "0"], &["--rounds"], &["--fast", "1"]]
+            [&["--cells", "fast"][..], &["--threads", "0"], &["--rounds"], &["--peers", "vllm"]]
         {
             assert!(Options::parse(wrong).is_err(), "{wrong:?}");
         }

@@ -9,18 +9,20 @@ use anyhow::{Context, Result};
 
 use super::Row;
 use super::engines::{Machine, median};
+use super::peer::Peer;
 
 /// One cell as it is measured.
 pub(super) fn line(row: &Row) -> String {
     let [ratio, min, max] = ratios(row);
     format!(
-        "{}, {}, {} threads: {:.1} against {:.1} tokens/s, {ratio:.2}x ({min:.2} to {max:.2}); \
+        "{}, {}, {} threads: {:.1} against {:.1} tokens/s of {}, {ratio:.2}x ({min:.2} to {max:.2}); \
          read {:.1} to {:.1} GB/s",
         row.model,
         row.cell.title(),
         row.threads,
         median(&row.ferrum),
-        median(&row.peer),
+        median(&row.theirs),
+        row.peer.name(),
         row.read[0],
         row.read[1],
     )
@@ -28,7 +30,7 @@ pub(super) fn line(row: &Row) -> String {
 
 /// Median, least and greatest ratio of the rounds.
 fn ratios(row: &Row) -> [f64; 3] {
-    let ratios: Vec<f64> = row.ferrum.iter().zip(&row.peer).map(|(f, p)| f / p).collect();
+    let ratios: Vec<f64> = row.ferrum.iter().zip(&row.theirs).map(|(f, p)| f / p).collect();
     let bound = |f: fn(f64, f64) -> f64| ratios.iter().copied().reduce(f).unwrap_or(f64::NAN);
     [median(&ratios), bound(f64::min), bound(f64::max)]
 }
@@ -43,13 +45,14 @@ fn of_read(row: &Row) -> Option<f64> {
 pub(super) fn section(machine: &Machine, command: &str, rows: &[Row]) -> String {
     let mut text = format!("## Ferrum {}\n\n    {command}\n\n", machine.commit);
     text.push_str(
-        "| model | threads | | Ferrum | llama.cpp | ratio | least | greatest | read GB/s | of read |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
+        "| model | threads | | Ferrum | peer | | ratio | least | greatest | read GB/s | of read |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let [ratio, min, max] = ratios(row);
         let share = of_read(row).map_or(String::new(), |share| format!("{:.0} %", 100.0 * share));
-        let speeds = format!("{:.1} | {:.1}", median(&row.ferrum), median(&row.peer));
+        let (ours, theirs) = (median(&row.ferrum), median(&row.theirs));
+        let speeds = format!("{ours:.1} | {} | {theirs:.1}", row.peer.name());
         let read = format!("{:.1}, {:.1}", row.read[0], row.read[1]);
         let _ = writeln!(
             text,
@@ -63,29 +66,28 @@ pub(super) fn section(machine: &Machine, command: &str, rows: &[Row]) -> String 
 }
 
 /// Adds a section to the day's file.
-pub(super) fn append(path: &Path, machine: &Machine, section: &str) -> Result<()> {
+pub(super) fn append(path: &Path, machine: &Machine, peers: &[Peer], section: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
     let old = match fs::read_to_string(path) {
         Ok(old) => old,
-        Err(error) if error.kind() == ErrorKind::NotFound => heading(machine),
+        Err(error) if error.kind() == ErrorKind::NotFound => heading(machine, peers),
         // Writing would replace the runs that are there.
         Err(error) => return Err(error).with_context(|| path.display().to_string()),
     };
     fs::write(path, format!("{old}\n{section}")).with_context(|| path.display().to_string())
 }
 
-fn heading(machine: &Machine) -> String {
+fn heading(machine: &Machine, peers: &[Peer]) -> String {
     let Machine { cpu, cores, isa, date, .. } = machine;
+    let peers: String = peers.iter().map(|peer| peer.describe() + "\n").collect();
     format!(
         "# {date}, {cpu}, {cores} cores, {isa}\n\n\
          Tokens a second, summed over sequences: medians of the rounds. Ratios are those of a round, \
-         in which\nthe engines take turns. llama.cpp is {}, built for this processor, with flash \
-         attention and an f16\nKV cache, as Ferrum's. Read is the bandwidth measured before and after \
+         in which\nthe engines take turns.\n{peers}Read is the bandwidth measured before and after \
          the cell with as many threads;\n\"of read\" the share of it that decoding makes use of, every \
          weight read once a token.\n",
-        machine.peer()
     )
 }
 
@@ -101,7 +103,8 @@ mod tests {
             cell: Cell::Decode,
             threads: 2,
             ferrum: vec![20.0, 30.0, 50.0],
-            peer: vec![10.0, 10.0, 20.0],
+            peer: Peer::Llama,
+            theirs: vec![10.0, 10.0, 20.0],
             read: [30.0, 34.0],
             step_bytes: Some(800_000_000),
         };
@@ -113,7 +116,9 @@ mod tests {
             Machine { cpu: "c".into(), cores: 2, isa: "i".into(), date, commit: "abc".into() };
         let text = section(&machine, "cargo xtask bench-peers", &[row]);
         assert!(
-            text.contains("| m | 2 | decode, depth 0 | 30.0 | 10.0 | 2.50 | 2.00 | 3.00 |"),
+            text.contains(
+                "| m | 2 | decode, depth 0 | 30.0 | llama.cpp | 10.0 | 2.50 | 2.00 | 3.00 |"
+            ),
             "{text}"
         );
         assert!(text.contains("75 %"), "{text}");
