@@ -12,7 +12,7 @@ PEAKS = {"int8": 1979e12, "f16": 989e12, "f32": 67e12, "dp4a": 8 * 64 * 132 * 1.
 HIDDEN, FFN, VOCABULARY, LAYERS = 4096, 14336, 128256, 32
 HEADS, KV_HEADS, DIM = 32, 8, 128
 Q4_K, Q6_K, Q4_K_M = 4.5 / 8, 6.5625 / 8, 4.85 / 8  # bytes of a weight
-CODES, F16_TERMS, BF16_TERMS = 1.25, 4.5, 6.5  # bytes of an activation in a product's form
+CODES, F16_TERMS, BF16_TERMS, ROUNDED = 1.25, 4.5, 6.5, 2  # bytes of an activation in a product's form
 
 HEADER = """\
 # What the kernels should take on an H100
@@ -59,8 +59,12 @@ def kernels():
     yield "gemm_codes Q4_K", "2048 tokens, 14336 x 4096", product(2048, FFN, Q4_K, CODES), "int8"
     yield "gemm_halves F16 (2 terms)", "512 tokens, 4096 x 4096", product(512, HIDDEN, 2, F16_TERMS, 2), "f16"
     yield "gemm_halves BF16 (3 terms)", "512 tokens, 4096 x 4096", product(512, HIDDEN, 2, BF16_TERMS, 3), "f16"
+    yield "cuBLASLt BF16", "512 tokens, 4096 x 4096", product(512, HIDDEN, 2, ROUNDED), "f16"
+    yield "cuBLASLt BF16", "2048 tokens, 14336 x 4096", product(2048, FFN, 2, ROUNDED), "f16"
     yield "quantize", "512 tokens of 4096", (row * (4 + CODES), 0), "f32"
     yield "split F16", "512 tokens of 4096", (row * (4 + F16_TERMS), 0), "f32"
+    yield "largest", "512 tokens of 4096", (row * 4, 0), "f32"
+    yield "round F16", "512 tokens of 4096", (row * (4 + ROUNDED), 0), "f32"
     yield "embed Q4_K", "512 tokens of 4096", (row * (Q4_K + 4), 0), "f32"
     yield "rms_norm", "512 tokens of 4096", (row * 8, 0), "f32"
     yield "layer_norm", "512 tokens of 4096", (row * 8, 0), "f32"

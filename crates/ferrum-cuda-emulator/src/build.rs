@@ -18,6 +18,7 @@ const HOST: &[(&str, &str)] = &[
     ("api_device.cpp", include_str!("../emulator/api_device.cpp")),
     ("api_memory.cpp", include_str!("../emulator/api_memory.cpp")),
     ("copies.cpp", include_str!("../emulator/copies.cpp")),
+    ("cublaslt.cpp", include_str!("../emulator/cublaslt.cpp")),
     ("faults.cpp", include_str!("../emulator/faults.cpp")),
     ("graphs.cpp", include_str!("../emulator/graphs.cpp")),
     ("memory.cpp", include_str!("../emulator/memory.cpp")),
@@ -45,6 +46,7 @@ const DEVICE: &[(&str, &str)] = &[
 pub(crate) const DRIVER: &str = "libcuda.so";
 pub(crate) const NVRTC: &str = "libnvrtc.so";
 pub(crate) const NCCL: &str = "libnccl.so";
+pub(crate) const CUBLASLT: &str = "libcublasLt.so";
 
 /// Where everything lies once it is built.
 pub(crate) struct Built {
@@ -124,8 +126,10 @@ fn compile_all(work: &Path) -> Result<(), Error> {
         .partition(|name| *name == "nvrtc.cpp");
     compile(work, &driver, DRIVER, &[])?;
     compile(work, &nvrtc, NVRTC, &[])?;
-    // NCCL lives in the driver; this is only its name.
-    compile(work, &[], NCCL, &["-L..", "-Wl,--no-as-needed", "-l:libcuda.so"])
+    // These live in the driver; here are only their names.
+    [NCCL, CUBLASLT].into_iter().try_for_each(|library| {
+        compile(work, &[], library, &["-L..", "-Wl,--no-as-needed", "-l:libcuda.so"])
+    })
 }
 
 /// The same choice as the emulated NVRTC makes for kernels.

@@ -1,4 +1,4 @@
-//! A **test double**: an emulated CUDA driver, NVRTC and NCCL for test processes, so that CUDA host code
+//! A **test double**: an emulated CUDA driver, NVRTC, NCCL and cuBLASLt for test processes, so that CUDA host code
 //! and kernels run, unchanged, on a machine without a GPU. It is no product code; see `README.md`
 //! for what it emulates, what it catches, and what it cannot tell.
 //!
@@ -69,7 +69,7 @@ enum Error {
 }
 
 /// Builds the emulator if need be and loads it, so that whoever asks the dynamic loader for
-/// `libcuda.so`, `libnvrtc.so` or `libnccl.so` gets it. Call it before anything looks for CUDA; more calls do
+/// `libcuda.so`, `libnvrtc.so`, `libnccl.so` or `libcublasLt.so` gets it. Call it before anything looks for CUDA; more calls do
 /// nothing. Processes and threads may do so at the same time.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::Error;
-use crate::build::{Built, DRIVER, NCCL, NVRTC};
+use crate::build::{Built, CUBLASLT, DRIVER, NCCL, NVRTC};
 
 unsafe extern "C" {
     fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void;
@@ -28,6 +28,7 @@ pub(crate) fn load(built: &Built) -> Result<(), Error> {
     let driver = open(&built.libraries.join(DRIVER))?;
     let nvrtc = open(&built.libraries.join(NVRTC))?;
     open(&built.libraries.join(NCCL))?;
+    open(&built.libraries.join(CUBLASLT))?;
     let configure = symbol(nvrtc, c"ferrum_emulator_configure")?;
     let failure = symbol(driver, c"ferrum_emulator_failure")?;
     // SAFETY: the two functions have these types in the sources that were just compiled.

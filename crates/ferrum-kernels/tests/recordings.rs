@@ -4,8 +4,8 @@
 
 use ferrum_kernels::cuda::{Cuda, CudaConfig};
 use ferrum_kernels::draw::{Draw, DrawBatch, RowDraw};
-use ferrum_kernels::params::{GatherRows, RmsNorm, Sample};
-use ferrum_kernels::{Backend, DType, Result};
+use ferrum_kernels::params::{GatherRows, Linear, LinearOutput, RmsNorm, Sample};
+use ferrum_kernels::{Backend, DType, Format, Result, WeightSource};
 
 type Stream = <Cuda as Backend>::Stream;
 type Buffer = <Cuda as Backend>::Buffer;
@@ -209,6 +209,42 @@ fn tokens_are_drawn_in_a_replay_with_other_draws() -> Result<()> {
         draws.upload(&card, &mut stream, &[first, second][n])?;
         card.replay(&mut stream, &recording)?;
         assert_eq!(read(&mut stream, &tokens)?, expected[n]);
+    }
+    Ok(())
+}
+
+/// A product by cuBLASLt, with its workspace and what its input is rounded to.
+#[test]
+fn products_of_a_library_are_recorded() -> Result<()> {
+    const TOKENS: usize = 70;
+    const COLS: usize = 40;
+    let Setting { card, mut stream, .. } = Setting::new()?;
+    let data: Vec<u8> = (0..24 * COLS).flat_map(|i| [0, 0x38 + (i % 7) as u8]).collect();
+    for format in [Format::F16, Format::BF16] {
+        let source = WeightSource::new(format, 24, COLS, &data)?.rounded();
+        let weight = card.pack(&mut stream, &source)?;
+        let mut input = card.alloc(DType::F32, TOKENS * COLS)?;
+        let mut dst = card.alloc(DType::F32, TOKENS * 24)?;
+        let run = |stream: &mut Stream, input: &Buffer, dst: &mut Buffer| {
+            let output = LinearOutput { weight: &weight, bias: None, dst, accumulate: false };
+            card.linear(stream, Linear { input, rows: TOKENS, outputs: &mut [output] })
+        };
+        run(&mut stream, &input, &mut dst)?;
+        assert!(card.begin_recording(&mut stream)?);
+        run(&mut stream, &input, &mut dst)?;
+        let recording = card.end_recording(&mut stream)?;
+        // Values that F16 holds, and others that need another factor of the product.
+        for scale in [1.0, 1e5] {
+            let x: Vec<f32> = (0..TOKENS * COLS).map(|i| scale * (i % 11) as f32).collect();
+            card.upload_f32(&mut stream, &x, &mut input)?;
+            card.replay(&mut stream, &recording)?;
+            let (mut replayed, mut anew) = ([0.0; TOKENS * 24], [0.0; TOKENS * 24]);
+            card.download_f32(&mut stream, &dst, &mut replayed)?;
+            run(&mut stream, &input, &mut dst)?;
+            card.download_f32(&mut stream, &dst, &mut anew)?;
+            assert_eq!(replayed, anew, "{format} {scale}");
+            assert!(anew.iter().any(|&v| v > scale), "{format} {scale}");
+        }
     }
     Ok(())
 }

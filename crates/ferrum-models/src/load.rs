@@ -59,8 +59,8 @@ pub struct LoadOptions {
     pub step_tokens: usize,
     /// Blocks in the KV pool; `None`: enough for `max_seqs` sequences of full length.
     pub kv_blocks: Option<usize>,
-    /// Models that make embeddings compute with their numbers as they are, and do not round them, which
-    /// is faster ([`ferrum_kernels::WeightSource::rounded`]).
+    /// Models that make embeddings, and those that generate text on cards, compute with their numbers as
+    /// they are, and do not round them, which is faster ([`ferrum_kernels::WeightSource::rounded`]).
     pub exact: bool,
     /// LoRA adapters, all of them applied to every sequence that names none.
     pub lora: Vec<LoraSource>,
@@ -342,7 +342,12 @@ fn decoder_options(
         samples: options.max_samples.unwrap_or(options.max_seqs),
     };
     let limits = RunnerLimits { vocab: spec.vocab, context, kv_blocks, capacity };
-    Ok(DecoderOptions { limits, kv_dtype: options.kv_dtype, rounded: false })
+    let card = matches!(options.device, Device::Cuda(_));
+    if options.exact && !card {
+        let what = "--exact has no meaning for text generation without a card".into();
+        return Err(ModelError::Options(what));
+    }
+    Ok(DecoderOptions { limits, kv_dtype: options.kv_dtype, rounded: card && !options.exact })
 }
 
 /// Memory that a loaded model keeps, in bytes.

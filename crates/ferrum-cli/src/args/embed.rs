@@ -40,11 +40,6 @@ pub struct EmbedArgs {
     /// trained for, 4096 at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub context: Option<u32>,
-    /// Multiply the numbers of the model's files as they are. By default those of f32, f16 and bf16
-    /// are rounded, by at most 1/8192 of the largest of 64 neighbours, which is faster and moves a
-    /// vector by an angle whose cosine is about 0.9999995
-    #[arg(long)]
-    pub exact: bool,
     #[command(flatten)]
     pub load: LoadArgs,
 }

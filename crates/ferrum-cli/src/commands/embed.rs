@@ -28,7 +28,6 @@ pub fn run(args: &EmbedArgs, config: &Config) -> Result<()> {
     }
     let options = LoadOptions {
         context: args.context.map(|n| n as usize),
-        exact: args.exact,
         ..args.load.options(&config.cuda)
     };
     let texts = TextEncoder::open(&path, options.context)

@@ -85,6 +85,7 @@ sources! {
     GemvFloats: "gemv_floats",
     PackCodes: "pack_codes",
     PackFloats: "pack_floats",
+    RoundHalves: "round_halves",
     SplitHalves: "split_halves",
 }
 
@@ -96,7 +97,9 @@ impl Source {
                 format.block_len() > 1
             }
             Source::GemvFloats(format) | Source::PackFloats(format) => format.block_len() == 1,
-            Source::GemmHalves(format) | Source::SplitHalves(format) => {
+            Source::GemmHalves(format)
+            | Source::RoundHalves(format)
+            | Source::SplitHalves(format) => {
                 matches!(format, Format::F16 | Format::BF16)
             }
             _ => true,

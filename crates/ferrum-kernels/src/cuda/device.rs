@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::result::stream;
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{result, sys};
 
 use super::NAME;
+use super::blas::Blas;
 use super::compile::Architecture;
 use super::driver::{self, Named};
 use super::modules::Modules;
@@ -135,6 +136,8 @@ fn properties(ordinal: usize) -> Result<(sys::CUdevice, Properties)> {
 pub(super) struct Device {
     pub(super) properties: Properties,
     pub(super) modules: Modules,
+    /// cuBLASLt, once it has been asked for; `None` within if it is not there.
+    blas: OnceLock<Option<Blas>>,
     device: sys::CUdevice,
     context: sys::CUcontext,
     /// For what is done to memory before it is anyone's. The stream that drivers use where none is
@@ -163,7 +166,8 @@ impl Device {
         let context = unsafe { result::primary_ctx::retain(device) }.op("open a context")?;
         let modules = Modules::new(properties.architecture(), config.kernel_cache.clone());
         let own_stream = std::ptr::null_mut();
-        let mut device = Device { properties, modules, device, context, own_stream };
+        let blas = OnceLock::new();
+        let mut device = Device { properties, modules, blas, device, context, own_stream };
         device.bind("open a context")?;
         device.own_stream = stream::create(stream::StreamKind::NonBlocking).op("stream")?;
         Ok(Arc::new(device))
@@ -173,6 +177,12 @@ impl Device {
     pub(super) fn bind(&self, op: &'static str) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
         unsafe { result::ctx::set_current(self.context) }.op(op)
+    }
+
+    /// cuBLASLt, if it is installed.
+    pub(super) fn blas(&self) -> Option<&Blas> {
+        let open = || self.bind("open cuBLASLt").ok().and_then(|()| Blas::open());
+        self.blas.get_or_init(open).as_ref()
     }
 
     /// Sets memory to zero, and waits until it is.
@@ -202,6 +212,7 @@ impl Drop for Device {
     fn drop(&mut self) {
         if self.bind("close a device").is_ok() {
             self.modules.unload();
+            self.blas.take();
             if !self.own_stream.is_null() {
                 // SAFETY: created in `open`, and idle. An error has nobody to hear it.
                 let _ = unsafe { stream::destroy(self.own_stream) };

@@ -16,6 +16,7 @@ use crate::params::{
 use crate::{DType, Format, KernelError, KvDType, Result, WeightSource};
 
 mod attention;
+mod blas;
 mod buffer;
 mod cache;
 mod collectives;

@@ -21,6 +21,8 @@ pub(super) enum Scratch {
     Attention,
     /// The tokens of each expert.
     Experts,
+    /// What cuBLASLt works with beside its operands.
+    Library,
     /// Products that are not yet what an operation gives.
     Products,
     /// Bytes of a file on their way to a weight.
@@ -31,7 +33,7 @@ pub(super) enum Scratch {
 pub struct CudaStream {
     pub(super) device: Arc<Device>,
     pub(super) raw: sys::CUstream,
-    scratch: [Option<Arc<Memory>>; 6],
+    scratch: [Option<Arc<Memory>>; 7],
     /// Memory that the recording under way mentions.
     pub(super) recording: Option<Vec<Arc<Memory>>>,
 }
@@ -64,6 +66,13 @@ impl CudaStream {
         let memory = Arc::new(Memory::new(&self.device, bytes, "scratch memory")?);
         *place = Some(memory.clone());
         Ok(memory)
+    }
+
+    /// Has a recording keep memory that what was queued mentions.
+    pub(super) fn mention<const N: usize>(&mut self, memories: [Option<&Arc<Memory>>; N]) {
+        if let Some(recording) = &mut self.recording {
+            recording.extend(memories.into_iter().flatten().cloned());
+        }
     }
 
     /// An error while operations are recorded.

@@ -146,7 +146,7 @@ pub struct WeightSource<'a> {
     /// so a large matrix need not be in memory twice.
     pub consumed: Option<&'a (dyn Fn(Range<usize>) + Sync)>,
     /// Numbers of the weight, and of the inputs that it is multiplied with, may be rounded where that
-    /// is faster, by at most 2⁻¹³ of the largest of 64 neighbours or 2⁻⁹ of themselves.
+    /// is faster, by at most 2⁻¹³ of the largest of 64 neighbours or 2⁻⁸ of themselves.
     pub rounded: bool,
 }
 

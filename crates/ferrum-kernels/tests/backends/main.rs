@@ -10,6 +10,7 @@ mod harness;
 mod attention;
 mod collectives;
 mod columns;
+mod dense;
 mod embed;
 mod experts;
 mod experts_refused;
@@ -169,6 +170,9 @@ on! { cuda, super::cudas:
     linear::linear_of_extremes,
     linear::linear_with_outputs_of_several_formats,
     linear::linear_of_nothing,
+    dense::dense_linear_of_many_tokens,
+    dense::dense_linear_of_what_is_no_number,
+    dense::dense_gated_linear_of_many_tokens,
     columns::outputs_of_several_orders,
     columns::gates_of_several_orders,
     columns::wrong_orders_are_refused,

@@ -3,7 +3,7 @@
 //!
 //! `vpmaddwd` does twice the multiplications of an `f32` multiply-add, and its sums are exact: 64
 //! products of two numbers up to 5792 fit into 32 bits. A number is moved by at most half a unit,
-//! 2⁻¹³·⁵ of the largest of its neighbours; a bfloat16 of that size by 2⁻⁹ of itself.
+//! 2⁻¹³·⁵ of the largest of its neighbours; a bfloat16 of that size by 2⁻⁸ of itself.
 //!
 //! Packed, a group of eight rows is one step of 64 columns after the other: eight scales, then
 //! pairs of columns, those of the eight rows side by side.

@@ -32,8 +32,8 @@ fn method(weight: &CudaWeight, tokens: usize, used: usize) -> Method {
         // Slots side by side have different experts.
         Method::Gemv(_) => Method::Gemv(1),
         // Tiles that an expert's slots fill on average.
-        Method::Gemm(_) if tokens * used <= 16 * weight.experts => Method::Gemm(16),
-        Method::Gemm(_) => Method::Gemm(64),
+        _ if tokens * used <= 16 * weight.experts => Method::Gemm(16),
+        _ => Method::Gemm(64),
     }
 }
 
@@ -51,7 +51,7 @@ unsafe fn sort(
 ) -> Result<Option<Sorted>> {
     let widths = methods.iter().filter_map(|method| match method {
         Method::Gemm(width) => Some(*width),
-        Method::Gemv(_) => None,
+        Method::Gemv(_) | Method::Library => None,
     });
     let Some(width) = widths.max() else { return Ok(None) };
     // Each expert has at most one tile that is not full.

@@ -12,6 +12,10 @@ use crate::{Format, Result};
 
 const THREADS: usize = 256;
 
+/// Bytes of the three scalars of a rounded form, and of a number.
+const SCALARS: usize = 16;
+const NUMBER: usize = size_of::<f32>();
+
 /// Threads that copy a row (`cuda/rows.cu`).
 const ROW_THREADS: usize = 128;
 
@@ -26,10 +30,16 @@ pub(super) enum Form {
     F16,
     /// Sums of BF16 numbers, likewise.
     Bf16,
+    /// F16 numbers, zeroes to whole groups of columns; behind all rows what else
+    /// `cuda/round_halves.cu` makes.
+    RoundedF16,
+    /// BF16 numbers, likewise.
+    RoundedBf16,
 }
 
 impl Form {
-    const ALL: [Form; 4] = [Form::Floats, Form::Codes, Form::F16, Form::Bf16];
+    const ALL: [Form; 6] =
+        [Form::Floats, Form::Codes, Form::F16, Form::Bf16, Form::RoundedF16, Form::RoundedBf16];
 
     /// Columns of a record, and its bytes, a multiple of 16.
     pub(super) fn record(self) -> (usize, usize) {
@@ -38,10 +48,25 @@ impl Form {
             Form::Codes => (2 * GROUP, 80),
             Form::F16 => (GROUP, 144),
             Form::Bf16 => (GROUP, 208),
+            Form::RoundedF16 | Form::RoundedBf16 => (GROUP, 64),
         }
     }
 
-    /// Bytes of a row of `cols` values in scratch memory.
+    /// Where the scalars of a rounded form begin, in bytes; the maxima of its rows follow.
+    pub(super) fn scalars_at(self, rows: usize, cols: usize) -> usize {
+        rows.saturating_mul(self.row_bytes(cols))
+    }
+
+    /// Bytes of all rows of an input in scratch memory, a multiple of 16.
+    fn bytes(self, rows: usize, cols: usize) -> usize {
+        let more = match self {
+            Form::RoundedF16 | Form::RoundedBf16 => SCALARS + rows.next_multiple_of(4) * NUMBER,
+            _ => 0,
+        };
+        self.scalars_at(rows, cols).saturating_add(more)
+    }
+
+    /// Bytes of a row of `cols` values.
     fn row_bytes(self, cols: usize) -> usize {
         let (columns, bytes) = self.record();
         cols.div_ceil(columns) * bytes
@@ -51,7 +76,7 @@ impl Form {
 /// An input in all the forms that were asked for.
 pub(super) struct Input {
     /// Of each form: where it lies.
-    places: [Option<(Arc<Memory>, usize)>; 4],
+    places: [Option<(Arc<Memory>, usize)>; 6],
 }
 
 impl Input {
@@ -71,8 +96,8 @@ impl Input {
         let mut bytes = 0usize;
         let starts = Form::ALL.map(|form| {
             let start = bytes;
-            let own = if wanted[form as usize] { form.row_bytes(cols) } else { 0 };
-            bytes = bytes.saturating_add(own.saturating_mul(rows));
+            let own = if wanted[form as usize] { form.bytes(rows, cols) } else { 0 };
+            bytes = bytes.saturating_add(own);
             start
         });
         let scratch = s.scratch(Scratch::Activations, bytes)?;
@@ -130,10 +155,39 @@ fn convert(
         Form::Codes => (Source::Activations, "quantize", cols.div_ceil(2 * GROUP) * 16),
         Form::F16 => (Source::SplitHalves(Format::F16), "split", cols.div_ceil(GROUP) * 32),
         Form::Bf16 => (Source::SplitHalves(Format::BF16), "split", cols.div_ceil(GROUP) * 32),
+        Form::RoundedF16 | Form::RoundedBf16 => {
+            return round(s, op, floats, [rows, cols], form, (memory, offset));
+        }
     };
     let launch = s.launch(op, source, entry).memory(floats, 0).memory(memory, offset);
     let launch = launch.int(rows).int(cols);
     let blocks = (rows * threads).div_ceil(THREADS);
     // SAFETY: the input has been checked, and the place has room for the form.
     unsafe { launch.run(Grid { blocks: [blocks, 1, 1], threads: THREADS, shared: 0 }) }
+}
+
+/// Rounds an input to one of the rounded forms.
+fn round(
+    s: &mut CudaStream,
+    op: &'static str,
+    floats: &Arc<Memory>,
+    [rows, cols]: [usize; 2],
+    form: Form,
+    (memory, offset): (&Arc<Memory>, usize),
+) -> Result<()> {
+    let format = if form == Form::RoundedF16 { Format::F16 } else { Format::BF16 };
+    let source = Source::RoundHalves(format);
+    let scalars = offset + form.scalars_at(rows, cols);
+    let maxima = (format == Format::F16).then_some((memory, scalars + SCALARS));
+    let grid = Grid { blocks: [rows, 1, 1], threads: THREADS, shared: 0 };
+    if maxima.is_some() {
+        let launch = s.launch(op, source, "largest").memory(floats, 0).memory_if(maxima).int(cols);
+        // SAFETY: the input has been checked, and the place has room for a number of each row.
+        unsafe { launch.run(grid)? }
+    }
+    let launch = s.launch(op, source, "round").memory(floats, 0).memory_if(maxima);
+    let launch = launch.memory(memory, offset).memory(memory, scalars);
+    let launch = launch.int(cols).int(cols.next_multiple_of(GROUP));
+    // SAFETY: likewise, and for the rows and the scalars.
+    unsafe { launch.run(grid) }
 }

@@ -3,7 +3,8 @@
 //! A weight is taken apart when it is packed, so that kernels read each of its fields aligned
 //! ([`layout`]). Activations are brought into the form that the weights ask for once for all outputs
 //! ([`input`]). Up to eight tokens are multiplied by kernels that take as long as reading the weight
-//! does, more by tensor cores ([`product`]).
+//! does, more by tensor cores ([`product`]); with very many, dense weights by cuBLASLt where that is
+//! installed and inputs may be rounded ([`library`]).
 //!
 //! A token's results do not depend on the tokens beside it, except that those of different kernels
 //! may differ by rounding: those for up to 8 tokens, up to 64, and more.
@@ -12,6 +13,7 @@ mod embed;
 mod experts;
 mod input;
 mod layout;
+mod library;
 mod product;
 mod weight;
 
@@ -56,18 +58,19 @@ fn outputs_of(
     outputs: &mut [LinearOutput<'_, Cuda>],
 ) -> Result<()> {
     const OP: &str = "linear";
-    let method = |weight: &CudaWeight| Method::new(weight.format, rows);
-    let form = |weight: &CudaWeight| method(weight).form(weight.format);
-    let forms: Vec<_> = outputs.iter().map(|output| form(output.weight)).collect();
+    let method = |o: &LinearOutput<'_, Cuda>| Method::of(s, o.weight, rows, o.bias.is_some());
+    let methods: Vec<_> = outputs.iter().map(method).collect();
+    let pairs = outputs.iter().zip(&methods);
+    let forms: Vec<_> = pairs.map(|(output, method)| method.form(output.weight.format)).collect();
     let columns = outputs.first().and_then(|output| output.weight.column_memory());
     let input = Input::new(s, OP, floats, [rows, cols], columns, &forms)?;
-    for output in outputs.iter_mut() {
+    for (output, method) in outputs.iter_mut().zip(methods) {
         let dst = output.dst.floats_mut(OP, rows * output.weight.rows)?;
         let bias = output.bias.map(|bias| bias.floats(OP, output.weight.rows)).transpose()?;
         let product = Product {
             op: OP,
             weights: Weights::One(output.weight),
-            method: method(output.weight),
+            method,
             input: &input,
             count: rows,
             slots: None,
@@ -89,13 +92,13 @@ pub(super) fn gated_linear(
 ) -> Result<()> {
     const OP: &str = "gated_linear";
     let view = checks::gated_linear(dst, p)?;
-    let method = |weight: &CudaWeight| Method::new(weight.format, p.rows);
-    let form = |weight: &CudaWeight| method(weight).form(weight.format);
     let (gate, up, shape) = (p.gate, p.up, [p.rows, p.gate.cols]);
+    let methods = [gate, up].map(|weight| Method::of(s, weight, p.rows, false));
+    let forms = [methods[0].form(gate.format), methods[1].form(up.format)];
     let product = |input| Product {
         op: OP,
         weights: Weights::One(gate),
-        method: method(gate),
+        method: methods[0],
         input,
         count: p.rows,
         slots: None,
@@ -107,18 +110,18 @@ pub(super) fn gated_linear(
         Input::new(s, OP, &view.input, shape, columns, forms)
     };
     if gate.columns() == up.columns() {
-        let input = input(gate.column_memory(), &[form(gate), form(up)], s)?;
+        let input = input(gate.column_memory(), &forms, s)?;
         // SAFETY: as above.
-        return unsafe { gated(s, product(&input), gate, up, method(up), number(p.activation)) };
+        return unsafe { gated(s, product(&input), gate, up, methods[1], number(p.activation)) };
     }
     let values = p.rows * gate.rows;
     let ups = s.scratch(Scratch::Products, values.saturating_mul(size_of::<f32>()))?;
     // The form of one input takes the place of the other's, once that has been multiplied.
-    let of_gate = input(gate.column_memory(), &[form(gate)], s)?;
+    let of_gate = input(gate.column_memory(), &forms[..1], s)?;
     // SAFETY: as above; there is room for the other products.
     unsafe { product(&of_gate).run(s)? }
-    let of_up = input(up.column_memory(), &[form(up)], s)?;
-    let (weights, method) = (Weights::One(up), method(up));
+    let of_up = input(up.column_memory(), &forms[1..], s)?;
+    let (weights, method) = (Weights::One(up), methods[1]);
     // SAFETY: likewise.
     unsafe {
         Product { weights, method, dst: &ups, ..product(&of_up) }.run(s)?;
@@ -126,7 +129,7 @@ pub(super) fn gated_linear(
     }
 }
 
-/// Two products and what becomes of them, in one kernel where the formats agree. `product` is that
+/// Two products and what becomes of them, in one kernel of ours where the formats agree. `product` is that
 /// of the gate.
 ///
 /// # Safety
@@ -139,7 +142,7 @@ unsafe fn gated(
     method: Method,
     activation: usize,
 ) -> Result<()> {
-    if gate.format == up.format {
+    if gate.format == up.format && product.method == method && method != Method::Library {
         let weights = Weights::Gated(gate, up, activation);
         // SAFETY: the caller's promise.
         return unsafe { Product { weights, ..product }.run(s) };

@@ -8,7 +8,8 @@ use super::super::modules::Source;
 use super::super::stream::CudaStream;
 use super::CudaWeight;
 use super::input::{Form, Input};
-use crate::{Format, Result};
+use super::library;
+use crate::{Format, KernelError, Result};
 
 /// Most tokens that the kernels of `cuda/gemv.cuh` work on. With more, reading the weight once for
 /// each eight takes longer than tensor cores do.
@@ -31,10 +32,22 @@ pub(super) enum Method {
     Gemv(usize),
     /// `cuda/gemm.cuh`: by tiles of so many slots, 16 or 64.
     Gemm(usize),
+    /// cuBLASLt: one weight, a slot for each token, an input that may be rounded.
+    Library,
 }
 
 impl Method {
-    /// For the products of a weight in this format with so many tokens.
+    /// For the product of a weight with so many tokens, with or without a bias.
+    pub(super) fn of(s: &CudaStream, weight: &CudaWeight, tokens: usize, bias: bool) -> Method {
+        let halves = matches!(weight.format, Format::F16 | Format::BF16);
+        let library = tokens > SOME && halves && weight.rounded && weight.experts == 1;
+        if library && library::algorithm(s, weight, tokens, bias).is_some() {
+            return Method::Library;
+        }
+        Method::new(weight.format, tokens)
+    }
+
+    /// By our own kernels, for the products of a weight in this format with so many tokens.
     ///
     /// The results of different methods may differ by rounding; those of [`Method::Gemv`] for any
     /// number of slots do not.
@@ -55,6 +68,8 @@ impl Method {
             (Format::F32, _) | (Format::F16 | Format::BF16, Method::Gemv(_)) => Form::Floats,
             (Format::F16, Method::Gemm(_)) => Form::F16,
             (Format::BF16, Method::Gemm(_)) => Form::Bf16,
+            (Format::F16, Method::Library) => Form::RoundedF16,
+            (Format::BF16, Method::Library) => Form::RoundedBf16,
             _ => Form::Codes,
         }
     }
@@ -72,8 +87,8 @@ impl Method {
         let source = match self {
             Method::Gemv(_) if coded => Source::GemvCodes(format),
             Method::Gemv(_) => Source::GemvFloats(format),
-            Method::Gemm(_) if coded => Source::GemmCodes(format),
-            Method::Gemm(_) => Source::GemmHalves(format),
+            _ if coded => Source::GemmCodes(format),
+            _ => Source::GemmHalves(format),
         };
         let entry = match (self, gated) {
             (Method::Gemv(1), false) => "gemv_1",
@@ -85,9 +100,9 @@ impl Method {
             (Method::Gemv(4), true) => "gated_gemv_4",
             (Method::Gemv(_), true) => "gated_gemv_8",
             (Method::Gemm(16), false) => "gemm_16",
-            (Method::Gemm(_), false) => "gemm_64",
+            (_, false) => "gemm_64",
             (Method::Gemm(16), true) => "gated_gemm_16",
-            (Method::Gemm(_), true) => "gated_gemm_64",
+            (_, true) => "gated_gemm_64",
         };
         (source, entry)
     }
@@ -144,7 +159,7 @@ pub(super) struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// Launches the kernel.
+    /// Launches the kernel, or the library's.
     ///
     /// # Safety
     /// The operands must be as long as the shapes say.
@@ -153,6 +168,13 @@ impl Product<'_> {
             Weights::One(weight) => (weight, weight, false, 0),
             Weights::Gated(gate, up, activation) => (gate, up, true, activation),
         };
+        if self.method == Method::Library {
+            if gated {
+                return Err(KernelError::shape(self.op, "a gated product by cuBLASLt"));
+            }
+            // SAFETY: the caller's promise.
+            return unsafe { library::run(s, self, first) };
+        }
         let (source, entry) = self.method.kernel(first.format, gated);
         let (input, offset) = self.input.place(self.method.form(first.format));
         let per_row = self.slots.map_or(1, |slots| slots.per_row);
@@ -172,7 +194,7 @@ impl Product<'_> {
     /// Bytes of shared memory: for each slot, stages of records of each part, and two numbers.
     fn shared(&self, format: Format) -> usize {
         match self.method {
-            Method::Gemv(_) => 0,
+            Method::Gemv(_) | Method::Library => 0,
             Method::Gemm(slots) => {
                 let (_, record) = self.method.form(format).record();
                 slots * (STAGES * self.method.parts() * record + 2 * size_of::<i32>())
@@ -193,6 +215,7 @@ impl Product<'_> {
         match (self.method, self.slots.and_then(|slots| slots.sorted)) {
             (Method::Gemm(_), Some(sorted)) => sorted.tiles,
             (Method::Gemv(slots) | Method::Gemm(slots), _) => self.count.div_ceil(slots),
+            (Method::Library, _) => 0,
         }
     }
 
@@ -201,7 +224,7 @@ impl Product<'_> {
         // Of a warp; half as many of each of two weights.
         let of_warp = match self.method {
             Method::Gemv(_) => 2,
-            Method::Gemm(_) => 32,
+            Method::Gemm(_) | Method::Library => 32,
         };
         let weights = if gated { 2 } else { 1 };
         rows.div_ceil(WARPS / self.method.parts() * of_warp / weights)

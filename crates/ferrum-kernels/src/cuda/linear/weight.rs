@@ -27,6 +27,8 @@ pub struct CudaWeight {
     pub(super) cols: usize,
     /// The order of the columns, where it is another than that of an input's values.
     columns: Option<Columns>,
+    /// As [`WeightSource::rounded`] says; of dense weights, the inputs are rounded.
+    pub(super) rounded: bool,
     memory: Arc<Memory>,
     /// Where the planes begin.
     planes: [usize; 4],
@@ -75,6 +77,16 @@ impl CudaWeight {
         self.columns.as_ref().map(|columns| &columns.memory)
     }
 
+    /// Where the values of a dense weight lie on the card.
+    pub(super) fn values(&self) -> u64 {
+        self.memory.address() + self.planes[0] as u64
+    }
+
+    /// The memory that it lies in.
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     /// Groups of 32 columns in a row.
     pub(super) fn groups(&self) -> usize {
         self.cols.div_ceil(GROUP)
@@ -94,15 +106,13 @@ pub(in super::super) fn packed_bytes(format: Format, rows: usize, cols: usize) -
 }
 
 /// [`crate::Backend::pack`]
-///
-/// Rounding, where a source allows it, is not made use of.
 pub(in super::super) fn pack(
     s: &mut CudaStream,
     device: &Arc<Device>,
     source: &WeightSource<'_>,
 ) -> Result<CudaWeight> {
     checks::pack(source)?;
-    let &WeightSource { format, cols, experts, .. } = source;
+    let &WeightSource { format, cols, experts, rounded, .. } = source;
     let rows = source.rows / experts;
     if i32::try_from(source.rows).is_err() || i32::try_from(cols).is_err() {
         let what = format!("a weight of {} x {cols}", source.rows);
@@ -113,7 +123,7 @@ pub(in super::super) fn pack(
     let planes = planes.ok_or(KernelError::OutOfMemory { bytes, what: "a weight" })?;
     let memory = Arc::new(Memory::new(device, bytes, "a weight")?);
     let columns = source.columns.map(|columns| upload(s, device, columns)).transpose()?;
-    let weight = CudaWeight { format, experts, rows, cols, columns, memory, planes };
+    let weight = CudaWeight { format, experts, rows, cols, columns, rounded, memory, planes };
 
     let row_bytes = source.data.len() / source.rows;
     let slab = (STAGING / row_bytes).max(1).min(source.rows);

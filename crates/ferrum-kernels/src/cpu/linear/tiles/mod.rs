@@ -3,7 +3,7 @@
 //!
 //! Integers would have to leave the tiles after every 32 columns, to be multiplied with their scales:
 //! that costs more than the products, and makes them no faster than VNNI by more than half. bfloat16
-//! has room for what a weight of a few bits and its scale come to, with an error of at most 2⁻⁹ of it;
+//! has room for what a weight of a few bits and its scale come to, with an error of at most 2⁻⁸ of it;
 //! activations are off by as much, which is less than as `i8` with a common scale.
 //!
 //! So a token's result is not to the bit what it is in a step of fewer than [`MIN_TOKENS`]; from there

@@ -1,0 +1,156 @@
+//! The emulated cuBLASLt: a product worked by hand, and what it refuses.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::undocumented_unsafe_blocks, missing_docs, reason = "tests of a C interface")]
+
+mod common;
+
+use std::ffi::c_void;
+
+use common::{Buffer, Gpu};
+use cudarc::cublaslt::result::{self, CublasError};
+use cudarc::cublaslt::sys::{
+    cublasComputeType_t::CUBLAS_COMPUTE_32F,
+    cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
+    cublasLtMatmulDescAttributes_t::{
+        CUBLASLT_MATMUL_DESC_POINTER_MODE, CUBLASLT_MATMUL_DESC_TRANSA,
+    },
+    cublasLtMatmulPreferenceAttributes_t as Limit, cublasLtMatrixLayout_t,
+    cudaDataType_t::{CUDA_R_16F, CUDA_R_32F},
+};
+
+/// `[T, K]` times `[N, K]ᵀ`.
+const T: u64 = 2;
+const N: u64 = 3;
+const K: u64 = 4;
+
+struct Product {
+    handle: cublasLtHandle_t,
+    operation: cublasLtMatmulDesc_t,
+    layouts: [cublasLtMatrixLayout_t; 3],
+}
+
+impl Product {
+    fn new(tokens: u64) -> Product {
+        let operation = result::create_matmul_desc(CUBLAS_COMPUTE_32F, CUDA_R_32F).unwrap();
+        for attribute in [CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_POINTER_MODE] {
+            let one = (&raw const ONE).cast();
+            unsafe { result::set_matmul_desc_attribute(operation, attribute, one, 4).unwrap() };
+        }
+        let layout =
+            |kind, rows, cols| result::create_matrix_layout(kind, rows, cols, rows as i64).unwrap();
+        let layouts = [
+            layout(CUDA_R_16F, K, N),
+            layout(CUDA_R_16F, K, tokens),
+            layout(CUDA_R_32F, N, tokens),
+        ];
+        Product { handle: result::create_handle().unwrap(), operation, layouts }
+    }
+
+    fn algorithm(&self) -> cublasLtMatmulAlgo_t {
+        let (preference, [a, b, d]) = (result::create_matmul_pref().unwrap(), self.layouts);
+        for (limit, most) in LIMITS {
+            unsafe {
+                result::set_matmul_pref_attribute(preference, limit, (&raw const most).cast(), 8)
+                    .unwrap();
+            }
+        }
+        let found = unsafe {
+            result::get_matmul_algo_heuristic(self.handle, self.operation, a, b, d, d, preference)
+        };
+        found.unwrap().algo
+    }
+
+    /// Of the weight, the input, the result, two factors and 4096 bytes of workspace.
+    fn multiply(
+        &self,
+        gpu: &Gpu,
+        algorithm: &cublasLtMatmulAlgo_t,
+        [weight, input, dst, factors, workspace]: [u64; 5],
+        workspace_bytes: usize,
+    ) -> Result<(), CublasError> {
+        let ([a, b, d], at) = (self.layouts, |address: u64| address as usize as *mut c_void);
+        let (alpha, beta) = (at(factors), at(factors + 4));
+        unsafe {
+            result::matmul(
+                self.handle,
+                self.operation,
+                alpha,
+                beta,
+                at(weight),
+                a,
+                at(input),
+                b,
+                at(dst),
+                d,
+                at(dst),
+                d,
+                algorithm,
+                at(workspace),
+                workspace_bytes,
+                gpu.stream.cast(),
+            )
+        }
+    }
+}
+
+static ONE: i32 = 1;
+
+/// Addresses here are multiples of 16, those of a card of 256, which is what is taken for granted; and
+/// no workspace is.
+const LIMITS: [(Limit, u64); 5] = [
+    (Limit::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, 16),
+    (Limit::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, 16),
+    (Limit::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, 16),
+    (Limit::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, 16),
+    (Limit::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, 1 << 20),
+];
+
+/// Small whole numbers as halves.
+fn halves(values: &[u16]) -> Vec<u16> {
+    let half = |&v: &u16| match v {
+        0 => 0,
+        _ => (15 + v.ilog2() as u16) << 10 | (v << (10 - v.ilog2())) & 0x3ff,
+    };
+    values.iter().map(half).collect()
+}
+
+#[test]
+fn a_product_and_what_is_refused() {
+    Gpu::each(|gpu| {
+        let product = Product::new(T);
+        let weight = gpu.upload(&halves(&[1, 2, 3, 4, 0, 1, 0, 1, 5, 0, 0, 0]));
+        let input = gpu.upload(&halves(&[1, 1, 1, 1, 0, 2, 0, 3]));
+        let dst = gpu.upload(&[100.0_f32, 200.0, 300.0, 400.0, 500.0, 600.0]);
+        let factors = gpu.upload(&[2.0_f32, 1.0]);
+        let workspace = Buffer::new(4096).unwrap();
+        let operands = [weight.0, input.0, dst.0, factors.0, workspace.0];
+        let algorithm = product.algorithm();
+        product.multiply(gpu, &algorithm, operands, 4096).unwrap();
+        let result: Vec<f32> = gpu.download(&dst, 6).unwrap();
+        assert_eq!(result, [120.0, 204.0, 310.0, 432.0, 510.0, 600.0]);
+
+        let other = Product::new(T + 1).algorithm();
+        let [mut unaligned, mut nowhere] = [operands; 2];
+        unaligned[1] += 8;
+        nowhere[4] = 0;
+        assert!(product.multiply(gpu, &other, operands, 4096).is_err(), "another product's");
+        assert!(product.multiply(gpu, &algorithm, unaligned, 4096).is_err(), "not aligned");
+        assert!(product.multiply(gpu, &algorithm, operands, 4095).is_err(), "too little");
+        assert!(product.multiply(gpu, &algorithm, nowhere, 4096).is_err(), "no workspace");
+        assert_eq!(ferrum_cuda_emulator::failure(gpu.ordinal), None);
+    });
+}
+
+#[test]
+fn operands_that_end_too_early_are_found() {
+    let gpu = Gpu::open(0);
+    let product = Product::new(T);
+    let (short, dst) = (Buffer::new(K as usize).unwrap(), Buffer::new(6 * 4).unwrap());
+    let (weight, factors) = (Buffer::new(24).unwrap(), gpu.upload(&[1.0_f32, 0.0]));
+    let workspace = Buffer::new(4096).unwrap();
+    let operands = [weight.0, short.0, dst.0, factors.0, workspace.0];
+    let queued = product.multiply(&gpu, &product.algorithm(), operands, 4096);
+    assert!(queued.is_ok() && gpu.sync().is_err());
+    let failure = ferrum_cuda_emulator::failure(0).unwrap();
+    assert!(failure.contains("cuBLASLt: B"), "{failure}");
+}

@@ -1,0 +1,170 @@
+//! `linear` and `gated_linear` with weights of single numbers that may be rounded, with as many tokens
+//! as a library of dense products is asked for.
+//!
+//! The bound. An input may be rounded to the type of its weight, each value by at most `u = 2⁻¹¹` (F16)
+//! or `2⁻⁸` (BF16) of itself: an output by at most `u·Σ|w·x|`, and with a variance of at most
+//! `u²/3·Σ(w·x)²`, of which 8 standard deviations are allowed. To this comes [`F32_ERROR`].
+
+use ferrum_kernels::params::{Activation, GatedLinear};
+use ferrum_kernels::{Backend, Format, WeightSource};
+
+use crate::common::{Pattern, Rng, WeightBytes};
+use crate::harness::{Report, Subject, oracle};
+use crate::linear::{F32_ERROR, Inputs, Output, run};
+
+/// Around the tiles of products, and more than kernels for few tokens take.
+const ROWS: [usize; 4] = [65, 70, 128, 131];
+
+fn pack<B: Backend>(s: &mut Subject<B>, w: &WeightBytes) -> B::Weight {
+    let source = WeightSource::new(w.format, w.rows, w.cols, &w.data).expect("whole rows");
+    s.backend.pack(&mut s.stream, &source.rounded()).expect("packed")
+}
+
+/// The error that each output `[rows, n]` may have.
+fn bounds(w: &WeightBytes, x: &[f32]) -> Vec<f64> {
+    let unit = if w.format == Format::F16 { f64::powi(2.0, -11) } else { f64::powi(2.0, -8) };
+    let values = w.values();
+    let mut all = Vec::new();
+    for x in x.chunks(w.cols) {
+        for w in values.chunks(w.cols) {
+            let product = |(w, x): (&f32, &f32)| (f64::from(*w) * f64::from(*x)).abs();
+            let magnitude: f64 = w.iter().zip(x).map(product).sum();
+            let squares: f64 = w.iter().zip(x).map(product).map(|v| v * v).sum();
+            let likely = 8.0 * unit * (squares / 3.0).sqrt();
+            all.push(likely.min(unit * magnitude) + F32_ERROR * magnitude);
+        }
+    }
+    all
+}
+
+/// The products `[rows, n]`.
+fn sums(w: &WeightBytes, x: &[f32]) -> Vec<f64> {
+    let dot = |w: &[f32], x: &[f32]| -> f64 {
+        w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum()
+    };
+    let values = w.values();
+    let row = |x| values.chunks(w.cols).map(move |w| dot(w, x)).collect::<Vec<_>>();
+    x.chunks(w.cols).flat_map(row).collect()
+}
+
+/// Both formats, with and without bias and accumulation, values that F16 cannot hold among them.
+pub fn dense_linear_of_many_tokens<B: Backend>(subjects: &mut [Subject<B>]) {
+    let mut report = Report::new();
+    let mut rng = Rng::new(71);
+    let kinds = [Inputs::Normal, Inputs::Outliers, Inputs::Alternating(1e6), Inputs::Constant(0.0)];
+    let mut turn = 0;
+    for format in [Format::F16, Format::BF16] {
+        for (n, cols) in [(1, 1), (17, 33), (130, 96), (16, 576)] {
+            for rows in ROWS {
+                turn += 1;
+                let kind = kinds[turn % kinds.len()];
+                let x = kind.make(&mut rng, rows * cols);
+                let output = Output {
+                    weight: WeightBytes::new(&mut rng, format, n, cols, Pattern::Random),
+                    bias: (turn % 2 == 0).then(|| rng.normals(n, 1.0)),
+                    before: rng.normals(rows * n, 1.0),
+                    accumulate: turn % 3 == 0,
+                };
+                let outputs = [output.clone(), Output { accumulate: false, ..output }];
+                check(&mut report, subjects, &(format, rows, n, cols, kind), rows, &x, &outputs);
+            }
+        }
+    }
+    report.finish();
+}
+
+fn check<B: Backend>(
+    report: &mut Report,
+    subjects: &mut [Subject<B>],
+    case: &impl std::fmt::Debug,
+    rows: usize,
+    x: &[f32],
+    outputs: &[Output],
+) {
+    let mut o = oracle();
+    let packed: Vec<_> = outputs.iter().map(|out| o.pack(&out.weight)).collect();
+    let want = run(&mut o, rows, x, outputs, &packed);
+    for s in subjects {
+        let packed: Vec<_> = outputs.iter().map(|out| pack(s, &out.weight)).collect();
+        let got = run(s, rows, x, outputs, &packed);
+        for ((got, want), out) in got.iter().zip(&want).zip(outputs) {
+            let bounds = bounds(&out.weight, x);
+            let added = |i: usize| {
+                let bias = out.bias.as_ref().map_or(0.0, |bias| bias[i % bias.len()].abs());
+                F32_ERROR * f64::from(out.before[i].abs() + bias)
+            };
+            report.compare(s, case, got, want, |i| bounds[i] + added(i));
+        }
+    }
+}
+
+/// What is no number stays with its token, and is seen.
+pub fn dense_linear_of_what_is_no_number<B: Backend>(subjects: &mut [Subject<B>]) {
+    let mut rng = Rng::new(72);
+    let (rows, n, cols) = (70, 24, 64);
+    for format in [Format::F16, Format::BF16] {
+        let x = Inputs::Normal.make(&mut rng, rows * cols);
+        let mut wrong = x.clone();
+        (wrong[5 * cols + 7], wrong[9 * cols]) = (f32::INFINITY, f32::NAN);
+        let weight = WeightBytes::new(&mut rng, format, n, cols, Pattern::Random);
+        let output = Output { weight, bias: None, before: vec![0.0; rows * n], accumulate: false };
+        for s in &mut *subjects {
+            let packed = [pack(s, &output.weight)];
+            let outputs = [output.clone()];
+            let want = run(s, rows, &x, &outputs, &packed).remove(0);
+            let got = run(s, rows, &wrong, &outputs, &packed).remove(0);
+            for (row, (got, want)) in got.chunks(n).zip(want.chunks(n)).enumerate() {
+                if row == 5 || row == 9 {
+                    assert!(got.iter().all(|v| !v.is_finite()), "{}: {format} {row}", s.label);
+                } else {
+                    assert_eq!(got, want, "{}: {format} {row}", s.label);
+                }
+            }
+        }
+    }
+}
+
+/// A gate and an up-projection, of one format or of two.
+pub fn dense_gated_linear_of_many_tokens<B: Backend>(subjects: &mut [Subject<B>]) {
+    let mut report = Report::new();
+    let mut rng = Rng::new(73);
+    let (n, cols) = (48, 96);
+    for formats in [
+        [Format::F16, Format::F16],
+        [Format::BF16, Format::BF16],
+        [Format::F16, Format::BF16],
+        [Format::BF16, Format::Q8_0],
+    ] {
+        let rows = 70;
+        let x = rng.normals(rows * cols, 1.0);
+        let weights = formats.map(|f| WeightBytes::new(&mut rng, f, n, cols, Pattern::Random));
+        let mut o = oracle();
+        let packed = [o.pack(&weights[0]), o.pack(&weights[1])];
+        let want = gated(&mut o, rows, &x, &packed, n);
+        let [gate, up] = weights.each_ref().map(|w| (sums(w, &x), bounds(w, &x)));
+        // A product of two factors that are each off; the slope of SiLU is 1.1 at most.
+        let bound = |i: usize| {
+            let (of_gate, of_up) = (1.1 * gate.1[i], up.1[i]);
+            of_gate * up.0[i].abs() + (gate.0[i].abs() + of_gate) * of_up
+        };
+        for s in &mut *subjects {
+            let packed = [pack(s, &weights[0]), pack(s, &weights[1])];
+            let got = gated(s, rows, &x, &packed, n);
+            report.compare(s, &formats, &got, &want, bound);
+        }
+    }
+    report.finish();
+}
+
+fn gated<B: Backend>(
+    s: &mut Subject<B>,
+    rows: usize,
+    x: &[f32],
+    [gate, up]: &[B::Weight; 2],
+    n: usize,
+) -> Vec<f32> {
+    let (input, mut dst) = (s.operand(x), s.target(&vec![0.0; rows * n]));
+    let p = GatedLinear { input: &input, rows, gate, up, activation: Activation::Silu };
+    s.backend.gated_linear(&mut s.stream, &mut dst, &p).expect("gated_linear");
+    s.result(&dst, rows * n)
+}
