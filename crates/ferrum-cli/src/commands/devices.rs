@@ -36,6 +36,8 @@ struct InstructionSet {
 #[derive(Debug, Serialize)]
 struct Cards {
     devices: Vec<Card>,
+    /// NVIDIA's libraries; none where there is no card.
+    libraries: Vec<Library>,
     /// Why there are none, or why they cannot be used.
     problem: Option<String>,
 }
@@ -47,6 +49,16 @@ struct Card {
     name: String,
     description: String,
     memory_bytes: usize,
+}
+
+/// A library of NVIDIA's.
+#[derive(Debug, Serialize)]
+struct Library {
+    name: &'static str,
+    /// Absent where it is not found.
+    version: Option<String>,
+    /// What is done without it.
+    without: &'static str,
 }
 
 /// What some threads can do at most, or the multiprocessors of a card.
@@ -109,9 +121,21 @@ pub fn card_peaks(ordinal: usize) -> Result<Measured> {
 
 fn cards() -> Cards {
     match cuda::devices() {
-        Ok(found) => Cards { devices: found.iter().map(card).collect(), problem: None },
-        Err(error) => Cards { devices: Vec::new(), problem: Some(error.to_string()) },
+        Ok(found) => Cards {
+            devices: found.iter().map(card).collect(),
+            libraries: cuda::libraries().into_iter().map(library).collect(),
+            problem: None,
+        },
+        Err(error) => {
+            let problem = Some(error.to_string());
+            Cards { devices: Vec::new(), libraries: Vec::new(), problem }
+        }
     }
+}
+
+fn library(library: cuda::Library) -> Library {
+    let cuda::Library { name, version, without } = library;
+    Library { name, version, without }
 }
 
 fn card(card: &cuda::Properties) -> Card {
@@ -153,6 +177,15 @@ fn print(out: &mut dyn Write, report: &Report) -> Result<()> {
         table.row([card.name.clone(), String::new(), description]);
     }
     table.print(out)?;
+    if !report.cuda.libraries.is_empty() {
+        writeln!(out)?;
+    }
+    for Library { name, version, without } in &report.cuda.libraries {
+        match version {
+            Some(version) => writeln!(out, "{name} {version}")?,
+            None => writeln!(out, "{name} is not found: {without}")?,
+        }
+    }
     if let Some(problem) = &report.cuda.problem {
         writeln!(out, "\n{problem}")?;
     }

@@ -29,6 +29,7 @@ mod kv_cache;
 mod kv_write;
 mod launch;
 mod layer_norm;
+mod libraries;
 mod linear;
 mod memory;
 mod modules;
@@ -46,6 +47,7 @@ pub use cache::keep;
 pub use collectives::CudaCommunicator;
 pub use device::{CudaConfig, Peaks, Properties, devices};
 pub use kv_cache::CudaKvCache;
+pub use libraries::{Library, libraries};
 pub use linear::CudaWeight;
 pub use stream::CudaStream;
 
