@@ -15,6 +15,15 @@ type Word = [u8; 4];
 /// Columns, or rows, whose numbers are brought from one order into the other at a time.
 const EIGHT: usize = 8;
 
+/// A column whose numbers are read in eights of rows.
+#[derive(Clone, Copy)]
+struct Column {
+    /// The first word that has some, of row 0.
+    word: usize,
+    /// Bits before them in a word.
+    shift: u32,
+}
+
 impl Packed {
     /// Writes some rows in a format of blocks; of AWQ whole eights of rows.
     pub(super) fn write_blocks(&self, tables: &Tables<'_>, rows: Range<usize>, out: &mut [u8]) {
@@ -22,15 +31,18 @@ impl Packed {
         match (self.words, &self.columns) {
             (Words::Awq, _) => {
                 self.by_columns::<2>(tables, rows, out, AWQ_PLACES, |column, row| {
-                    spread(tables.words[column * (self.rows / EIGHT) + row / EIGHT])
+                    spread(tables.words[column.word + row / EIGHT])
                 })
             }
             (_, Some(_)) => {
                 let places = std::array::from_fn(|r| r as u8);
-                let of_column = |column, row| self.eight_rows(tables, column, row);
                 match four {
-                    true => self.by_columns::<2>(tables, rows, out, places, of_column),
-                    false => self.by_columns::<4>(tables, rows, out, places, of_column),
+                    true => self.by_columns::<2>(tables, rows, out, places, |column, row| {
+                        self.eight_rows::<4>(tables, column, row)
+                    }),
+                    false => self.by_columns::<4>(tables, rows, out, places, |column, row| {
+                        self.eight_rows::<8>(tables, column, row)
+                    }),
                 }
             }
             _ if four => self.by_rows(tables, rows, out, |words: [Word; 4], out| {
@@ -79,16 +91,17 @@ impl Packed {
         rows: Range<usize>,
         out: &mut [u8],
         places: [u8; EIGHT],
-        eight: impl Fn(usize, usize) -> u64,
+        eight: impl Fn(Column, usize) -> u64,
     ) {
         let blocks = self.cols / BLOCK;
         let row_bytes = blocks * self.format.block_bytes();
         for block in 0..blocks {
-            let columns: [usize; BLOCK] = std::array::from_fn(|j| match &self.columns {
+            let column = |j: usize| match &self.columns {
                 Some(columns) => columns[block * BLOCK + j] as usize,
                 None => block * BLOCK + j,
-            });
-            let group = tables.group(columns[0], self.group());
+            };
+            let columns: [Column; BLOCK] = std::array::from_fn(|j| self.place(column(j)));
+            let group = tables.group(column(0), self.group());
             let eights = out.chunks_mut(EIGHT * row_bytes);
             for (first, out) in rows.clone().step_by(EIGHT).zip(eights) {
                 let byte = |j: usize| match PARTS {
@@ -109,24 +122,33 @@ impl Packed {
         }
     }
 
-    /// The numbers of a column in eight rows from this one on; any where there are no more rows.
-    fn eight_rows(&self, tables: &Tables<'_>, column: usize, row: usize) -> u64 {
+    /// Where a column's numbers are.
+    fn place(&self, column: usize) -> Column {
         let per_word = (32 / self.scheme.bits) as usize;
         let shift = self.scheme.bits * (column % per_word) as u32;
-        let mask = (0xff_u32 >> (8 - self.scheme.bits)) as u8;
-        let number = |word: Word| (u32::from_le_bytes(word) >> shift) as u8 & mask;
-        let word = column / per_word;
-        let numbers = match self.words {
-            Words::Compressed => std::array::from_fn(|r| {
-                let at = (row + r) * (self.cols / per_word) + word;
-                tables.words.get(at).map_or(0, |word| number(*word))
-            }),
-            _ => {
-                let words = &tables.words[word * self.rows + row..];
-                match words.first_chunk::<EIGHT>() {
-                    Some(words) => words.map(number),
-                    None => std::array::from_fn(|r| words.get(r).map_or(0, |word| number(*word))),
-                }
+        match self.words {
+            Words::Awq => Column { word: column * (self.rows / EIGHT), shift: 0 },
+            Words::Compressed => Column { word: column / per_word, shift },
+            Words::Gptq { .. } => Column { word: column / per_word * self.rows, shift },
+        }
+    }
+
+    /// The numbers of a column, of `BITS` bits, in eight rows from this one on; any where there are no
+    /// more rows.
+    fn eight_rows<const BITS: u32>(&self, tables: &Tables<'_>, column: Column, row: usize) -> u64 {
+        let mask = (0xff_u32 >> (8 - BITS)) as u8;
+        let number = |word: Word| (u32::from_le_bytes(word) >> column.shift) as u8 & mask;
+        let numbers = if self.words == Words::Compressed {
+            let words_of_row = self.cols * BITS as usize / 32;
+            std::array::from_fn(|r| {
+                let word = tables.words.get((row + r) * words_of_row + column.word);
+                word.map_or(0, |word| number(*word))
+            })
+        } else {
+            let words = &tables.words[column.word + row..];
+            match words.first_chunk::<EIGHT>() {
+                Some(words) => words.map(number),
+                None => std::array::from_fn(|r| words.get(r).map_or(0, |word| number(*word))),
             }
         };
         u64::from_le_bytes(numbers)
