@@ -14,6 +14,8 @@ use crate::command::{json, output};
 pub(super) struct Engines {
     /// Ours.
     pub(super) ferrum: PathBuf,
+    /// Its instruction set, if it is not to be the best.
+    cpu_isa: Option<String>,
     /// The interpreter that has the peers.
     pub(super) python: PathBuf,
     /// Folder of the Python scripts.
@@ -41,7 +43,8 @@ impl Engines {
         };
         options.peers.iter().try_for_each(|peer| peer.check(&python))?;
         let (scripts, made) = (root.join("tools/bench"), target.join("peers"));
-        Ok(Engines { ferrum, python, scripts, made })
+        let cpu_isa = options.cpu_isa.clone();
+        Ok(Engines { ferrum, cpu_isa, python, scripts, made })
     }
 
     /// Tokens a second of Ferrum.
@@ -53,9 +56,15 @@ impl Engines {
         command.arg("bench").arg(model).args(["--json", "--prefill", prefill, "--decode", decode]);
         command.args(["--depth", &cell.depth().to_string(), "--batch", &cell.batch().to_string()]);
         command.args(["--repetitions", &cell.repetitions().to_string()]);
-        let report = json(command.args(["--threads", &threads.to_string()]))?;
+        command.args(["--threads", &threads.to_string()]).args(self.isa());
+        let report = json(&mut command)?;
         let key = if cell == Cell::Prefill { "prefill_tps" } else { "decode_tps" };
         report[key].as_f64().with_context(|| format!("no {key} in {report}"))
+    }
+
+    /// Flags for the instruction set.
+    fn isa(&self) -> impl Iterator<Item = &str> {
+        self.cpu_isa.iter().flat_map(|isa| ["--cpu-isa", isa.as_str()])
     }
 
     /// Tokens a second of another engine.
@@ -110,7 +119,8 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn describe(root: &Path, engines: &Engines) -> Result<Self> {
-        let report = json(Command::new(&engines.ferrum).args(["devices", "--json"]))?;
+        let report =
+            json(Command::new(&engines.ferrum).args(["devices", "--json"]).args(engines.isa()))?;
         let sets = report["instruction_sets"].as_array().context("no instruction sets")?;
         let used = sets.iter().find(|set| set["status"] == "in use");
         let mut git = Command::new("git");

@@ -9,7 +9,7 @@ use super::peer::Peer;
 pub(crate) const USAGE: &str = "\
        cargo xtask bench-peers [--models A.gguf,llama-1b:q4_k_m] [--threads 2,1] [--rounds 3]
                                [--cells prefill,decode,deep,batch] [--peers llama.cpp,openvino]
-                               [--python PATH] [--ferrum PATH]
+                               [--cpu-isa NAME] [--python PATH] [--ferrum PATH]
                                        measures Ferrum beside other engines";
 
 /// What is measured where nothing is said: the models that `ferrum pull` gets.
@@ -85,6 +85,8 @@ pub(super) struct Options {
     pub(super) threads: Vec<usize>,
     pub(super) rounds: usize,
     pub(super) peers: Vec<Peer>,
+    /// Ferrum's instruction set; `None`: the best. Llama.cpp's is the one that it was built for.
+    pub(super) cpu_isa: Option<String>,
     /// An interpreter that has the peers' packages; `None`: one of our own.
     pub(super) python: Option<PathBuf>,
     /// A built binary; `None`: it is built.
@@ -100,6 +102,7 @@ impl Options {
             threads: vec![2, 1],
             rounds: 3,
             peers: vec![Peer::Llama],
+            cpu_isa: None,
             python: None,
             ferrum: None,
         };
@@ -114,6 +117,7 @@ impl Options {
                 }
                 "--rounds" => options.rounds = number(&value.to_string())?,
                 "--peers" => options.peers = list(value).iter().map(peer).collect::<Result<_>>()?,
+                "--cpu-isa" => options.cpu_isa = Some(value.to_string()),
                 "--python" => options.python = Some(value.into()),
                 "--ferrum" => options.ferrum = Some(value.into()),
                 _ => bail!("unknown flag {flag}\nusage:\n{USAGE}"),
