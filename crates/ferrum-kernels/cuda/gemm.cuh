@@ -44,18 +44,19 @@ struct GemmRows {
 };
 
 template <int SPLIT, bool GATED>
-DEVICE GemmRows gemm_rows(const Linear& p, int matrix) {
+DEVICE GemmRows gemm_rows(const Linear& p, Place place, int matrix) {
   constexpr int WARPS = GEMM_WARPS / SPLIT;
   GemmRows rows;
-  int warp = blockIdx.y * WARPS + threadIdx.x / 32 % WARPS, g = threadIdx.x % 32 / 4;
+  Output o = output_of(p, place.output);
+  int warp = place.block * WARPS + threadIdx.x / 32 % WARPS, g = threadIdx.x % 32 / 4;
 #pragma unroll
   for (int i = 0; i < 2; i++) {
-    rows.planes[i] = p.weights[GATED ? i : 0];
+    rows.planes[i] = GATED ? p.outputs[i].planes : o.planes;
     rows.first[i] = GATED ? GEMM_ROWS / 2 * warp : GEMM_ROWS * warp + GEMM_ROWS / 2 * i;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       // Rows past the last are computed as the last, and not stored.
-      rows.row[i][h] = matrix * p.n + min(rows.first[i] + g + 8 * h, p.n - 1);
+      rows.row[i][h] = matrix * o.n + min(rows.first[i] + g + 8 * h, o.n - 1);
     }
   }
   return rows;
@@ -101,8 +102,8 @@ DEVICE void gemm_add_parts(float* sums, float* shared) {
 // Stores what a lane has: of either fragment and slots 8·n + 2·(lane % 4) + {0, 1} the rows `g`
 // (first two) and `g + 8`.
 template <class Step, bool GATED>
-DEVICE void gemm_store(const Linear& p, const GemmRows& rows, int count, const int* slots,
-                       const float (*sums)[Step::TILES][4]) {
+DEVICE void gemm_store(const Linear& p, const Output& o, const GemmRows& rows, int count,
+                       const int* slots, const float (*sums)[Step::TILES][4]) {
   int lane = threadIdx.x % 32;
 #pragma unroll
   for (int n = 0; n < Step::TILES; n++) {
@@ -112,11 +113,11 @@ DEVICE void gemm_store(const Linear& p, const GemmRows& rows, int count, const i
       if (place >= count) continue;
       i64 slot = slots[place];
       if (GATED) {
-        if (rows.first[0] + row >= p.n) continue;
+        if (rows.first[0] + row >= o.n) continue;
         store_gated(p, slot, rows.first[0] + row, sums[0][n][e], sums[1][n][e]);
       } else {
-        if (rows.first[0] + row < p.n) store(p, slot, rows.first[0] + row, sums[0][n][e]);
-        if (rows.first[1] + row < p.n) store(p, slot, rows.first[1] + row, sums[1][n][e]);
+        if (rows.first[0] + row < o.n) store(o, slot, rows.first[0] + row, sums[0][n][e]);
+        if (rows.first[1] + row < o.n) store(o, slot, rows.first[1] + row, sums[1][n][e]);
       }
     }
   }
@@ -140,7 +141,10 @@ DEVICE void gemm(const Linear& p, uint4* shared) {
   }
   __syncthreads();
 
-  GemmRows rows = gemm_rows<Step::SPLIT, GATED>(p, tile.matrix);
+  // With many slots an output has blocks enough, and a block no registers to spare.
+  constexpr bool SEVERAL = !GATED && Step::SPLIT > 1;
+  Place place = block_place<GEMM_ROWS * GEMM_WARPS / Step::SPLIT, SEVERAL>(p);
+  GemmRows rows = gemm_rows<Step::SPLIT, GATED>(p, place, tile.matrix);
   GemmRecords records;
   records.count = (p.groups + Step::GROUPS - 1) / Step::GROUPS;
   records.share = (records.count + Step::SPLIT - 1) / Step::SPLIT;
@@ -178,5 +182,5 @@ DEVICE void gemm(const Linear& p, uint4* shared) {
     gemm_add_parts<Step>(&sums[0][0][0], reinterpret_cast<float*>(shared));
     if (part > 0) return;
   }
-  gemm_store<Step, GATED>(p, rows, tile.count, slots, sums);
+  gemm_store<Step, GATED>(p, output_of(p, place.output), rows, tile.count, slots, sums);
 }

@@ -18,15 +18,16 @@ struct GemvRows {
 };
 
 template <bool GATED>
-DEVICE GemvRows gemv_rows(const Linear& p, int matrix) {
+DEVICE GemvRows gemv_rows(const Linear& p, Place place, int matrix) {
   GemvRows rows;
-  int warp = blockIdx.y * GEMV_WARPS + threadIdx.x / 32;
+  Output o = output_of(p, place.output);
+  int warp = place.block * GEMV_WARPS + threadIdx.x / 32;
   rows.first = GATED ? warp : GEMV_ROWS * warp;
 #pragma unroll
   for (int r = 0; r < GEMV_ROWS; r++) {
-    rows.planes[r] = p.weights[GATED ? r : 0];
+    rows.planes[r] = GATED ? p.outputs[r].planes : o.planes;
     int row = GATED ? rows.first : rows.first + r;
-    rows.row[r] = (i64)matrix * p.n + (row < p.n ? row : p.n - 1);
+    rows.row[r] = (i64)matrix * o.n + (row < o.n ? row : o.n - 1);
   }
   return rows;
 }
@@ -39,8 +40,9 @@ DEVICE void gemv(const Linear& p) {
   int matrix = p.ids ? p.ids[first] : 0;
   // The results of a slot that has no such expert are left as they are.
   if (matrix < 0 || matrix >= p.experts) return;
-  GemvRows rows = gemv_rows<GATED>(p, matrix);
-  if (rows.first >= p.n) return;
+  Place place = block_place<GEMV_ROWS * GEMV_WARPS, !GATED>(p);
+  GemvRows rows = gemv_rows<GATED>(p, place, matrix);
+  if (rows.first >= output_of(p, place.output).n) return;
   int inputs[TOKENS];
 #pragma unroll
   for (int t = 0; t < TOKENS; t++) {
@@ -50,6 +52,7 @@ DEVICE void gemv(const Linear& p) {
   float sums[GEMV_ROWS][TOKENS] = {};
   Step::template multiply<TOKENS>(p, rows, inputs, sums);
 
+  Output o = output_of(p, place.output);
 #pragma unroll
   for (int t = 0; t < TOKENS; t++) {
     float a = warp_sum(sums[0][t]), b = warp_sum(sums[1][t]);
@@ -57,8 +60,8 @@ DEVICE void gemv(const Linear& p) {
     if (GATED) {
       store_gated(p, first + t, rows.first, a, b);
     } else {
-      store(p, first + t, rows.first, a);
-      if (rows.first + 1 < p.n) store(p, first + t, rows.first + 1, b);
+      store(o, first + t, rows.first, a);
+      if (rows.first + 1 < o.n) store(o, first + t, rows.first + 1, b);
     }
   }
 }

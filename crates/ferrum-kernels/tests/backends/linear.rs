@@ -282,6 +282,29 @@ pub fn linear_with_outputs_of_several_formats<B: Backend>(subjects: &mut [Subjec
     report.finish();
 }
 
+/// More outputs of one format than a launch of any backend makes, of unlike heights.
+pub fn linear_with_outputs_of_one_format<B: Backend>(subjects: &mut [Subject<B>]) {
+    let mut report = Report::new();
+    let mut rng = Rng::new(5);
+    for (turn, format) in Format::ALL.into_iter().enumerate() {
+        for rows in [1, 2, 6, 33, 70] {
+            let cols = 256;
+            let x = Inputs::Normal.make(&mut rng, rows * cols);
+            let heights = [[8, 1, 24, 7], [1, 130, 17, 64], [129, 128, 3, 9]][turn % 3];
+            let outputs: Vec<Output> = (heights.into_iter().enumerate())
+                .map(|(i, n)| Output {
+                    weight: WeightBytes::new(&mut rng, format, n, cols, Pattern::Random),
+                    bias: (i % 2 == turn % 2).then(|| rng.normals(n, 1.0)),
+                    before: rng.normals(rows * n, 1.0),
+                    accumulate: i == turn % 4,
+                })
+                .collect();
+            check(&mut report, subjects, &(format, rows), rows, &x, &outputs);
+        }
+    }
+    report.finish();
+}
+
 /// No tokens, or no outputs: nothing happens.
 pub fn linear_of_nothing<B: Backend>(subjects: &mut [Subject<B>]) {
     let mut rng = Rng::new(4);

@@ -90,6 +90,7 @@ on! { cpu, super::cpus:
     linear::linear_of_every_format_and_shape,
     linear::linear_of_extremes,
     linear::linear_with_outputs_of_several_formats,
+    linear::linear_with_outputs_of_one_format,
     linear::linear_of_nothing,
     columns::outputs_of_several_orders,
     columns::gates_of_several_orders,
@@ -169,6 +170,7 @@ on! { cuda, super::cudas:
     linear::linear_of_every_format,
     linear::linear_of_extremes,
     linear::linear_with_outputs_of_several_formats,
+    linear::linear_with_outputs_of_one_format,
     linear::linear_of_nothing,
     dense::dense_linear_of_many_tokens,
     dense::dense_linear_of_what_is_no_number,
@@ -272,6 +274,7 @@ fn collectives_of_cuda_world() {
 
 // The oracle cannot be held against itself: against values worked out by hand.
 on! { reference, super::references:
+    linear::linear_with_outputs_of_one_format,
     linear::linear_of_nothing,
     columns::wrong_orders_are_refused,
     gather_rows::scatter_add_of_every_shape,

@@ -13,7 +13,7 @@ use super::super::{Cuda, CudaBuffer};
 use super::CudaWeight;
 use super::gated;
 use super::input::Input;
-use super::product::{Method, Product, Slots, Sorted, Weights};
+use super::product::{Method, Output, Product, Slots, Sorted};
 use crate::params::{ExpertCombine, ExpertGatedLinear};
 use crate::{Result, checks};
 
@@ -85,17 +85,15 @@ pub(in super::super) fn expert_gated_linear(
     let sorted = unsafe { sort(s, OP, &view.ids, slots, p.gate.experts, &methods)? };
     let product = Product {
         op: OP,
-        weights: Weights::One(p.gate),
+        outputs: &[Output::plain(p.gate, view.dst.memory)],
+        gated: None,
         method: methods[0],
         input: &input,
         count: slots,
         slots: Some(Slots { ids: view.ids.memory, per_row: p.used, sorted: sorted.as_ref() }),
-        dst: view.dst.memory,
-        bias: None,
-        accumulate: false,
     };
     // SAFETY: as above.
-    unsafe { gated(s, product, p.gate, p.up, methods[1], number(p.activation)) }
+    unsafe { gated(s, product, p.up, methods[1], number(p.activation)) }
 }
 
 /// [`crate::Backend::expert_combine`]
@@ -122,14 +120,12 @@ pub(in super::super) fn expert_combine(
     let sorted = unsafe { sort(s, OP, &view.ids, slots, p.weight.experts, &[method])? };
     let product = Product {
         op: OP,
-        weights: Weights::One(p.weight),
+        outputs: &[Output::plain(p.weight, &products)],
+        gated: None,
         method,
         input: &input,
         count: slots,
         slots: Some(Slots { ids: view.ids.memory, per_row: 1, sorted: sorted.as_ref() }),
-        dst: &products,
-        bias: None,
-        accumulate: false,
     };
     // SAFETY: as above; the products are as long as `bytes`.
     unsafe { product.run(s)? }

@@ -3,7 +3,7 @@
 use super::super::blas::{Algorithm, Operands, Shape};
 use super::super::stream::{CudaStream, Scratch};
 use super::CudaWeight;
-use super::product::{Method, Product};
+use super::product::{Method, Output, Product};
 use crate::{KernelError, Result};
 
 impl CudaWeight {
@@ -28,9 +28,10 @@ pub(super) fn algorithm(
 ///
 /// # Safety
 /// As for [`Product::run`].
-pub(super) unsafe fn run(s: &mut CudaStream, p: &Product<'_>, weight: &CudaWeight) -> Result<()> {
+pub(super) unsafe fn run(s: &mut CudaStream, p: &Product<'_>, o: &Output<'_>) -> Result<()> {
+    let weight = o.weight;
     let missing = || KernelError::shape(p.op, "no algorithm of cuBLASLt");
-    let shape = weight.shape(p.count, p.bias.is_some());
+    let shape = weight.shape(p.count, o.bias.is_some());
     let algorithm = algorithm(s, weight, p.count, shape.bias).ok_or_else(missing)?;
     let workspace = s.scratch(Scratch::Library, algorithm.workspace)?;
     let form = Method::Library.form(weight.format);
@@ -38,12 +39,12 @@ pub(super) unsafe fn run(s: &mut CudaStream, p: &Product<'_>, weight: &CudaWeigh
     let scalars = input.address() + (offset + form.scalars_at(p.count, weight.cols)) as u64;
     // What `round` in `cuda/round_halves.cu` leaves: the factor of the product, 1 and 0.
     let number = size_of::<f32>() as u64;
-    let of_dst = scalars + if p.accumulate { number } else { 2 * number };
+    let of_dst = scalars + if o.accumulate { number } else { 2 * number };
     let operands = Operands {
         weight: weight.values(),
         input: input.address() + offset as u64,
-        dst: p.dst.address(),
-        bias: p.bias.map_or(0, |bias| bias.address()),
+        dst: o.dst.address(),
+        bias: o.bias.map_or(0, |bias| bias.address()),
         factors: [scalars, of_dst],
         workspace: workspace.address(),
     };
@@ -52,6 +53,6 @@ pub(super) unsafe fn run(s: &mut CudaStream, p: &Product<'_>, weight: &CudaWeigh
     let blas = device.blas().ok_or_else(missing)?;
     // SAFETY: the caller's promise; the workspace is as large as the algorithm asks for.
     unsafe { blas.multiply(p.op, &shape, &algorithm, &operands, s.raw) }?;
-    s.mention([Some(weight.memory()), Some(input), Some(p.dst), p.bias, Some(&workspace)]);
+    s.mention([Some(weight.memory()), Some(input), Some(o.dst), o.bias, Some(&workspace)]);
     Ok(())
 }

@@ -35,7 +35,7 @@ use crate::checks::Operand;
 use crate::params::{GatedLinear, Linear, LinearOutput};
 use crate::{PackedWeight, Result, checks};
 use input::Input;
-use product::{Method, Product, Weights};
+use product::{Method, Output, Product};
 
 /// [`crate::Backend::linear`]
 pub(super) fn linear(s: &mut CudaStream, p: Linear<'_, '_, Cuda>) -> Result<()> {
@@ -64,20 +64,23 @@ fn outputs_of(
     let forms: Vec<_> = pairs.map(|(output, method)| method.form(output.weight.format)).collect();
     let columns = outputs.first().and_then(|output| output.weight.column_memory());
     let input = Input::new(s, OP, floats, [rows, cols], columns, &forms)?;
-    for (output, method) in outputs.iter_mut().zip(methods) {
-        let dst = output.dst.floats_mut(OP, rows * output.weight.rows)?;
-        let bias = output.bias.map(|bias| bias.floats(OP, output.weight.rows)).transpose()?;
-        let product = Product {
-            op: OP,
-            weights: Weights::One(output.weight),
-            method,
-            input: &input,
-            count: rows,
-            slots: None,
-            dst: dst.memory,
-            bias: bias.as_ref().map(|bias| bias.memory),
-            accumulate: output.accumulate,
-        };
+    let mut parts = Vec::with_capacity(outputs.len());
+    for (o, method) in outputs.iter_mut().zip(methods) {
+        let dst = o.dst.floats_mut(OP, rows * o.weight.rows)?.memory;
+        let bias = o.bias.map(|bias| bias.floats(OP, o.weight.rows)).transpose()?;
+        let bias = bias.map(|bias| bias.memory);
+        parts.push((method, Output { weight: o.weight, dst, bias, accumulate: o.accumulate }));
+    }
+    // Kernels for few tokens make several outputs at once, so that a card is not idle between them.
+    let together = |a: &(Method, Output<'_>), b: &(Method, Output<'_>)| {
+        a.0 == b.0 && a.1.weight.format == b.1.weight.format
+    };
+    let parts = parts.chunk_by(together);
+    for parts in parts.flat_map(|parts| parts.chunks(parts[0].0.outputs())) {
+        let (method, outputs) = (parts[0].0, parts.iter().map(|part| part.1).collect::<Vec<_>>());
+        let (outputs, input) = (&*outputs, &input);
+        let product =
+            Product { op: OP, outputs, gated: None, method, input, count: rows, slots: None };
         // SAFETY: `checks` has held the lengths against the buffers.
         unsafe { product.run(s)? }
     }
@@ -95,16 +98,11 @@ pub(super) fn gated_linear(
     let (gate, up, shape) = (p.gate, p.up, [p.rows, p.gate.cols]);
     let methods = [gate, up].map(|weight| Method::of(s, weight, p.rows, false));
     let forms = [methods[0].form(gate.format), methods[1].form(up.format)];
-    let product = |input| Product {
-        op: OP,
-        weights: Weights::One(gate),
-        method: methods[0],
-        input,
-        count: p.rows,
-        slots: None,
-        dst: view.dst.memory,
-        bias: None,
-        accumulate: false,
+    let (dst, count) = (view.dst.memory, p.rows);
+    let of_gate = [Output::plain(gate, dst)];
+    let product = |input| {
+        let (outputs, method) = (&of_gate, methods[0]);
+        Product { op: OP, outputs, gated: None, method, input, count, slots: None }
     };
     let input = |columns: Option<_>, forms: &[_], s: &mut _| {
         Input::new(s, OP, &view.input, shape, columns, forms)
@@ -112,48 +110,48 @@ pub(super) fn gated_linear(
     if gate.columns() == up.columns() {
         let input = input(gate.column_memory(), &forms, s)?;
         // SAFETY: as above.
-        return unsafe { gated(s, product(&input), gate, up, methods[1], number(p.activation)) };
+        return unsafe { gated(s, product(&input), up, methods[1], number(p.activation)) };
     }
     let values = p.rows * gate.rows;
     let ups = s.scratch(Scratch::Products, values.saturating_mul(size_of::<f32>()))?;
     // The form of one input takes the place of the other's, once that has been multiplied.
-    let of_gate = input(gate.column_memory(), &forms[..1], s)?;
+    let arranged = input(gate.column_memory(), &forms[..1], s)?;
     // SAFETY: as above; there is room for the other products.
-    unsafe { product(&of_gate).run(s)? }
-    let of_up = input(up.column_memory(), &forms[1..], s)?;
-    let (weights, method) = (Weights::One(up), methods[1]);
+    unsafe { product(&arranged).run(s)? }
+    let arranged = input(up.column_memory(), &forms[1..], s)?;
+    let (outputs, method) = (&[Output::plain(up, &ups)], methods[1]);
     // SAFETY: likewise.
     unsafe {
-        Product { weights, method, dst: &ups, ..product(&of_up) }.run(s)?;
-        join_gates(s, OP, view.dst.memory, &ups, values, number(p.activation))
+        Product { outputs, method, ..product(&arranged) }.run(s)?;
+        join_gates(s, OP, dst, &ups, values, number(p.activation))
     }
 }
 
-/// Two products and what becomes of them, in one kernel of ours where the formats agree. `product` is that
-/// of the gate.
+/// A gated linear: one kernel of ours where the formats agree, or two products and what becomes of them.
+/// `product` is that of the gate, and its output where the result goes.
 ///
 /// # Safety
 /// As for [`Product::run`].
 unsafe fn gated(
     s: &mut CudaStream,
     product: Product<'_>,
-    gate: &CudaWeight,
     up: &CudaWeight,
     method: Method,
     activation: usize,
 ) -> Result<()> {
-    if gate.format == up.format && product.method == method && method != Method::Library {
-        let weights = Weights::Gated(gate, up, activation);
+    let Some(&gate) = product.outputs.first() else { return Ok(()) };
+    if gate.weight.format == up.format && product.method == method && method != Method::Library {
+        let outputs = &[gate, Output::plain(up, gate.dst)];
         // SAFETY: the caller's promise.
-        return unsafe { Product { weights, ..product }.run(s) };
+        return unsafe { Product { outputs, gated: Some(activation), ..product }.run(s) };
     }
-    let (op, dst, values) = (product.op, product.dst, product.count * gate.rows);
+    let values = product.count * gate.weight.rows;
     let ups = s.scratch(Scratch::Products, values.saturating_mul(size_of::<f32>()))?;
     // SAFETY: the caller's promise; there is room for the other products.
     unsafe {
         product.run(s)?;
-        Product { weights: Weights::One(up), method, dst: &ups, ..product }.run(s)?;
-        join_gates(s, op, dst, &ups, values, activation)
+        Product { outputs: &[Output::plain(up, &ups)], method, ..product }.run(s)?;
+        join_gates(s, product.op, gate.dst, &ups, values, activation)
     }
 }
 

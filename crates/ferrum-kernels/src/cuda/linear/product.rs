@@ -74,6 +74,14 @@ impl Method {
         }
     }
 
+    /// Outputs that a launch makes at most. With many tokens each has work enough for a card.
+    pub(super) fn outputs(self) -> usize {
+        match self {
+            Method::Gemv(_) | Method::Gemm(16) => MOST_OUTPUTS,
+            Method::Gemm(_) | Method::Library => 1,
+        }
+    }
+
     /// Parts of the columns that the warps of a block share out.
     fn parts(self) -> usize {
         match self {
@@ -113,14 +121,25 @@ fn few(slots: usize) -> usize {
     slots.next_power_of_two().min(FEW)
 }
 
-/// What is multiplied.
+/// Outputs that a launch can make: `MOST_OUTPUTS` in `cuda/linear.cuh`.
+const MOST_OUTPUTS: usize = 3;
+
+/// One product, or the half of a gated linear's.
 #[derive(Clone, Copy)]
-pub(super) enum Weights<'a> {
-    /// A weight.
-    One(&'a CudaWeight),
-    /// A gate and an up-projection of one format; the gate's product goes through the activation of
-    /// this number (`cuda/activation.cuh`), and is multiplied with the other's.
-    Gated(&'a CudaWeight, &'a CudaWeight, usize),
+pub(super) struct Output<'a> {
+    pub(super) weight: &'a CudaWeight,
+    /// `[slots, n]`
+    pub(super) dst: &'a Arc<Memory>,
+    /// `[n]`
+    pub(super) bias: Option<&'a Arc<Memory>>,
+    pub(super) accumulate: bool,
+}
+
+impl<'a> Output<'a> {
+    /// One with nothing added.
+    pub(super) fn plain(weight: &'a CudaWeight, dst: &'a Arc<Memory>) -> Self {
+        Output { weight, dst, bias: None, accumulate: false }
+    }
 }
 
 /// Where slots lie, if each is a token's share of an expert.
@@ -143,19 +162,21 @@ pub(super) struct Sorted {
     pub(super) tiles: usize,
 }
 
-/// A product of `count` slots; without [`Slots`], a slot is a token.
+/// Products of `count` slots, which share their input and the format of their weights; without
+/// [`Slots`], a slot is a token.
+#[derive(Clone, Copy)]
 pub(super) struct Product<'a> {
     pub(super) op: &'static str,
-    pub(super) weights: Weights<'a>,
+    /// One to [`Method::outputs`]; of a gated linear the gate's, whose `dst` is the result's, and the
+    /// other's.
+    pub(super) outputs: &'a [Output<'a>],
+    /// Of a gated linear, the number of its activation (`cuda/activation.cuh`): the gate's product goes
+    /// through it, and is multiplied with the other's.
+    pub(super) gated: Option<usize>,
     pub(super) method: Method,
     pub(super) input: &'a Input,
     pub(super) count: usize,
     pub(super) slots: Option<Slots<'a>>,
-    /// `[count, n]`
-    pub(super) dst: &'a Arc<Memory>,
-    /// `[n]`
-    pub(super) bias: Option<&'a Arc<Memory>>,
-    pub(super) accumulate: bool,
 }
 
 impl Product<'_> {
@@ -164,31 +185,37 @@ impl Product<'_> {
     /// # Safety
     /// The operands must be as long as the shapes say.
     pub(super) unsafe fn run(&self, s: &mut CudaStream) -> Result<()> {
-        let (first, second, gated, activation) = match self.weights {
-            Weights::One(weight) => (weight, weight, false, 0),
-            Weights::Gated(gate, up, activation) => (gate, up, true, activation),
-        };
+        let Some(first) = self.outputs.first() else { return Ok(()) };
+        if self.outputs.len() > self.method.outputs() && self.gated.is_none() {
+            return Err(KernelError::shape(self.op, "more outputs than a launch makes"));
+        }
         if self.method == Method::Library {
-            if gated {
-                return Err(KernelError::shape(self.op, "a gated product by cuBLASLt"));
-            }
             // SAFETY: the caller's promise.
             return unsafe { library::run(s, self, first) };
         }
-        let (source, entry) = self.method.kernel(first.format, gated);
-        let (input, offset) = self.input.place(self.method.form(first.format));
+        let (weight, gated) = (first.weight, self.gated.is_some());
+        let (source, entry) = self.method.kernel(weight.format, gated);
+        let (input, offset) = self.input.place(self.method.form(weight.format));
         let per_row = self.slots.map_or(1, |slots| slots.per_row);
         let launch = s.launch(self.op, source, entry).structure(|fields| {
-            let fields = fields.planes(first).planes(second).memory(input, offset);
-            let fields = fields.memory(self.dst, 0).memory_if(self.bias.map(|bias| (bias, 0)));
-            let fields = self.slot_fields(fields);
-            let fields = fields.ints(first.rows, first.cols).ints(first.groups(), self.count);
-            let fields = fields.ints(per_row, first.experts);
-            fields.ints(usize::from(self.accumulate), activation)
+            // Where there are fewer outputs, nobody looks at the others.
+            let outputs = self.outputs.iter().chain(std::iter::repeat(first)).take(MOST_OUTPUTS);
+            let fields = outputs.fold(fields, |fields, output| {
+                let fields = fields.planes(output.weight).memory(output.dst, 0);
+                let fields = fields.memory_if(output.bias.map(|bias| (bias, 0)));
+                fields.ints(output.weight.rows, usize::from(output.accumulate))
+            });
+            let fields = self.slot_fields(fields.memory(input, offset));
+            let fields = fields.ints(self.outputs.len(), weight.cols);
+            let fields = fields.ints(weight.groups(), self.count).ints(per_row, weight.experts);
+            fields.int(self.gated.unwrap_or(0))
         });
-        let blocks = [self.columns_of_blocks(), self.rows_of_blocks(first.rows, gated), 1];
+        let rows = self.outputs.iter().map(|output| output.weight.rows);
+        let blocks_of = |rows| self.rows_of_blocks(rows);
+        let down = if gated { blocks_of(weight.rows) } else { rows.map(blocks_of).sum() };
+        let blocks = [self.columns_of_blocks(), down, 1];
         // SAFETY: the caller's promise; the fields are those of `Linear` in `cuda/linear.cuh`.
-        unsafe { launch.run(Grid { blocks, threads: THREADS, shared: self.shared(first.format) }) }
+        unsafe { launch.run(Grid { blocks, threads: THREADS, shared: self.shared(weight.format) }) }
     }
 
     /// Bytes of shared memory: for each slot, stages of records of each part, and two numbers.
@@ -220,13 +247,13 @@ impl Product<'_> {
     }
 
     /// Blocks that share out the rows of a matrix.
-    fn rows_of_blocks(&self, rows: usize, gated: bool) -> usize {
+    fn rows_of_blocks(&self, rows: usize) -> usize {
         // Of a warp; half as many of each of two weights.
         let of_warp = match self.method {
             Method::Gemv(_) => 2,
             Method::Gemm(_) | Method::Library => 32,
         };
-        let weights = if gated { 2 } else { 1 };
+        let weights = if self.gated.is_some() { 2 } else { 1 };
         rows.div_ceil(WARPS / self.method.parts() * of_warp / weights)
     }
 }
