@@ -63,7 +63,9 @@ fn main() {
             "--kv" => {
                 kv = match value().as_str() {
                     "f16" => KvDType::F16,
+                    "bf16" => KvDType::BF16,
                     "f32" => KvDType::F32,
+                    "fp8_e4m3" => KvDType::Fp8E4M3,
                     "q8_0" => KvDType::Q8_0,
                     other => panic!("{other} is no type of a cache"),
                 }

@@ -10,7 +10,7 @@
 // arXiv:1805.02867). What a row gets depends on nothing but its query and what it sees: rows that
 // it shares a tile with, and positions that are hidden from it, change no bit.
 #pragma once
-#include "ptx.cuh"
+#include "e4m3.cuh"
 
 constexpr int KV_BLOCK = 32;        // positions of a cache block: KV_BLOCK_SIZE
 constexpr int SCALE_GROUP = 32;     // values of a scale: KV_SCALE_GROUP
@@ -18,10 +18,10 @@ constexpr float LOG2_E = 1.44269504f;
 #define NEGATIVE_INFINITY __uint_as_float(0xff800000u)
 
 // Element types of a cache.
-enum KvType { KV_F16, KV_F32, KV_Q8_0 };
+enum KvType { KV_F16, KV_BF16, KV_F32, KV_E4M3, KV_Q8_0 };
 
 template <KvType TYPE>
-constexpr int VALUE_BYTES = TYPE == KV_F32 ? 4 : TYPE == KV_F16 ? 2 : 1;
+constexpr int VALUE_BYTES = TYPE == KV_F32 ? 4 : TYPE == KV_F16 || TYPE == KV_BF16 ? 2 : 1;
 
 // Eight values of a row, widened: number `chunk` of its eights.
 template <KvType TYPE>
@@ -31,11 +31,19 @@ DEVICE void load8(float x[8], const u8* row, const u16* scales, int chunk) {
     float4 a = from[0], b = from[1];
     x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
     x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
-  } else if constexpr (TYPE == KV_F16) {
+  } else if constexpr (TYPE == KV_F16 || TYPE == KV_BF16) {
     uint4 v = reinterpret_cast<const uint4*>(row)[chunk];
     const u32 pairs[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = f16_to_f32((u16)(pairs[i / 2] >> 16 * (i % 2)));
+    for (int i = 0; i < 8; i++) {
+      u16 bits = (u16)(pairs[i / 2] >> 16 * (i % 2));
+      x[i] = TYPE == KV_F16 ? f16_to_f32(bits) : bf16_to_f32(bits);
+    }
+  } else if constexpr (TYPE == KV_E4M3) {
+    uint2 v = reinterpret_cast<const uint2*>(row)[chunk];
+    const u32 fours[2] = {v.x, v.y};
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = e4m3_to_f32((u8)(fours[i / 4] >> 8 * (i % 4)));
   } else {
     uint2 v = reinterpret_cast<const uint2*>(row)[chunk];
     const u32 fours[2] = {v.x, v.y};

@@ -75,7 +75,9 @@ DEVICE void attention_plain_split(float* out, float* partials, float* states, co
                                 most_tokens);                                                     \
   }
 ATTENTION_PLAIN_SPLIT(attention_plain_split_f16, KV_F16)
+ATTENTION_PLAIN_SPLIT(attention_plain_split_bf16, KV_BF16)
 ATTENTION_PLAIN_SPLIT(attention_plain_split_f32, KV_F32)
+ATTENTION_PLAIN_SPLIT(attention_plain_split_e4m3, KV_E4M3)
 ATTENTION_PLAIN_SPLIT(attention_plain_split_q8_0, KV_Q8_0)
 
 // Block (tile, kv_head). `out`, `q`: [T, heads, head_dim]
@@ -116,5 +118,7 @@ DEVICE void attention_plain(float* out, const float* q, const u8* k, const u8* v
                           Scores{scale, softcap, window, true}, most_tokens);                     \
   }
 ATTENTION_PLAIN(attention_plain_f16, KV_F16)
+ATTENTION_PLAIN(attention_plain_bf16, KV_BF16)
 ATTENTION_PLAIN(attention_plain_f32, KV_F32)
+ATTENTION_PLAIN(attention_plain_e4m3, KV_E4M3)
 ATTENTION_PLAIN(attention_plain_q8_0, KV_Q8_0)

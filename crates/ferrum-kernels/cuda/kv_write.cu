@@ -19,29 +19,29 @@ DEVICE bool overwritten(const int* slots) {
 }
 
 // Block (token, keys or values), a thread for each value in turn. `k`, `v`: [T, kv_heads, head_dim]
-KERNEL(kv_write_f16, 256,
-       (u16* k_cache, u16* v_cache, const float* k, const float* v, const int* slots, int kv_heads,
-        int head_dim)) {
+template <class T, class Round>
+DEVICE void kv_write(T* k_cache, T* v_cache, const float* k, const float* v, const int* slots,
+                     int kv_heads, int head_dim, const Round& round) {
   int token = blockIdx.x, width = kv_heads * head_dim, slot = slots[token];
   if (overwritten(slots)) return;
   const float* src = (blockIdx.y == 0 ? k : v) + (i64)token * width;
-  u16* cache = blockIdx.y == 0 ? k_cache : v_cache;
+  T* cache = blockIdx.y == 0 ? k_cache : v_cache;
   for (int i = threadIdx.x; i < width; i += blockDim.x) {
-    cache[cache_row(slot, i / head_dim, kv_heads) * head_dim + i % head_dim] = f32_to_f16(src[i]);
+    cache[cache_row(slot, i / head_dim, kv_heads) * head_dim + i % head_dim] = round(src[i]);
   }
 }
 
-KERNEL(kv_write_f32, 256,
-       (float* k_cache, float* v_cache, const float* k, const float* v, const int* slots,
-        int kv_heads, int head_dim)) {
-  int token = blockIdx.x, width = kv_heads * head_dim, slot = slots[token];
-  if (overwritten(slots)) return;
-  const float* src = (blockIdx.y == 0 ? k : v) + (i64)token * width;
-  float* cache = blockIdx.y == 0 ? k_cache : v_cache;
-  for (int i = threadIdx.x; i < width; i += blockDim.x) {
-    cache[cache_row(slot, i / head_dim, kv_heads) * head_dim + i % head_dim] = src[i];
+#define KV_WRITE(name, type, rounded)                                                             \
+  KERNEL(name, 256,                                                                               \
+         (type* k_cache, type* v_cache, const float* k, const float* v, const int* slots,         \
+          int kv_heads, int head_dim)) {                                                          \
+    kv_write(k_cache, v_cache, k, v, slots, kv_heads, head_dim,                                   \
+             [](float x) { return (type)(rounded); });                                            \
   }
-}
+KV_WRITE(kv_write_f16, u16, f32_to_f16(x))
+KV_WRITE(kv_write_bf16, u16, bf16x2(x, 0.0f))
+KV_WRITE(kv_write_f32, float, x)
+KV_WRITE(kv_write_e4m3, u8, f32_to_e4m3(x))
 
 // A warp for each group of values that share a scale. Where a value is not finite the scale is not
 // either, so that it is seen.

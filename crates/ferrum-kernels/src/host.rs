@@ -92,7 +92,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(u8, i8, u16, i16, u32, i32, usize, f32, half::f16);
+plain!(u8, i8, u16, i16, u32, i32, usize, f32, half::f16, half::bf16, crate::E4m3);
 
 /// `len` zeroes (or an error, not an abort, where memory is short). Their pages are taken from the
 /// system when they are first written, so room for the largest step costs nothing before it comes.

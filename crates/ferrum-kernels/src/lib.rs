@@ -11,6 +11,7 @@ mod checks;
 pub mod cpu;
 pub mod cuda;
 pub mod draw;
+mod e4m3;
 pub mod error;
 pub mod host;
 pub mod params;
@@ -20,6 +21,7 @@ pub mod step;
 pub mod weight;
 
 pub use backend::{Backend, Buffer, Communicator, KvStorage, Need, PackedWeight};
+pub use e4m3::E4m3;
 pub use error::{KernelError, Result};
 pub use step::{StepBatch, StepCapacity, StepInput, StepShape};
 pub use weight::{Format, WeightSource};
@@ -56,8 +58,14 @@ pub enum KvDType {
     /// Half precision: the default.
     #[default]
     F16,
+    /// bfloat16, rounded to nearest even: the memory of half precision and the range of single, with
+    /// three bits of precision less.
+    BF16,
     /// Single precision: twice the memory, no rounding.
     F32,
+    /// [`E4m3`], half the memory: four bits of precision, and no scale. Keys and values beyond ±448
+    /// are kept as ±448; what is not finite is kept as no number, so that it is seen.
+    Fp8E4M3,
     /// Bytes with a scale, about half the memory: of each position and head, every
     /// [`KV_SCALE_GROUP`] values `x` are kept as whole numbers `q` from -127 to 127 and a scale `d`
     /// in half precision, `d = max |x| / 127` and `x ≈ d · q`.
@@ -72,11 +80,16 @@ pub enum KvDType {
 pub const KV_SCALE_GROUP: usize = 32;
 
 impl KvDType {
+    /// All of them.
+    pub const ALL: [KvDType; 5] =
+        [KvDType::F16, KvDType::BF16, KvDType::F32, KvDType::Fp8E4M3, KvDType::Q8_0];
+
     /// Bytes of `values` values: whole heads, in [`KvDType::Q8_0`] of whole groups.
     pub fn bytes(self, values: usize) -> usize {
         match self {
-            KvDType::F16 => values.saturating_mul(2),
+            KvDType::F16 | KvDType::BF16 => values.saturating_mul(2),
             KvDType::F32 => values.saturating_mul(4),
+            KvDType::Fp8E4M3 => values,
             KvDType::Q8_0 => {
                 values.saturating_add(values / KV_SCALE_GROUP * size_of::<half::f16>())
             }

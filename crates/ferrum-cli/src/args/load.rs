@@ -75,8 +75,13 @@ pub enum KvDTypeArg {
     /// Half precision
     #[default]
     F16,
+    /// The range of single precision with eight bits of precision
+    Bf16,
     /// Single precision: twice the memory
     F32,
+    /// Floats of eight bits without a scale: half the memory, values beyond 448 are cut off
+    #[value(name = "fp8_e4m3", alias = "fp8")]
+    Fp8E4m3,
     /// Bytes with scales: about half the memory, and nearly the same text
     #[value(name = "q8_0")]
     Q8_0,
@@ -107,7 +112,9 @@ impl LoadArgs {
             threads_batch: self.threads_batch.map(usize::from),
             kv_dtype: match self.kv_dtype {
                 KvDTypeArg::F16 => KvDType::F16,
+                KvDTypeArg::Bf16 => KvDType::BF16,
                 KvDTypeArg::F32 => KvDType::F32,
+                KvDTypeArg::Fp8E4m3 => KvDType::Fp8E4M3,
                 KvDTypeArg::Q8_0 => KvDType::Q8_0,
             },
             exact: self.exact,

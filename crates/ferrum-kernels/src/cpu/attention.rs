@@ -107,6 +107,8 @@ pub(super) fn attention(
     let dst = std::mem::take(&mut view.dst);
     match &p.kv.data {
         Data::F16 { k, v } => run(s, &shape, &view, plain(k), plain(v), dst),
+        Data::BF16 { k, v } => run(s, &shape, &view, plain(k), plain(v), dst),
+        Data::E4m3 { k, v } => run(s, &shape, &view, plain(k), plain(v), dst),
         Data::F32 { k, v } => run(s, &shape, &view, plain(k), plain(v), dst),
         Data::Q8 { k, v } => run(s, &shape, &view, k.stored(), v.stored(), dst),
     }

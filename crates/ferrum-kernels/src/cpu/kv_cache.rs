@@ -5,8 +5,8 @@ use super::aligned::AlignedVec;
 use super::simd::{LANES, Simd};
 use crate::host::Plain;
 use crate::params::KvSpec;
-use crate::{KV_SCALE_GROUP, KernelError, KvDType, KvStorage, Result, checks};
-use half::f16;
+use crate::{E4m3, KV_SCALE_GROUP, KernelError, KvDType, KvStorage, Result, checks};
+use half::{bf16, f16};
 
 /// Keys and values of one layer.
 ///
@@ -27,7 +27,9 @@ pub struct CpuKvCache {
 /// The arrays `[blocks][kv_heads][KV_BLOCK_SIZE · head_dim]`, by element type.
 pub(super) enum Data {
     F16 { k: AlignedVec<f16>, v: AlignedVec<f16> },
+    BF16 { k: AlignedVec<bf16>, v: AlignedVec<bf16> },
     F32 { k: AlignedVec<f32>, v: AlignedVec<f32> },
+    E4m3 { k: AlignedVec<E4m3>, v: AlignedVec<E4m3> },
     Q8 { k: Scaled, v: Scaled },
 }
 
@@ -105,6 +107,44 @@ impl KvFloat for f16 {
     }
 }
 
+impl KvElement for bf16 {
+    #[inline(always)]
+    fn load<S: Simd>(src: &[Self]) -> S {
+        S::load_bf16(src)
+    }
+}
+
+impl KvFloat for bf16 {
+    #[inline(always)]
+    fn store<S: Simd>(x: S, dst: &mut [Self]) {
+        store_each(x, dst, bf16::from_f32);
+    }
+}
+
+impl KvElement for E4m3 {
+    #[inline(always)]
+    fn load<S: Simd>(src: &[Self]) -> S {
+        S::load_e4m3(src)
+    }
+}
+
+impl KvFloat for E4m3 {
+    #[inline(always)]
+    fn store<S: Simd>(x: S, dst: &mut [Self]) {
+        store_each(x, dst, E4m3::from_f32);
+    }
+}
+
+/// Stores eight values one by one: a step writes few, and reads many.
+#[inline(always)]
+fn store_each<S: Simd, E>(x: S, dst: &mut [E], round: impl Fn(f32) -> E) {
+    let mut lanes = [0.0; LANES];
+    x.store(&mut lanes);
+    for (dst, x) in dst[..LANES].iter_mut().zip(lanes) {
+        *dst = round(x);
+    }
+}
+
 impl KvElement for f32 {
     #[inline(always)]
     fn load<S: Simd>(src: &[Self]) -> S {
@@ -150,6 +190,12 @@ impl CpuKvCache {
             KvDType::F16 => {
                 Data::F16 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }
             }
+            KvDType::BF16 => {
+                Data::BF16 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }
+            }
+            KvDType::Fp8E4M3 => {
+                Data::E4m3 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }
+            }
             KvDType::F32 => {
                 Data::F32 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }
             }
@@ -169,6 +215,8 @@ impl KvStorage for CpuKvCache {
     fn resident_bytes(&self) -> usize {
         match &self.data {
             Data::F16 { k, v } => size_of_val(&k[..]) + size_of_val(&v[..]),
+            Data::BF16 { k, v } => size_of_val(&k[..]) + size_of_val(&v[..]),
+            Data::E4m3 { k, v } => size_of_val(&k[..]) + size_of_val(&v[..]),
             Data::F32 { k, v } => size_of_val(&k[..]) + size_of_val(&v[..]),
             Data::Q8 { k, v } => [k, v].map(Scaled::bytes).iter().sum(),
         }

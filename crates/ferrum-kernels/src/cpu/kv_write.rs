@@ -18,6 +18,8 @@ pub(super) fn kv_write(s: &mut CpuStream, kv: &mut CpuKvCache, p: &KvWrite<'_, C
     let view = checks::kv_write(&spec, p)?;
     match &mut kv.data {
         Data::F16 { k, v } => write(s, &spec, &view, k, v),
+        Data::BF16 { k, v } => write(s, &spec, &view, k, v),
+        Data::E4m3 { k, v } => write(s, &spec, &view, k, v),
         Data::F32 { k, v } => write(s, &spec, &view, k, v),
         Data::Q8 { k, v } => write_quantized(s, &spec, &view, k, v),
     }

@@ -24,7 +24,8 @@ pub(crate) use neon::{Neon, widen};
 pub(crate) use portable::Portable;
 
 use super::Isa;
-use half::f16;
+use crate::E4m3;
+use half::{bf16, f16};
 
 /// Lanes of a [`Simd`] value.
 pub(crate) const LANES: usize = 8;
@@ -43,6 +44,10 @@ pub(crate) trait Simd: Copy {
     fn load(src: &[f32]) -> Self;
     /// The first eight values, widened.
     fn load_f16(src: &[f16]) -> Self;
+    /// The first eight values, widened.
+    fn load_bf16(src: &[bf16]) -> Self;
+    /// The first eight values, widened.
+    fn load_e4m3(src: &[E4m3]) -> Self;
     /// The first eight values, as floats.
     fn load_i8(src: &[i8]) -> Self;
     /// Writes the first eight values.
@@ -102,5 +107,47 @@ impl Isa {
             Isa::Avx512Vnni | Isa::Amx => unsafe { avx2::run_avx512(kernel) },
             Isa::NeonDot | Isa::NeonI8mm => neon::run(kernel),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::kv_cache::KvElement;
+
+    /// What an instruction set makes of all codes.
+    struct Widen<'a, E>(&'a [E]);
+
+    impl<E: KvElement> Kernel for Widen<'_, E> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self) -> Vec<f32> {
+            let mut wide = vec![0.0; self.0.len()];
+            let codes = self.0.as_chunks::<LANES>().0;
+            for (wide, codes) in wide.as_chunks_mut::<LANES>().0.iter_mut().zip(codes) {
+                E::load::<S>(codes).store(wide);
+            }
+            wide
+        }
+    }
+
+    fn every_code<E: KvElement>(codes: &[E], to_f32: impl Fn(E) -> f32) {
+        for isa in Isa::available() {
+            for (at, (&code, got)) in codes.iter().zip(isa.dispatch(Widen(codes))).enumerate() {
+                let want = to_f32(code);
+                let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                assert!(same, "{isa}, code {at:#x}: {got:e}, not {want:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_of_a_cache_is_widened_exactly() {
+        let all = |codes: u16| 0..=codes;
+        every_code(&all(0xffff).map(f16::from_bits).collect::<Vec<_>>(), f16::to_f32);
+        every_code(&all(0xffff).map(bf16::from_bits).collect::<Vec<_>>(), bf16::to_f32);
+        let bytes = (0..=0xff).map(E4m3::from_bits).collect::<Vec<_>>();
+        every_code(&bytes, E4m3::to_f32);
     }
 }

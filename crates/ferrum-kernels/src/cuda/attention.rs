@@ -40,7 +40,8 @@ const SPLITS_AIM: usize = 64;
 pub(super) fn rows_shared_bytes(head_dim: usize, kv: KvDType) -> usize {
     let (value, scales) = match kv {
         KvDType::F32 => (4, 0),
-        KvDType::F16 => (2, 0),
+        KvDType::F16 | KvDType::BF16 => (2, 0),
+        KvDType::Fp8E4M3 => (1, 0),
         KvDType::Q8_0 => (1, KV_BLOCK_SIZE / KV_SCALE_GROUP * head_dim),
     };
     let tiles = 2 * (KV_BLOCK_SIZE * (head_dim * value + 16) + scales * size_of::<u16>());
@@ -225,7 +226,9 @@ struct Plain {
 fn plain(dtype: KvDType) -> Plain {
     let (split, whole) = match dtype {
         KvDType::F16 => ("attention_plain_split_f16", "attention_plain_f16"),
+        KvDType::BF16 => ("attention_plain_split_bf16", "attention_plain_bf16"),
         KvDType::F32 => ("attention_plain_split_f32", "attention_plain_f32"),
+        KvDType::Fp8E4M3 => ("attention_plain_split_e4m3", "attention_plain_e4m3"),
         KvDType::Q8_0 => ("attention_plain_split_q8_0", "attention_plain_q8_0"),
     };
     Plain { split, whole }

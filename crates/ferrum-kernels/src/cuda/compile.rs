@@ -124,6 +124,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("activation.cuh", include_str!("../../cuda/activation.cuh")),
     ("activations.cuh", include_str!("../../cuda/activations.cuh")),
     ("block_sum.cuh", include_str!("../../cuda/block_sum.cuh")),
+    ("e4m3.cuh", include_str!("../../cuda/e4m3.cuh")),
     ("floats.cuh", include_str!("../../cuda/floats.cuh")),
     ("formats.cuh", include_str!("../../cuda/formats.cuh")),
     ("gemm.cuh", include_str!("../../cuda/gemm.cuh")),

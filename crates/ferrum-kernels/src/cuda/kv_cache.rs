@@ -23,10 +23,14 @@ pub struct CudaKvCache {
 /// Values per head that the kernels take at most (`ROWS_ITEMS` in `attention_rows.cuh`).
 const WIDEST_HEAD: usize = 512;
 
-/// The kernels work on eights of a head, and on whole groups that share a scale, and hold a block of
-/// keys and values in shared memory.
+/// The kernels work on eights of a head, and on whole groups that share a scale, copy 16 bytes at once,
+/// and hold a block of keys and values in shared memory.
 pub(super) fn check_head_dim(device: &Device, head_dim: usize, kv: KvDType) -> Result<()> {
-    let unit = if kv == KvDType::Q8_0 { KV_SCALE_GROUP } else { 8 };
+    let unit = match kv {
+        KvDType::F16 | KvDType::BF16 | KvDType::F32 => 8,
+        KvDType::Fp8E4M3 => 16,
+        KvDType::Q8_0 => KV_SCALE_GROUP,
+    };
     let fits = (unit..=WIDEST_HEAD).contains(&head_dim)
         && head_dim.is_multiple_of(unit)
         && rows_shared_bytes(head_dim, kv) <= device.properties.shared_memory;

@@ -18,13 +18,15 @@ pub(super) fn kv_write(
     let spec = *kv.spec();
     let entry = match spec.dtype {
         KvDType::F16 => "kv_write_f16",
+        KvDType::BF16 => "kv_write_bf16",
         KvDType::F32 => "kv_write_f32",
+        KvDType::Fp8E4M3 => "kv_write_e4m3",
         KvDType::Q8_0 => "kv_write_q8_0",
     };
     let launch = s.launch("kv_write", Source::KvWrite, entry).memory(&kv.k, 0).memory(&kv.v, 0);
     let launch = match spec.dtype {
         KvDType::Q8_0 => launch.memory(&kv.k, kv.scales).memory(&kv.v, kv.scales),
-        KvDType::F16 | KvDType::F32 => launch,
+        KvDType::F16 | KvDType::BF16 | KvDType::F32 | KvDType::Fp8E4M3 => launch,
     };
     let launch = launch.read(&view.k).read(&view.v).read(&view.slots);
     let launch = launch.int(spec.kv_heads).int(spec.head_dim);

@@ -1,10 +1,10 @@
 //! [`crate::Backend::kv_write`]: `cache[slots[t], :] = round(src[t, :])`
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{KvCache, Reference};
 use crate::params::KvWrite;
-use crate::{KV_SCALE_GROUP, KvDType, Result, checks};
+use crate::{E4m3, KV_SCALE_GROUP, KvDType, Result, checks};
 
 pub(super) fn kv_write(kv: &mut KvCache, p: &KvWrite<'_, Reference>) -> Result<()> {
     let view = checks::kv_write(&kv.spec, p)?;
@@ -14,9 +14,9 @@ pub(super) fn kv_write(kv: &mut KvCache, p: &KvWrite<'_, Reference>) -> Result<(
             let dst = &mut cache[slot as usize * width..][..width];
             match kv.spec.dtype {
                 KvDType::F32 => dst.copy_from_slice(src),
-                KvDType::F16 => {
-                    dst.iter_mut().zip(src).for_each(|(dst, &x)| *dst = half(x));
-                }
+                KvDType::F16 => round(dst, src, half),
+                KvDType::BF16 => round(dst, src, |x| bf16::from_f32(x).to_f32()),
+                KvDType::Fp8E4M3 => round(dst, src, |x| E4m3::from_f32(x).to_f32()),
                 KvDType::Q8_0 => {
                     let groups = src.chunks_exact(KV_SCALE_GROUP);
                     dst.chunks_exact_mut(KV_SCALE_GROUP).zip(groups).for_each(quantize);
@@ -25,6 +25,11 @@ pub(super) fn kv_write(kv: &mut KvCache, p: &KvWrite<'_, Reference>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// `dst = to(src)`
+fn round(dst: &mut [f32], src: &[f32], to: impl Fn(f32) -> f32) {
+    dst.iter_mut().zip(src).for_each(|(dst, &x)| *dst = to(x));
 }
 
 /// To the nearest, ties to even.

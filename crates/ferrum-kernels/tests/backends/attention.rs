@@ -3,8 +3,8 @@
 //! The bound: an output is a mean of values, so an error is measured in the largest of them. A
 //! score has the rounding of a sum of products in single precision, 3e-7 of `scale·|q|·|k|`; it
 //! enters the weights as it is (a factor of `exp(error)`). The exponential, the sum of weights and
-//! the sum of values add 2e-6. Rounding to half precision, or to bytes with scales, on the way into
-//! the cache is the same on every backend, so the bound does not depend on the cache's type.
+//! the sum of values add 2e-6. Rounding on the way into the cache is the same on every
+//! backend, so the bound does not depend on the cache's type.
 
 use ferrum_kernels::params::{Attention, KvSpec, KvWrite};
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KV_SCALE_GROUP, KvDType, StepCapacity, StepInput};
@@ -212,7 +212,7 @@ pub fn attention_of_every_shape<B: Backend>(subjects: &mut [Subject<B>]) {
     let mut report = Report::new();
     let mut rng = Rng::new(61);
     let mut turn = 0;
-    for kv in [KvDType::F16, KvDType::F32, KvDType::Q8_0] {
+    for kv in KvDType::ALL {
         for head_dim in [32_usize, 64, 80, 96, 128, 256] {
             for (kv_heads, group) in [(4, 1), (3, 3), (2, 4), (1, 7), (2, 7)] {
                 for window in [None, Some(1), Some(5), Some(32), Some(100)] {
@@ -250,7 +250,7 @@ pub fn attention_over_long_contexts<B: Backend>(subjects: &mut [Subject<B>]) {
     ];
     let mut report = Report::new();
     let mut rng = Rng::new(62);
-    for kv in [KvDType::F16, KvDType::F32, KvDType::Q8_0] {
+    for kv in KvDType::ALL {
         for (head_dim, kv_heads, group) in [(64, 3, 3), (128, 1, 7), (256, 1, 4)] {
             for (turn, seqs) in mixes.iter().enumerate() {
                 let c = Case {
@@ -299,7 +299,7 @@ pub fn attention_in_chunks_equals_one_shot<B: Backend>(subjects: &mut [Subject<B
     let len = 150;
     let chunkings: [&[usize]; 4] =
         [&[33, 1, 31, 64, 21], &[1; 150], &[32, 32, 32, 32, 22], &[149, 1]];
-    for kv in [KvDType::F16, KvDType::F32, KvDType::Q8_0] {
+    for kv in KvDType::ALL {
         for window in [None, Some(40)] {
             let c = Case {
                 kv,

@@ -113,7 +113,7 @@ pub fn attention_of_sequences_is_independent<B: Backend>(subjects: &mut [Subject
     let mut report = Report::new();
     let mut rng = Rng::new(83);
     let seqs = vec![(1199, 1), (0, 40), (500, 7), (31, 1), (640, 1), (2047, 1)];
-    for kv in [KvDType::F16, KvDType::F32, KvDType::Q8_0] {
+    for kv in KvDType::ALL {
         for (kv_heads, group, window) in [(1, 4, None), (3, 3, None), (2, 1, Some(300))] {
             let c = attention::Case {
                 kv,

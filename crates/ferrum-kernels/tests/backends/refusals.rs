@@ -332,8 +332,7 @@ pub fn wrong_weights_and_caches_are_refused<B: Backend>(subjects: &mut [Subject<
             }
             assert!(s.backend.check(&Need::Embed(format)).is_ok());
         }
-        let types = [KvDType::F16, KvDType::F32, KvDType::Q8_0];
-        for (head_dim, dtype) in (0..=300).flat_map(|d| types.map(|dtype| (d, dtype))) {
+        for (head_dim, dtype) in (0..=300).flat_map(|d| KvDType::ALL.map(|dtype| (d, dtype))) {
             let spec = KvSpec { blocks: 2, kv_heads: 3, head_dim, dtype };
             let able = s.backend.check(&Need::Attention { head_dim, kv: spec.dtype }).is_ok();
             let cache = s.backend.kv_cache(&spec);

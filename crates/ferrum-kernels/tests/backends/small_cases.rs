@@ -30,6 +30,8 @@ pub fn worked_by_hand<B: Backend>(subjects: &mut [Subject<B>]) {
         rotations(s);
         attention(s);
         half_precision(s);
+        bfloat16(s);
+        floats_of_eight_bits(s);
         bytes_with_scales(s);
     }
 }
@@ -199,7 +201,8 @@ fn three_tokens<B: Backend>(
     s.backend.attention(&mut s.stream, &mut y, &p).unwrap();
     let y = s.result(&y, 96);
     for row in y.chunks(dim) {
-        assert!(row.iter().all(|&v| v == row[0]), "{}: {row:?}", s.label);
+        let same = |&v: &f32| v == row[0] || v.is_nan() && row[0].is_nan();
+        assert!(row.iter().all(same), "{}: {row:?}", s.label);
     }
     [y[0], y[32], y[64]]
 }
@@ -247,4 +250,44 @@ fn half_precision<B: Backend>(s: &mut Subject<B>) {
     let tiny = [2.0_f32.powi(-24), 3.0 * 2.0_f32.powi(-25), 2.0_f32.powi(-26)];
     let got = three_tokens(s, KvDType::F16, [0.0; 3], tiny, Some(1), None);
     assert_eq!(got, [2.0_f32.powi(-24), 2.0_f32.powi(-23), 0.0], "{label}");
+}
+
+/// What bfloat16 keeps of a value: eight bits, to the nearest, ties to even, and the range of single
+/// precision.
+fn bfloat16<B: Backend>(s: &mut Subject<B>) {
+    let label = s.label.clone();
+    let alone = |s: &mut _, values| three_tokens(s, KvDType::BF16, [0.0; 3], values, Some(1), None);
+    let got = alone(s, [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -257.0]);
+    assert_eq!(got, [1.0, 1.0 + 2.0 / 128.0, -256.0], "{label}");
+    let wide = [2.0_f32.powi(100), 1.001 * 2.0_f32.powi(-100), 65537.0];
+    assert_eq!(alone(s, wide), [2.0_f32.powi(100), 2.0_f32.powi(-100), 65536.0], "{label}");
+    let got = alone(s, [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+    assert!(got.iter().all(|v| !v.is_finite()), "{label}: {got:?}");
+    // Weights 1 : 2 : 1, as far as ln 2 survives: 177/256.
+    weights(s, KvDType::BF16, 177.0 / 256.0);
+}
+
+/// What floats of eight bits keep of a value: four bits, to the nearest, ties to even, up to ±448.
+fn floats_of_eight_bits<B: Backend>(s: &mut Subject<B>) {
+    let label = s.label.clone();
+    let alone =
+        |s: &mut _, values| three_tokens(s, KvDType::Fp8E4M3, [0.0; 3], values, Some(1), None);
+    let got = alone(s, [1.0 + 1.0 / 16.0, 1.0 + 3.0 / 16.0, -17.5]);
+    assert_eq!(got, [1.0, 1.25, -18.0], "{label}");
+    let unit = 2.0_f32.powi(-9);
+    assert_eq!(alone(s, [1.5 * unit, -0.5 * unit, -6.9 * unit]), [2.0 * unit, 0.0, -7.0 * unit]);
+    assert_eq!(alone(s, [450.0, -1e9, 448.0]), [448.0, -448.0, 448.0], "{label}");
+    let got = alone(s, [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+    assert!(got.iter().all(|v| v.is_nan()), "{label}: {got:?}");
+    // Of ln 2, 11/16.
+    weights(s, KvDType::Fp8E4M3, 11.0 / 16.0);
+}
+
+/// Weights 1 : 2 : 1, where what is kept of ln 2 is `key`.
+fn weights<B: Backend>(s: &mut Subject<B>, dtype: KvDType, key: f32) {
+    let keys = [0.0, std::f32::consts::LN_2, 0.0];
+    let got = three_tokens(s, dtype, keys, [3.0, 6.0, 12.0], None, None);
+    let e = key.exp();
+    let want = [3.0, (3.0 + 6.0 * e) / (1.0 + e), (15.0 + 6.0 * e) / (2.0 + e)];
+    close(&s.label.clone(), &format!("attention over {dtype:?}"), &got, &want);
 }

@@ -141,7 +141,9 @@ fn as_the_reference_over_shapes() {
         cases.push(Case { window: Some(window), ..case(4, 1, 32) });
     }
     cases.push(Case { softcap: Some(2.5), ..case(6, 2, 16) });
-    cases.push(Case { dtype: KvDType::F32, window: Some(70), ..case(6, 2, 24) });
+    for dtype in [KvDType::F32, KvDType::BF16, KvDType::Fp8E4M3] {
+        cases.push(Case { dtype, window: Some(70), ..case(6, 2, 24) });
+    }
     for case in cases {
         let want = run(&Reference, &case, &mixed_steps(), 3);
         for isa in Isa::available() {
@@ -163,6 +165,8 @@ fn a_token_is_alone_in_the_world() {
         case(4, 1, 32),
         Case { window: Some(100), ..case(4, 2, 16) },
         Case { dtype: KvDType::F32, softcap: Some(3.0), ..case(7, 1, 8) },
+        Case { dtype: KvDType::BF16, ..case(3, 1, 24) },
+        Case { dtype: KvDType::Fp8E4M3, ..case(3, 1, 24) },
     ];
     const LEN: usize = 600;
     let whole = vec![vec![chunk(0, 0, LEN)]];

@@ -1,7 +1,8 @@
 //! [`Simd`] as a 256-bit register: AVX2 with FMA and F16C; with AVX-512, of twice as many registers.
 
 use super::{Kernel, LANES, Simd};
-use half::f16;
+use crate::E4m3;
+use half::{bf16, f16};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -55,6 +56,33 @@ impl<const REGISTERS: usize> Simd for X86<REGISTERS> {
         let src = &src[..LANES];
         // SAFETY: eight values of two bytes are there.
         unsafe { X86(_mm256_cvtph_ps(_mm_loadu_si128(src.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn load_bf16(src: &[bf16]) -> Self {
+        let src = &src[..LANES];
+        // SAFETY: eight values of two bytes are there.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(src.as_ptr().cast()));
+            X86(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
+        }
+    }
+
+    // As half precision, whose exponents are biased by 8 more: what is too small for all its bits
+    // of precision comes out right, too.
+    #[inline(always)]
+    fn load_e4m3(src: &[E4m3]) -> Self {
+        let src = &src[..LANES];
+        // SAFETY: eight bytes are there.
+        unsafe {
+            let bytes = _mm_cvtepi8_epi16(_mm_loadl_epi64(src.as_ptr().cast()));
+            let half = _mm_and_si128(_mm_slli_epi16::<7>(bytes), _mm_set1_epi16(!0x4000));
+            // One more than the largest number carries into the bit that makes it no number.
+            let carry =
+                _mm_and_si128(_mm_add_epi16(half, _mm_set1_epi16(1 << 7)), _mm_set1_epi16(0x4000));
+            let scaled = _mm256_cvtph_ps(_mm_or_si128(half, carry));
+            X86(_mm256_mul_ps(scaled, _mm256_set1_ps(256.0)))
+        }
     }
 
     #[inline(always)]

@@ -1,7 +1,8 @@
 //! [`Simd`] as two 128-bit registers: NEON, which every 64-bit Arm processor has.
 
 use super::{Kernel, LANES, Simd};
-use half::f16;
+use crate::E4m3;
+use half::{bf16, f16};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -85,6 +86,32 @@ impl Simd for Neon {
         // SAFETY: eight values of two bytes are there.
         let half = unsafe { vld1q_u16(src[..LANES].as_ptr().cast()) };
         Neon([widen::<false>(half), widen::<true>(half)])
+    }
+
+    #[inline(always)]
+    fn load_bf16(src: &[bf16]) -> Self {
+        // SAFETY: eight values of two bytes are there.
+        unsafe {
+            let bits = vld1q_u16(src[..LANES].as_ptr().cast());
+            let (low, high) = (vmovl_u16(vget_low_u16(bits)), vmovl_high_u16(bits));
+            Neon([low, high].map(|x| vreinterpretq_f32_u32(vshlq_n_u32::<16>(x))))
+        }
+    }
+
+    // As half precision, whose exponents are biased by 8 more: what is too small for all its bits
+    // of precision comes out right, too.
+    #[inline(always)]
+    fn load_e4m3(src: &[E4m3]) -> Self {
+        // SAFETY: eight bytes are there.
+        unsafe {
+            let bytes = vmovl_s8(vld1_s8(src[..LANES].as_ptr().cast()));
+            let half = vandq_s16(vshlq_n_s16::<7>(bytes), vdupq_n_s16(!0x4000));
+            // One more than the largest number carries into the bit that makes it no number.
+            let carry = vandq_s16(vaddq_s16(half, vdupq_n_s16(1 << 7)), vdupq_n_s16(0x4000));
+            let half = vreinterpretq_u16_s16(vorrq_s16(half, carry));
+            let scaled = [widen::<false>(half), widen::<true>(half)];
+            Neon(scaled.map(|x| vmulq_n_f32(x, 256.0)))
+        }
     }
 
     #[inline(always)]

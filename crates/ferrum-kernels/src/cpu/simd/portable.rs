@@ -1,8 +1,9 @@
 //! [`Simd`] as an array of eight values: any processor, and a form that compilers vectorise.
 
 use super::{Kernel, LANES, Simd};
-use half::f16;
+use crate::E4m3;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 /// Eight lanes in plain Rust.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +22,12 @@ pub(super) use run as run_avx512;
 #[inline(never)]
 fn widen(src: &[f16], dst: &mut [f32; LANES]) {
     src.convert_to_f32_slice(dst);
+}
+
+/// `dst = src`; apart for the same reason.
+#[inline(never)]
+fn widen_e4m3(src: &[E4m3; LANES], dst: &mut [f32; LANES]) {
+    *dst = src.map(E4m3::to_f32);
 }
 
 /// `dst = src`, rounded to nearest even.
@@ -65,6 +72,19 @@ impl Simd for Portable {
     fn load_f16(src: &[f16]) -> Self {
         let mut lanes = [0.0; LANES];
         widen(&src[..LANES], &mut lanes);
+        Portable(lanes)
+    }
+
+    #[inline(always)]
+    fn load_bf16(src: &[bf16]) -> Self {
+        let src = &src[..LANES];
+        Portable(std::array::from_fn(|i| f32::from_bits(u32::from(src[i].to_bits()) << 16)))
+    }
+
+    #[inline(always)]
+    fn load_e4m3(src: &[E4m3]) -> Self {
+        let mut lanes = [0.0; LANES];
+        widen_e4m3(&std::array::from_fn(|i| src[i]), &mut lanes);
         Portable(lanes)
     }
 

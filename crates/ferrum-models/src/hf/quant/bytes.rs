@@ -6,7 +6,7 @@
 //! SmolLM2 in fp8 (blocks of 128, 12 windows of 256): 28.05 with these weights in f32 or bf16, 28.19 in
 //! Q8_0 with activations of eight bits.
 
-use ferrum_kernels::Format;
+use ferrum_kernels::{E4m3, Format};
 use half::f16;
 
 use super::super::shards::Shards;
@@ -148,22 +148,10 @@ impl Bytes {
     fn value(&self, byte: u8) -> Result<f32, String> {
         match self.kind {
             ByteKind::Int => Ok(f32::from(byte as i8)),
-            ByteKind::Float => match e4m3(byte) {
+            ByteKind::Float => match E4m3::from_bits(byte).to_f32() {
                 value if value.is_nan() => Err("it has a weight that is not a number".into()),
                 value => Ok(value),
             },
         }
     }
-}
-
-/// The value of an E4M3FN float: `±m/8 · 2^(e - 7)` with `m` from 8 to 15, or `±m/8 · 2^-6` with `m` from
-/// 0 to 7 where the exponent is zero; all ones are not a number.
-pub(super) fn e4m3(byte: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), i32::from(byte & 7));
-    let magnitude = match (exponent, mantissa) {
-        (15, 7) => f32::NAN,
-        (0, m) => m as f32 * 2f32.powi(-9),
-        (e, m) => (8 + m) as f32 * 2f32.powi(e - 10),
-    };
-    if byte & 0x80 == 0 { magnitude } else { -magnitude }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use ferrum_kernels::Format;
 use ferrum_kernels::weight::dequantize_row;
+use ferrum_kernels::{E4m3, Format};
 use half::f16;
 use serde_json::{Map, Value, json};
 
@@ -296,7 +296,7 @@ fn floats_of_eight_bits_are_those_of_torch() {
     let all = compressed().e4m3;
     assert_eq!(all.len(), 256);
     for (byte, want) in (0u8..=255).zip(all) {
-        let got = super::bytes::e4m3(byte);
+        let got = E4m3::from_bits(byte).to_f32();
         match want {
             None => assert!(got.is_nan(), "{byte}: {got}"),
             Some(want) => assert_eq!(got.to_bits(), (want as f32).to_bits(), "{byte}"),
