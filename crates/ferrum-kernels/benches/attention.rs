@@ -146,6 +146,7 @@ impl<'a> Model<'a> {
                     scale: 0.1,
                     window: self.shape.window,
                     softcap: None,
+                    sinks: None,
                 };
                 let start = Instant::now();
                 self.cpu.attention(&mut self.stream, &mut self.dst, &p).expect("attention");

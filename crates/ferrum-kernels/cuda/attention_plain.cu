@@ -38,7 +38,7 @@ DEVICE void attention_plain_split(float* out, float* partials, float* states, co
   // A window or the step's own tokens may leave a split nothing: then the state is that of nothing.
   attend_rows<TYPE>(acc, s, rows, scores, keys, values, begin, max(begin, end), group, head_dim);
   if (splits.count == 1) {
-    write_rows(out, acc, s, rows, group, kv_heads, kv_head, head_dim);
+    write_rows(out, acc, s, rows, scores, group, kv_heads, kv_head, head_dim);
     return;
   }
   int first = decode_token(seq, most_tokens, query_starts), row_splits = gridDim.x;
@@ -68,10 +68,10 @@ DEVICE void attention_plain_split(float* out, float* partials, float* states, co
          (float* out, float* partials, float* states, const float* q, const u8* k, const u8* v,   \
           const u16* k_scales, const u16* v_scales, const int* query_starts, const int* kv_lens,  \
           const int* block_tables, int blocks_per_seq, int kv_heads, int group, int head_dim,     \
-          float scale, float softcap, int window, int most_tokens)) {                             \
+          float scale, float softcap, int window, const float* sinks, int most_tokens)) {         \
     attention_plain_split<type>(out, partials, states, q, k, v, k_scales, v_scales,               \
                                 query_starts, kv_lens, block_tables, blocks_per_seq, kv_heads,    \
-                                group, head_dim, Scores{scale, softcap, window, true},            \
+                                group, head_dim, Scores{scale, softcap, window, true, sinks},     \
                                 most_tokens);                                                     \
   }
 ATTENTION_PLAIN_SPLIT(attention_plain_split_f16, KV_F16)
@@ -102,7 +102,7 @@ DEVICE void attention_plain(float* out, const float* q, const u8* k, const u8* v
   load_queries(s, q, rows, group, kv_heads, kv_head, head_dim);
   attend_rows<TYPE>(acc, s, rows, scores, keys, values, first_seen(rows, scores, group),
                     end_seen(rows, scores, group), group, head_dim);
-  write_rows(out, acc, s, rows, group, kv_heads, kv_head, head_dim);
+  write_rows(out, acc, s, rows, scores, group, kv_heads, kv_head, head_dim);
 }
 
 #define ATTENTION_PLAIN(name, type)                                                               \
@@ -110,10 +110,10 @@ DEVICE void attention_plain(float* out, const float* q, const u8* k, const u8* v
          (float* out, const float* q, const u8* k, const u8* v, const u16* k_scales,              \
           const u16* v_scales, const int* query_starts, const int* kv_lens,                       \
           const int* block_tables, int blocks_per_seq, int seqs, int group, int head_dim,         \
-          float scale, float softcap, int window, int most_tokens)) {                             \
+          float scale, float softcap, int window, const float* sinks, int most_tokens)) {         \
     attention_plain<type>(out, q, k, v, k_scales, v_scales, query_starts, kv_lens, block_tables,  \
                           blocks_per_seq, seqs, group, head_dim,                                  \
-                          Scores{scale, softcap, window, true}, most_tokens);                     \
+                          Scores{scale, softcap, window, true, sinks}, most_tokens);              \
   }
 ATTENTION_PLAIN(attention_plain_f16, KV_F16)
 ATTENTION_PLAIN(attention_plain_f32, KV_F32)

@@ -185,7 +185,8 @@ DEVICE void attend_rows(float acc[ROWS_ITEMS][8], const RowsShared& s, const Que
 
 // Writes the outputs `acc / sum` of the rows.
 DEVICE void write_rows(float* out, const float acc[ROWS_ITEMS][8], const RowsShared& s,
-                       const QueryRows& rows, int group, int kv_heads, int kv_head, int head_dim) {
+                       const QueryRows& rows, const Scores& scores, int group, int kv_heads,
+                       int kv_head, int head_dim) {
   int chunks = head_dim / 8;
 #pragma unroll
   for (int n = 0; n < ROWS_ITEMS; n++) {
@@ -194,7 +195,9 @@ DEVICE void write_rows(float* out, const float acc[ROWS_ITEMS][8], const RowsSha
     int row = item / chunks;
     i64 at = query_offset(rows.token, rows.first + row, group, kv_heads, kv_head, head_dim);
     float* to = out + at + item % chunks * 8;
+    int head = query_head(rows.first + row, group, kv_head);
+    float sum = s.sum[row] + sink_weight(scores.sinks, head, s.max[row]);
 #pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = acc[n][i] / s.sum[row];
+    for (int i = 0; i < 8; i++) to[i] = acc[n][i] / sum;
   }
 }

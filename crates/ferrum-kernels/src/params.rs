@@ -243,7 +243,7 @@ pub struct KvWrite<'a, B: Backend> {
     pub batch: &'a StepBatch<B::Buffer>,
 }
 
-/// [`Backend::attention`]: `softmax(softcap(scale · Q·Kᵀ)) · V`, causal, grouped-query.
+/// [`Backend::attention`]: `softmax(softcap(scale · Q·Kᵀ), sink) · V`, causal, grouped-query.
 ///
 /// Token `t` of a sequence, at position `p`, sees positions `max(0, p + 1 - window) ..= p`. Query
 /// head `h` uses key-value head `h / (heads / kv_heads)`. The keys and values of the step's own
@@ -263,6 +263,10 @@ pub struct Attention<'a, B: Backend> {
     pub window: Option<usize>,
     /// Scores become `c · tanh(score / c)` (Gemma 2).
     pub softcap: Option<f32>,
+    /// A logit of each query head, `F32 [heads]`: it takes part in the softmax as it is, beside the
+    /// scores, and has no value, so that the weights add up to less than one (the attention sinks of
+    /// Xiao et al. 2023, arXiv:2309.17453, as gpt-oss learns them). Minus infinity has no effect.
+    pub sinks: Option<&'a B::Buffer>,
 }
 
 /// [`Backend::packed_attention`]: `softmax(scale · Q·Kᵀ) · V` within each of `S` sequences that lie

@@ -37,6 +37,8 @@ pub(crate) struct AttentionView<'a, M: Operand + 'a = HostBuffer> {
     pub dst: M::FloatsMut<'a>,
     /// Sequences `S`.
     pub seqs: usize,
+    /// `[heads]`, where there are any.
+    pub sinks: Option<M::Floats<'a>>,
     /// Query heads that share a head of keys and values.
     pub group: usize,
     query_starts: &'a [i32],
@@ -89,6 +91,7 @@ pub(crate) fn attention<'a, B: Backend<Buffer: Operand>>(
         q: p.q.floats(op, len)?,
         dst: dst.floats_mut(op, len)?,
         seqs: shape.seqs,
+        sinks: p.sinks.map(|sinks| sinks.floats(op, p.heads)).transpose()?,
         group: p.heads / spec.kv_heads,
         query_starts: uploaded(op, &p.batch.query_starts, starts)?,
         kv_lens: uploaded(op, &p.batch.kv_lens, shape.seqs)?,

@@ -161,7 +161,7 @@ fn run<E: KvElement>(
                 partials.range_mut(tile.partials..end),
             )
         };
-        Merge { isa, shape, tile, partials, scratch, dst: &dst }.run();
+        Merge { isa, shape, tile, partials, scratch, sinks: view.sinks, dst: &dst }.run();
     };
     if plan.partials < SERIAL_MERGE {
         (0..plan.merges.len()).for_each(|i| merges(i, 0));
@@ -175,6 +175,8 @@ struct WriteOutputs<'a, 'b> {
     shape: &'a Shape,
     tile: &'a Tile,
     state: &'a State<'b>,
+    /// `[heads]`
+    sinks: Option<&'a [f32]>,
     /// `[T, heads · head_dim]`
     dst: &'a SharedSlice<'a, f32>,
 }
@@ -184,15 +186,18 @@ impl Kernel for WriteOutputs<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let WriteOutputs { shape, tile, state, dst } = self;
+        let WriteOutputs { shape, tile, state, sinks, dst } = self;
         let dim = shape.head_dim;
-        for (row, (sums, total)) in state.acc.chunks_exact(dim).zip(&*state.total).enumerate() {
+        for (row, (sums, &total)) in state.acc.chunks_exact(dim).zip(&*state.total).enumerate() {
             let token = tile.tokens.start + row / shape.group;
             let head = tile.kv_head * shape.group + row % shape.group;
+            // The maximum need not know of the sink: a weight that outgrows all others stays finite
+            // (`math::exp`), and leaves nothing of them.
+            let sink = sinks.map(|sinks| kernels::exp_of::<S, 1>([sinks[head]], state.max[row])[0]);
             let start = (token * shape.heads + head) * dim;
             // SAFETY: one task writes a tile's outputs, and no two tiles share any.
             let dst = unsafe { dst.range_mut(start..start + dim) };
-            kernels::divide::<S>(sums, *total, dst);
+            kernels::divide::<S>(sums, total + sink.unwrap_or(0.0), dst);
         }
     }
 }

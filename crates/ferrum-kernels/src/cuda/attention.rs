@@ -8,8 +8,11 @@
 //! smaller chunks, and drafts that cross a length of context at which splits become longer (8192
 //! positions, and each power of two from there).
 
+use std::sync::Arc;
+
 use super::kv_cache::check_head_dim;
 use super::launch::{Grid, Launch};
+use super::memory::Memory;
 use super::modules::Source;
 use super::stream::{CudaStream, Scratch};
 use super::{Cuda, CudaBuffer};
@@ -103,10 +106,15 @@ fn decode_tokens(recorded: bool, view: &AttentionView<'_, CudaBuffer>, shape: &S
     tokens.filter(|&tokens| tokens <= MOST_TOKENS).sum()
 }
 
-/// What the kernels of all kinds have last: `scale`, `softcap`, `window`, `most_tokens`.
+/// What the kernels of all kinds have last: `scale`, `softcap`, `window`, `sinks`, `most_tokens`.
 fn scores<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>) -> Launch<'s> {
     let launch = launch.float(p.scale).float(p.softcap.unwrap_or(0.0));
-    launch.int(window(p)).int(MOST_TOKENS)
+    launch.int(window(p)).memory_if(sinks(p)).int(MOST_TOKENS)
+}
+
+/// The logits that heads have besides scores.
+fn sinks<'a>(p: &Attention<'a, Cuda>) -> Option<(&'a Arc<Memory>, usize)> {
+    p.sinks.map(|sinks| (&sinks.memory, 0))
 }
 
 /// Positions that a token sees, as a kernel counts them.
@@ -152,7 +160,8 @@ fn decode(
     let launch = s.launch("attention", Source::AttentionMerge, "attention_merge");
     let launch = launch.write(&view.dst).memory(&scratch, 0).memory(&scratch, partials);
     let launch = launch.memory(&p.batch.query_starts.memory, 0).memory(&p.batch.kv_lens.memory, 0);
-    let launch = launch.int(splits).int(head_dim).int(window(p)).int(MOST_TOKENS);
+    let launch = launch.int(splits).int(head_dim);
+    let launch = launch.int(window(p)).memory_if(sinks(p)).int(MOST_TOKENS);
     let blocks = [p.heads, longest, shape.seqs];
     // SAFETY: as above.
     unsafe { launch.run(Grid { blocks, threads: THREADS, shared: 0 }) }

@@ -46,7 +46,8 @@ impl Fixture {
         assert_eq!(kv.resident_bytes(), 3 * KV_BLOCK_SIZE * 2 * WIDTH * 4);
         let (q, mut dst) = (self.floats(8 * WIDTH), self.floats(8 * WIDTH));
         let (batch, kv, q) = (&batch, &kv, &q);
-        let p = Attention { q, kv, batch, heads: 2, scale: 1.0, window, softcap: None };
+        let (softcap, sinks) = (None, None);
+        let p = Attention { q, kv, batch, heads: 2, scale: 1.0, window, softcap, sinks };
         self.backend.attention(&mut self.stream, &mut dst, &p).unwrap();
     }
 

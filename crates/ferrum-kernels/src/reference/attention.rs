@@ -1,4 +1,4 @@
-//! [`crate::Backend::attention`]: `softmax(softcap(scale · q·kᵀ)) · v` over the visible positions.
+//! [`crate::Backend::attention`]: `softmax(softcap(scale · q·kᵀ), sink) · v` over the visible positions.
 
 use super::{KvCache, Reference, dot};
 use crate::checks::{self, AttentionSeq};
@@ -15,9 +15,9 @@ pub(super) fn attention(dst: &mut HostBuffer, p: &Attention<'_, Reference>) -> R
             let position = seq.first_position + token - seq.tokens.start;
             for head in 0..p.heads {
                 let at = (token * p.heads + head) * dim;
-                let kv_head = head / view.group;
-                let out = &mut view.dst[at..][..dim];
-                attend(p, &seq, position, kv_head, &view.q[at..][..dim], out);
+                let row = Row { position, kv_head: head / view.group, q: &view.q[at..][..dim] };
+                let sink = view.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
+                attend(p, &seq, &row, f64::from(sink), &mut view.dst[at..][..dim]);
             }
         }
     }
@@ -25,12 +25,17 @@ pub(super) fn attention(dst: &mut HostBuffer, p: &Attention<'_, Reference>) -> R
 }
 
 /// One query head of one token.
+struct Row<'a> {
+    position: usize,
+    kv_head: usize,
+    q: &'a [f32],
+}
+
 fn attend(
     p: &Attention<'_, Reference>,
     seq: &AttentionSeq<'_>,
-    position: usize,
-    kv_head: usize,
-    q: &[f32],
+    &Row { position, kv_head, q }: &Row<'_>,
+    sink: f64,
     out: &mut [f32],
 ) {
     let first = p.window.map_or(0, |w| (position + 1).saturating_sub(w));
@@ -45,9 +50,9 @@ fn attend(
             }
         })
         .collect();
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let max = scores.iter().copied().fold(sink, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-    let total: f64 = weights.iter().sum();
+    let total = weights.iter().sum::<f64>() + (sink - max).exp();
     let mut sums = vec![0.0; out.len()];
     for (j, weight) in visible.zip(&weights) {
         for (sum, &v) in sums.iter_mut().zip(head(p.kv, &p.kv.v, seq, j, kv_head)) {

@@ -24,11 +24,14 @@ pub struct Case {
     pub scale: f32,
     pub window: Option<usize>,
     pub softcap: Option<f32>,
+    /// What the logits of the heads' sinks lie around.
+    pub sinks: Option<f32>,
     /// (positions in the cache before the step, tokens in the step)
     pub seqs: Vec<(usize, usize)>,
 }
 
 /// The numbers of a case.
+#[derive(Clone)]
 pub struct World {
     blocks: usize,
     /// Of each sequence.
@@ -38,6 +41,8 @@ pub struct World {
     v: Vec<Vec<f32>>,
     /// Queries of each sequence at all positions, `[positions, heads · head_dim]`.
     q: Vec<Vec<f32>>,
+    /// `[heads]`
+    pub sinks: Option<Vec<f32>>,
 }
 
 impl Case {
@@ -64,7 +69,10 @@ impl Case {
         let mut random =
             |width: usize| lens.iter().map(|&len| rng.normals(len * width, 1.0)).collect();
         let (kv, q) = (self.kv_width(), self.q_width());
-        World { blocks, tables, k: random(kv), v: random(kv), q: random(q) }
+        let (k, v, q) = (random(kv), random(kv), random(q));
+        let heads = self.kv_heads * self.group;
+        let around = |level: f32| rng.normals(heads, 1.0).iter().map(|x| level + x).collect();
+        World { blocks, tables, k, v, q, sinks: self.sinks.map(around) }
     }
 
     /// Largest error of a value.
@@ -77,6 +85,8 @@ impl Case {
         let largest = |all: &[Vec<f32>]| all.iter().map(norm).fold(0.0, f64::max);
         let value = w.v.iter().flatten().fold(0.0, |m, &v| f64::max(m, f64::from(v).abs()));
         let score = f64::from(self.scale().abs()) * largest(&w.q) * largest(&w.k);
+        let finite = w.sinks.iter().flatten().filter(|sink| sink.is_finite());
+        let score = finite.fold(score, |score, &sink| score.max(f64::from(sink).abs()));
         value * (2e-6 + 3e-7 * score)
     }
 }
@@ -116,6 +126,7 @@ pub fn poisoned<B: Backend>(s: &mut Subject<B>, c: &Case, w: &World) -> B::KvCac
         k: vec![vec![f32::NAN; slots * c.kv_width()]],
         v: vec![vec![f32::NAN; slots * c.kv_width()]],
         q: vec![],
+        sinks: None,
     };
     write(s, c, &all, &mut cache, &[(0, slots)]);
     cache
@@ -165,6 +176,7 @@ pub fn attend<B: Backend>(
     let queries = packed(&w.q, c.q_width(), spans);
     let q = s.operand(&queries);
     let mut dst = s.target(&vec![f32::NAN; queries.len()]);
+    let sinks = w.sinks.as_ref().map(|sinks| s.operand(sinks));
     let p = Attention {
         q: &q,
         kv: cache,
@@ -173,6 +185,7 @@ pub fn attend<B: Backend>(
         scale: c.scale(),
         window: c.window,
         softcap: c.softcap,
+        sinks: sinks.as_ref(),
     };
     s.backend.attention(&mut s.stream, &mut dst, &p).expect("attention");
     s.result(&dst, queries.len())
@@ -187,7 +200,13 @@ pub fn run<B: Backend>(s: &mut Subject<B>, c: &Case, w: &World) -> Vec<f32> {
     attend(s, c, w, &mut cache, &spans)
 }
 
-fn check<B: Backend>(report: &mut Report, subjects: &mut [Subject<B>], rng: &mut Rng, c: &Case) {
+/// Compares a case with the oracle's.
+pub fn check<B: Backend>(
+    report: &mut Report,
+    subjects: &mut [Subject<B>],
+    rng: &mut Rng,
+    c: &Case,
+) {
     let w = c.world(rng);
     let want = run(&mut oracle(), c, &w);
     let bound = c.bound(&w);
@@ -228,6 +247,7 @@ pub fn attention_of_every_shape<B: Backend>(subjects: &mut [Subject<B>]) {
                         scale: [1.0, 4.0, -1.0][turn % 3],
                         window,
                         softcap: [None, Some(3.0), None, Some(50.0), None][turn / 5 % 5],
+                        sinks: None,
                         seqs: mixes[(turn + turn / 8) % mixes.len()].to_vec(),
                     };
                     check(&mut report, subjects, &mut rng, &c);
@@ -261,6 +281,7 @@ pub fn attention_over_long_contexts<B: Backend>(subjects: &mut [Subject<B>]) {
                     scale: 1.0,
                     window: [None, Some(512), None][turn % 3],
                     softcap: None,
+                    sinks: None,
                     seqs: seqs.to_vec(),
                 };
                 check(&mut report, subjects, &mut rng, &c);
@@ -284,6 +305,7 @@ pub fn attention_of_large_scores<B: Backend>(subjects: &mut [Subject<B>]) {
                 scale,
                 window: None,
                 softcap,
+                sinks: None,
                 seqs: vec![(0, 40), (300, 1), (90, 2)],
             };
             check(&mut report, subjects, &mut rng, &c);
@@ -309,6 +331,7 @@ pub fn attention_in_chunks_equals_one_shot<B: Backend>(subjects: &mut [Subject<B
                 scale: 1.0,
                 window,
                 softcap: None,
+                sinks: window.map(|_| 2.0),
                 seqs: vec![(0, len), (0, len)],
             };
             let w = c.world(&mut rng);

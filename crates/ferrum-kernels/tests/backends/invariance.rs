@@ -123,6 +123,7 @@ pub fn attention_of_sequences_is_independent<B: Backend>(subjects: &mut [Subject
                 scale: 1.0,
                 window,
                 softcap: None,
+                sinks: window.map(|_| 1.0),
                 seqs: seqs.clone(),
             };
             let w = c.world(&mut rng);
@@ -178,6 +179,7 @@ pub fn threads_do_not_change_results(subjects: &mut [Subject<Cpu>]) {
             scale: 1.0,
             window: None,
             softcap: None,
+            sinks: None,
             seqs,
         };
         let w = c.world(&mut rng);

@@ -6,8 +6,8 @@ use ferrum_kernels::params::{
     Linear, LinearOutput, RmsNorm, Rope, RopeStyle,
 };
 use ferrum_kernels::{
-    Backend, Buffer, DType, Format, KvDType, KvStorage, Need, PackedWeight, Result, StepBatch,
-    StepCapacity, StepInput, StepShape, WeightSource,
+    Backend, Buffer, DType, Format, KvDType, Need, PackedWeight, Result, StepBatch, StepCapacity,
+    StepInput, StepShape, WeightSource,
 };
 
 use crate::common::{Pattern, Rng, WeightBytes};
@@ -297,8 +297,8 @@ fn refuse_transfers<B: Backend>(s: &mut Subject<B>) {
     assert!(b.alloc(I, isize::MAX as usize / 4 + 1).is_err());
 }
 
-/// Sources whose bytes do not fit, and caches that cannot be; `check` agrees with what follows.
-pub fn wrong_weights_and_caches_are_refused<B: Backend>(subjects: &mut [Subject<B>]) {
+/// Sources whose bytes do not fit; `check` agrees with what follows.
+pub fn wrong_weights_are_refused<B: Backend>(subjects: &mut [Subject<B>]) {
     for s in subjects {
         for format in Format::ALL {
             let (cols, data) = (format.block_len(), vec![0; 4 * format.block_bytes()]);
@@ -332,25 +332,6 @@ pub fn wrong_weights_and_caches_are_refused<B: Backend>(subjects: &mut [Subject<
             }
             assert!(s.backend.check(&Need::Embed(format)).is_ok());
         }
-        let types = [KvDType::F16, KvDType::F32, KvDType::Q8_0];
-        for (head_dim, dtype) in (0..=300).flat_map(|d| types.map(|dtype| (d, dtype))) {
-            let spec = KvSpec { blocks: 2, kv_heads: 3, head_dim, dtype };
-            let able = s.backend.check(&Need::Attention { head_dim, kv: spec.dtype }).is_ok();
-            let cache = s.backend.kv_cache(&spec);
-            assert_eq!(cache.is_ok(), able, "{}: heads of {head_dim}, {dtype:?}", s.label);
-            let least = 2 * dtype.bytes(2 * 32 * 3 * head_dim);
-            cache.iter().for_each(|c| assert!(c.resident_bytes() >= least && *c.spec() == spec));
-        }
-        let good = KvSpec { blocks: 2, kv_heads: 3, head_dim: 64, dtype: KvDType::F32 };
-        for spec in [
-            KvSpec { blocks: 0, ..good },
-            KvSpec { kv_heads: 0, ..good },
-            KvSpec { blocks: usize::MAX / 8, ..good },
-            KvSpec { kv_heads: usize::MAX / 8, ..good },
-            KvSpec { blocks: 1 << 40, ..good },
-        ] {
-            assert!(s.backend.kv_cache(&spec).is_err(), "{}: {spec:?}", s.label);
-        }
     }
 }
 
@@ -375,9 +356,9 @@ struct Raw {
     heads: usize,
     window: Option<usize>,
     softcap: Option<f32>,
-    /// Lengths of keys, values, queries and result; types of the same.
-    lens: [usize; 4],
-    types: [DType; 4],
+    /// Lengths of keys, values, queries, result and sinks; types of the same.
+    lens: [usize; 5],
+    types: [DType; 5],
 }
 
 fn raw() -> Raw {
@@ -388,8 +369,8 @@ fn raw() -> Raw {
         heads: 4,
         window: None,
         softcap: None,
-        lens: [4 * 64, 4 * 64, 4 * 128, 4 * 128],
-        types: [F; 4],
+        lens: [4 * 64, 4 * 64, 4 * 128, 4 * 128, 4],
+        types: [F; 5],
     }
 }
 
@@ -418,6 +399,7 @@ impl Raw {
             .map(|(&len, dtype)| s.backend.alloc(dtype, len).expect("memory"));
         let (k, v) = (buffers.next().expect("k"), buffers.next().expect("v"));
         let (q, mut y) = (buffers.next().expect("q"), buffers.next().expect("y"));
+        let sinks = buffers.next().expect("sinks");
         let write = KvWrite { k: &k, v: &v, batch: &batch };
         let written = s.backend.kv_write(&mut s.stream, &mut kv, &write).is_ok();
         let p = Attention {
@@ -428,6 +410,7 @@ impl Raw {
             scale: 1.0,
             window: self.window,
             softcap: self.softcap,
+            sinks: Some(&sinks),
         };
         (written, s.backend.attention(&mut s.stream, &mut y, &p).is_ok())
     }
@@ -452,6 +435,8 @@ const FAULTS: &[Fault] = &[
     ("a result too short", |r| r.lens[3] -= 1, ATTEND),
     ("queries of integers", |r| r.types[2] = I, ATTEND),
     ("a result of integers", |r| r.types[3] = I, ATTEND),
+    ("sinks of too few heads", |r| r.lens[4] -= 1, ATTEND),
+    ("sinks of integers", |r| r.types[4] = I, ATTEND),
     ("no heads", |r| r.heads = 0, ATTEND),
     ("heads that do not divide", |r| r.heads = 3, ATTEND),
     ("more heads than the queries have", |r| r.heads = 6, ATTEND),

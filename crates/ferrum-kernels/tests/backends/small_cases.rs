@@ -172,6 +172,7 @@ fn three_tokens<B: Backend>(
     values: [f32; 3],
     window: Option<usize>,
     softcap: Option<f32>,
+    sink: Option<f32>,
 ) -> [f32; 3] {
     let dim = 32;
     let row = |xs: [f32; 3]| xs.iter().flat_map(|&x| [x; 32]).collect::<Vec<_>>();
@@ -195,7 +196,9 @@ fn three_tokens<B: Backend>(
     let mut y = s.target(&[0.0; 96]);
     // 32 products of 1 · key: the score is the key.
     let scale = 1.0 / 32.0;
-    let p = Attention { q: &q, kv: &kv, batch: &batch, heads: 1, scale, window, softcap };
+    let sinks = sink.map(|sink| s.operand(&[sink]));
+    let (q, kv, batch, sinks) = (&q, &kv, &batch, sinks.as_ref());
+    let p = Attention { q, kv, batch, heads: 1, scale, window, softcap, sinks };
     s.backend.attention(&mut s.stream, &mut y, &p).unwrap();
     let y = s.result(&y, 96);
     for row in y.chunks(dim) {
@@ -209,30 +212,39 @@ fn attention<B: Backend>(s: &mut Subject<B>) {
     let (ln2, v) = (std::f32::consts::LN_2, [3.0, 6.0, 12.0]);
     let f32 = KvDType::F32;
     // Weights 1 : 2 : 1.
-    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, None, None);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, None, None, None);
     close(&label, "attention", &got, &[3.0, 5.0, 6.75]);
-    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(2), None);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(2), None, None);
     close(&label, "attention with a window", &got, &[3.0, 5.0, 8.0]);
-    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(1), None);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(1), None, None);
     close(&label, "attention to itself", &got, &[3.0, 6.0, 12.0]);
     // 2·ln2 · tanh(x / (2·ln2)) = ln2 for x = 2·ln2 · atanh(1/2) = ln2 · ln3
     let key = ln2 * 3.0_f32.ln();
-    let got = three_tokens(s, f32, [0.0, key, 0.0], v, None, Some(2.0 * ln2));
+    let got = three_tokens(s, f32, [0.0, key, 0.0], v, None, Some(2.0 * ln2), None);
     close(&label, "attention with a soft cap", &got, &[3.0, 5.0, 6.75]);
+    // Of the weights 1 : 2 : 1 and 2 nothing comes of the last, and neither factor nor soft cap is for it.
+    let sink = Some(ln2);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, None, None, sink);
+    close(&label, "attention with a sink", &got, &[1.0, 3.0, 4.5]);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(2), None, sink);
+    close(&label, "attention with a sink and a window", &got, &[1.0, 3.0, 4.8]);
+    let got = three_tokens(s, f32, [0.0, key, 0.0], v, None, Some(2.0 * ln2), Some(3.0 * ln2));
+    close(&label, "attention with a sink and a soft cap", &got, &[1.0 / 3.0, 15.0 / 11.0, 2.25]);
 }
 
 /// What bytes with scales keep of groups of one value: 127 times a scale in half precision.
 fn bytes_with_scales<B: Backend>(s: &mut Subject<B>) {
     let label = s.label.clone();
     let ln2 = std::f32::consts::LN_2;
-    let got = three_tokens(s, KvDType::Q8_0, [0.0; 3], [127.0, -63.5, 0.0], Some(1), None);
+    let got = three_tokens(s, KvDType::Q8_0, [0.0; 3], [127.0, -63.5, 0.0], Some(1), None, None);
     assert_eq!(got, [127.0, -63.5, 0.0], "{label}");
     // The scales are 1/127 and 300/127, rounded to eleven bits.
-    let got = three_tokens(s, KvDType::Q8_0, [0.0; 3], [1.0, 300.0, 1e-7], Some(1), None);
+    let got = three_tokens(s, KvDType::Q8_0, [0.0; 3], [1.0, 300.0, 1e-7], Some(1), None, None);
     assert_eq!(got, [127.0 * 1032.0 / 131_072.0, 127.0 * 1209.0 / 512.0, 0.0], "{label}");
     // Weights 1 : 2 : 1, as far as ln 2 survives.
     let key = 127.0 * half::f16::from_f32(ln2 / 127.0).to_f32();
-    let got = three_tokens(s, KvDType::Q8_0, [0.0, ln2, 0.0], [127.0, 254.0, 508.0], None, None);
+    let got =
+        three_tokens(s, KvDType::Q8_0, [0.0, ln2, 0.0], [127.0, 254.0, 508.0], None, None, None);
     let e = key.exp();
     let want = [127.0, (127.0 + 254.0 * e) / (1.0 + e), (635.0 + 254.0 * e) / (2.0 + e)];
     close(&label, "attention over bytes", &got, &want);
@@ -242,9 +254,9 @@ fn bytes_with_scales<B: Backend>(s: &mut Subject<B>) {
 fn half_precision<B: Backend>(s: &mut Subject<B>) {
     let label = s.label.clone();
     let values = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 2049.0];
-    let got = three_tokens(s, KvDType::F16, [0.0; 3], values, Some(1), None);
+    let got = three_tokens(s, KvDType::F16, [0.0; 3], values, Some(1), None, None);
     assert_eq!(got, [1.0, 1.0 + 2.0 / 1024.0, 2048.0], "{label}");
     let tiny = [2.0_f32.powi(-24), 3.0 * 2.0_f32.powi(-25), 2.0_f32.powi(-26)];
-    let got = three_tokens(s, KvDType::F16, [0.0; 3], tiny, Some(1), None);
+    let got = three_tokens(s, KvDType::F16, [0.0; 3], tiny, Some(1), None, None);
     assert_eq!(got, [2.0_f32.powi(-24), 2.0_f32.powi(-23), 0.0], "{label}");
 }

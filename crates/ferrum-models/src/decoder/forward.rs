@@ -266,6 +266,7 @@ impl<B: Backend> DecoderRunner<B> {
                 scale: layer.attn_scale,
                 window: layer.window,
                 softcap: layer.softcap,
+                sinks: None,
             },
         )?;
         let weights = &self.weights.layers[i];

@@ -90,6 +90,8 @@ pub(super) struct Merge<'a> {
     /// The states of its splits.
     pub(super) partials: &'a mut [f32],
     pub(super) scratch: &'a mut [f32],
+    /// `[heads]`
+    pub(super) sinks: Option<&'a [f32]>,
     /// `[T, heads · head_dim]`
     pub(super) dst: &'a SharedSlice<'a, f32>,
 }
@@ -97,7 +99,7 @@ pub(super) struct Merge<'a> {
 impl Merge<'_> {
     /// Does it.
     pub(super) fn run(self) {
-        let Merge { isa, shape, tile, partials, scratch, dst } = self;
+        let Merge { isa, shape, tile, partials, scratch, sinks, dst } = self;
         let rows = tile.rows(shape);
         let len = State::len(rows, shape.head_dim);
         let mut merged = State::at(&mut scratch[..len], rows);
@@ -105,7 +107,7 @@ impl Merge<'_> {
             let from = &State::at(partial, rows);
             isa.dispatch(MergeSplit { shape, tile, split, into: &mut merged, from });
         }
-        isa.dispatch(WriteOutputs { shape, tile, state: &merged, dst });
+        isa.dispatch(WriteOutputs { shape, tile, state: &merged, sinks, dst });
     }
 }
 

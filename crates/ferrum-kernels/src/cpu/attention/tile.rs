@@ -58,7 +58,7 @@ impl<E: KvElement> Attend<'_, '_, E> {
             attend_split(isa, &blocks, q, split, &mut state);
             isa.dispatch(MergeSplit { shape, tile, split, into: &mut merged, from: &state });
         }
-        isa.dispatch(WriteOutputs { shape, tile, state: &merged, dst });
+        isa.dispatch(WriteOutputs { shape, tile, state: &merged, sinks: view.sinks, dst });
     }
 }
 
