@@ -18,7 +18,8 @@ DEVICE bool overwritten(const int* slots) {
   return __syncthreads_or(same);
 }
 
-// Block (token, keys or values), a thread for each value in turn. `k`, `v`: [T, kv_heads, head_dim]
+// Block (token, keys or values, which there may be none of), a thread for each value in turn. `k`,
+// `v`: [T, kv_heads, head_dim]
 KERNEL(kv_write_f16, 256,
        (u16* k_cache, u16* v_cache, const float* k, const float* v, const int* slots, int kv_heads,
         int head_dim)) {

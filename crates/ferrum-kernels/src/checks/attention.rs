@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use super::{Operand, ensure, in_range, indices, product, uploaded};
 use crate::host::HostBuffer;
-use crate::params::{Attention, KvSpec, KvWrite, PackedAttention};
+use crate::params::{Attention, KvSpec, KvValues, KvWrite, PackedAttention};
 use crate::{Backend, KV_BLOCK_SIZE, KvStorage, Result};
 
 /// Operands of [`Backend::kv_write`].
 pub(crate) struct KvWriteView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T, kv_heads · head_dim]`
     pub k: M::Floats<'a>,
-    /// `[T, kv_heads · head_dim]`
-    pub v: M::Floats<'a>,
+    /// `[T, kv_heads · head_dim]`; `None` where the cache keeps no values.
+    pub v: Option<M::Floats<'a>>,
     /// `[T]`, each within the cache. They may repeat; then the last token's values stay.
     pub slots: M::Ints<'a>,
 }
@@ -26,14 +26,20 @@ pub(crate) fn kv_write<'a, B: Backend<Buffer: Operand>>(
     let tokens = p.batch.shape.tokens;
     let len = product(op, &[tokens, spec.kv_heads, spec.head_dim])?;
     let slots = indices(op, "slot", &p.batch.slots, tokens, spec.blocks * KV_BLOCK_SIZE)?;
-    Ok(KvWriteView { k: p.k.floats(op, len)?, v: p.v.floats(op, len)?, slots })
+    let own = spec.values == KvValues::Own;
+    ensure(op, p.v.is_some() == own, || {
+        let given = if own { "no values" } else { "values" };
+        format!("{given} for a cache of {}", spec.values.of(spec.head_dim))
+    })?;
+    let v = p.v.map(|v| v.floats(op, len)).transpose()?;
+    Ok(KvWriteView { k: p.k.floats(op, len)?, v, slots })
 }
 
 /// Operands of [`Backend::attention`].
 pub(crate) struct AttentionView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T, heads · head_dim]`
     pub q: M::Floats<'a>,
-    /// `[T, heads · head_dim]`
+    /// `[T, heads · value_dim]`
     pub dst: M::FloatsMut<'a>,
     /// Sequences `S`.
     pub seqs: usize,
@@ -85,11 +91,12 @@ pub(crate) fn attention<'a, B: Backend<Buffer: Operand>>(
     ensure(op, p.softcap.is_none_or(|c| c > 0.0), || format!("softcap {:?}", p.softcap))?;
     let shape = p.batch.shape;
     let len = product(op, &[shape.tokens, p.heads, spec.head_dim])?;
+    let out = product(op, &[shape.tokens, p.heads, spec.value_dim()])?;
     let tables = product(op, &[shape.seqs, shape.blocks_per_seq])?;
     let starts = shape.seqs.saturating_add(1);
     let view = AttentionView {
         q: p.q.floats(op, len)?,
-        dst: dst.floats_mut(op, len)?,
+        dst: dst.floats_mut(op, out)?,
         seqs: shape.seqs,
         sinks: p.sinks.map(|sinks| sinks.floats(op, p.heads)).transpose()?,
         group: p.heads / spec.kv_heads,

@@ -17,7 +17,7 @@ use super::modules::Source;
 use super::stream::{CudaStream, Scratch};
 use super::{Cuda, CudaBuffer};
 use crate::checks::{self, AttentionView};
-use crate::params::{Attention, KvSpec};
+use crate::params::{Attention, KvSpec, KvValues};
 use crate::{KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType, KvStorage, Result, StepShape};
 
 /// Threads of a block of each kernel.
@@ -40,13 +40,14 @@ const SPLIT_LEAST: usize = 128;
 const SPLITS_AIM: usize = 64;
 
 /// Shared memory of a block of `attention_rows.cuh`, as `rows_shared` shares it out.
-pub(super) fn rows_shared_bytes(head_dim: usize, kv: KvDType) -> usize {
+pub(super) fn rows_shared_bytes(head_dim: usize, values: KvValues, kv: KvDType) -> usize {
     let (value, scales) = match kv {
         KvDType::F32 => (4, 0),
         KvDType::F16 => (2, 0),
         KvDType::Q8_0 => (1, KV_BLOCK_SIZE / KV_SCALE_GROUP * head_dim),
     };
-    let tiles = 2 * (KV_BLOCK_SIZE * (head_dim * value + 16) + scales * size_of::<u16>());
+    let tiles = if values == KvValues::Own { 2 } else { 1 };
+    let tiles = tiles * (KV_BLOCK_SIZE * (head_dim * value + 16) + scales * size_of::<u16>());
     let floats = ROWS_TILE * (head_dim + KV_BLOCK_SIZE + 3);
     tiles + floats * size_of::<f32>()
 }
@@ -69,8 +70,8 @@ pub(super) fn attention(
     p: &Attention<'_, Cuda>,
 ) -> Result<()> {
     let view = checks::attention(dst, p)?;
-    let &KvSpec { head_dim, dtype, .. } = p.kv.spec();
-    check_head_dim(&s.device, head_dim, dtype)?;
+    let &KvSpec { head_dim, values, dtype, .. } = p.kv.spec();
+    check_head_dim(&s.device, head_dim, values, dtype)?;
     countable("attention", p.batch.shape.tokens, p.heads)?;
     let StepShape { tokens, seqs, .. } = p.batch.shape;
     if seqs == 0 {
@@ -129,18 +130,19 @@ fn decode(
     p: &Attention<'_, Cuda>,
     longest: usize,
 ) -> Result<()> {
-    let &KvSpec { kv_heads, head_dim, dtype, .. } = p.kv.spec();
+    let &KvSpec { kv_heads, head_dim, values, dtype, .. } = p.kv.spec();
+    let value_dim = values.dim(head_dim);
     let shape = p.batch.shape;
     let splits = most_splits(&shape, p.window);
     let states = decode_tokens(s.recording.is_some(), view, &shape) * p.heads * splits;
-    let partials = states * head_dim * size_of::<f32>();
+    let partials = states * value_dim * size_of::<f32>();
     let scratch = s.scratch(Scratch::Attention, partials + states * 2 * size_of::<f32>())?;
 
     let mma = mma(p.kv.spec());
     let (source, entry, rows, shared) = match mma {
         Some(mma) => (Source::AttentionDecode, mma.decode, DECODE_ROWS, mma.decode_shared),
         None => {
-            let shared = rows_shared_bytes(head_dim, dtype);
+            let shared = rows_shared_bytes(head_dim, values, dtype);
             (Source::AttentionPlain, plain(dtype).split, ROWS_TILE, shared)
         }
     };
@@ -148,7 +150,7 @@ fn decode(
     let launch = launch.memory(&scratch, 0).memory(&scratch, partials).read(&view.q);
     let launch = step(cache(launch, p, mma.is_some()), p).int(shape.blocks_per_seq);
     let launch = launch.int(kv_heads).int(view.group);
-    let launch = if mma.is_some() { launch } else { launch.int(head_dim) };
+    let launch = if mma.is_some() { launch } else { launch.int(head_dim).int(value_dim) };
     let blocks = [splits, kv_heads * (longest * view.group).div_ceil(rows), shape.seqs];
     // SAFETY: `checks` has held the lengths, the sequences and their blocks; the scratch memory is as
     // long as the kernel needs.
@@ -160,7 +162,7 @@ fn decode(
     let launch = s.launch("attention", Source::AttentionMerge, "attention_merge");
     let launch = launch.write(&view.dst).memory(&scratch, 0).memory(&scratch, partials);
     let launch = launch.memory(&p.batch.query_starts.memory, 0).memory(&p.batch.kv_lens.memory, 0);
-    let launch = launch.int(splits).int(head_dim);
+    let launch = launch.int(splits).int(value_dim);
     let launch = launch.int(window(p)).memory_if(sinks(p)).int(MOST_TOKENS);
     let blocks = [p.heads, longest, shape.seqs];
     // SAFETY: as above.
@@ -173,20 +175,21 @@ fn prefill(
     view: &AttentionView<'_, CudaBuffer>,
     p: &Attention<'_, Cuda>,
 ) -> Result<()> {
-    let &KvSpec { kv_heads, head_dim, dtype, .. } = p.kv.spec();
+    let &KvSpec { kv_heads, head_dim, values, dtype, .. } = p.kv.spec();
+    let value_dim = values.dim(head_dim);
     let StepShape { tokens, seqs, blocks_per_seq, .. } = p.batch.shape;
     let mma = mma(p.kv.spec());
     let (source, entry, rows, shared) = match mma {
         Some(mma) => (Source::AttentionPrefill, mma.prefill, PREFILL_ROWS, mma.prefill_shared),
         None => {
-            let shared = rows_shared_bytes(head_dim, dtype);
+            let shared = rows_shared_bytes(head_dim, values, dtype);
             (Source::AttentionPlain, plain(dtype).whole, ROWS_TILE, shared)
         }
     };
     let launch = s.launch("attention", source, entry).write(&view.dst).read(&view.q);
     let launch = step(cache(launch, p, mma.is_some()), p);
     let launch = launch.int(blocks_per_seq).int(seqs).int(view.group);
-    let launch = if mma.is_some() { launch } else { launch.int(head_dim) };
+    let launch = if mma.is_some() { launch } else { launch.int(head_dim).int(value_dim) };
     // A tile that is not full for each sequence, and full ones.
     let blocks = [tokens * view.group / rows + seqs, kv_heads, 1];
     // SAFETY: `checks` has held the lengths, the sequences and their blocks.
@@ -204,6 +207,9 @@ struct Mma {
 
 /// Those for a cache, if there are any.
 fn mma(spec: &KvSpec) -> Option<Mma> {
+    if spec.values != KvValues::Own {
+        return None;
+    }
     let (decode, prefill) = match (spec.dtype, spec.head_dim) {
         (KvDType::F16, 64) => ("attention_decode_64", "attention_prefill_64"),
         (KvDType::F16, 96) => ("attention_decode_96", "attention_prefill_96"),
@@ -240,14 +246,16 @@ fn plain(dtype: KvDType) -> Plain {
     Plain { split, whole }
 }
 
-/// `k`, `v`, and unless a kernel knows of none `k_scales`, `v_scales`.
+/// `k`, `v` (null where values are a part of the keys), and unless a kernel knows of none `k_scales`,
+/// `v_scales`.
 fn cache<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>, without_scales: bool) -> Launch<'s> {
     let kv = p.kv;
-    let launch = launch.memory(&kv.k, 0).memory(&kv.v, 0);
+    let v = |offset| kv.v.as_ref().map(|v| (v, offset));
+    let launch = launch.memory(&kv.k, 0).memory_if(v(0));
     if without_scales {
         return launch;
     }
-    launch.memory(&kv.k, kv.scales).memory(&kv.v, kv.scales)
+    launch.memory(&kv.k, kv.scales).memory_if(v(kv.scales))
 }
 
 /// `query_starts`, `kv_lens`, `block_tables`.

@@ -3,21 +3,23 @@
 use super::{KvCache, Reference, dot};
 use crate::checks::{self, AttentionSeq};
 use crate::host::HostBuffer;
-use crate::params::Attention;
+use crate::params::{Attention, KvValues};
 use crate::{KV_BLOCK_SIZE, Result};
 
 pub(super) fn attention(dst: &mut HostBuffer, p: &Attention<'_, Reference>) -> Result<()> {
     let view = checks::attention(dst, p)?;
-    let dim = p.kv.spec.head_dim;
+    let (dim, value_dim) = (p.kv.spec.head_dim, p.kv.spec.value_dim());
     for i in 0..view.seqs {
         let seq = view.seq(i);
         for token in seq.tokens.clone() {
             let position = seq.first_position + token - seq.tokens.start;
             for head in 0..p.heads {
-                let at = (token * p.heads + head) * dim;
-                let row = Row { position, kv_head: head / view.group, q: &view.q[at..][..dim] };
+                let at = token * p.heads + head;
+                let q = &view.q[at * dim..][..dim];
+                let row = Row { position, kv_head: head / view.group, q };
                 let sink = view.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
-                attend(p, &seq, &row, f64::from(sink), &mut view.dst[at..][..dim]);
+                let out = &mut view.dst[at * value_dim..][..value_dim];
+                attend(p, &seq, &row, f64::from(sink), out);
             }
         }
     }
@@ -53,9 +55,13 @@ fn attend(
     let max = scores.iter().copied().fold(sink, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
     let total = weights.iter().sum::<f64>() + (sink - max).exp();
+    let values = match p.kv.spec.values {
+        KvValues::Own => &p.kv.v,
+        KvValues::PrefixOfKey(_) => &p.kv.k,
+    };
     let mut sums = vec![0.0; out.len()];
     for (j, weight) in visible.zip(&weights) {
-        for (sum, &v) in sums.iter_mut().zip(head(p.kv, &p.kv.v, seq, j, kv_head)) {
+        for (sum, &v) in sums.iter_mut().zip(head(p.kv, values, seq, j, kv_head)) {
             *sum += weight * f64::from(v);
         }
     }

@@ -6,7 +6,7 @@
 //! the sum of values add 2e-6. Rounding to half precision, or to bytes with scales, on the way into
 //! the cache is the same on every backend, so the bound does not depend on the cache's type.
 
-use ferrum_kernels::params::{Attention, KvSpec, KvWrite};
+use ferrum_kernels::params::{Attention, KvSpec, KvValues, KvWrite};
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KV_SCALE_GROUP, KvDType, StepCapacity, StepInput};
 
 use crate::common::Rng;
@@ -17,6 +17,7 @@ use crate::harness::{Report, Subject, oracle};
 pub struct Case {
     pub kv: KvDType,
     pub head_dim: usize,
+    pub values: KvValues,
     pub kv_heads: usize,
     /// Query heads per head of keys and values.
     pub group: usize,
@@ -54,6 +55,10 @@ impl Case {
         self.kv_width() * self.group
     }
 
+    fn out_width(&self) -> usize {
+        self.kv_heads * self.group * self.values.dim(self.head_dim)
+    }
+
     fn scale(&self) -> f32 {
         self.scale / (self.head_dim as f32).sqrt()
     }
@@ -83,7 +88,8 @@ impl Case {
             squares.fold(0.0, f64::max).sqrt()
         };
         let largest = |all: &[Vec<f32>]| all.iter().map(norm).fold(0.0, f64::max);
-        let value = w.v.iter().flatten().fold(0.0, |m, &v| f64::max(m, f64::from(v).abs()));
+        let values = if self.values == KvValues::Own { &w.v } else { &w.k };
+        let value = values.iter().flatten().fold(0.0, |m, &v| f64::max(m, f64::from(v).abs()));
         let score = f64::from(self.scale().abs()) * largest(&w.q) * largest(&w.k);
         let finite = w.sinks.iter().flatten().filter(|sink| sink.is_finite());
         let score = finite.fold(score, |score, &sink| score.max(f64::from(sink).abs()));
@@ -117,7 +123,8 @@ fn packed(all: &[Vec<f32>], width: usize, spans: &[(usize, usize)]) -> Vec<f32> 
 
 /// A cache with nothing but NaN in it: what no sequence wrote must not be seen.
 pub fn poisoned<B: Backend>(s: &mut Subject<B>, c: &Case, w: &World) -> B::KvCache {
-    let spec = KvSpec { blocks: w.blocks, kv_heads: c.kv_heads, head_dim: c.head_dim, dtype: c.kv };
+    let &Case { kv: dtype, head_dim, values, kv_heads, .. } = c;
+    let spec = KvSpec { blocks: w.blocks, kv_heads, head_dim, values, dtype };
     let mut cache = s.backend.kv_cache(&spec).expect("a cache");
     let slots = w.blocks * KV_BLOCK_SIZE;
     let all = World {
@@ -160,7 +167,8 @@ pub fn write<B: Backend>(
     }
     let k = s.operand(&packed(&w.k, c.kv_width(), spans));
     let v = s.operand(&packed(&w.v, c.kv_width(), spans));
-    let p = KvWrite { k: &k, v: &v, batch: &batch(s, w, spans) };
+    let v = (c.values == KvValues::Own).then_some(&v);
+    let p = KvWrite { k: &k, v, batch: &batch(s, w, spans) };
     s.backend.kv_write(&mut s.stream, cache, &p).expect("kv_write");
 }
 
@@ -175,7 +183,8 @@ pub fn attend<B: Backend>(
     write(s, c, w, cache, spans);
     let queries = packed(&w.q, c.q_width(), spans);
     let q = s.operand(&queries);
-    let mut dst = s.target(&vec![f32::NAN; queries.len()]);
+    let len = queries.len() / c.q_width() * c.out_width();
+    let mut dst = s.target(&vec![f32::NAN; len]);
     let sinks = w.sinks.as_ref().map(|sinks| s.operand(sinks));
     let p = Attention {
         q: &q,
@@ -188,7 +197,7 @@ pub fn attend<B: Backend>(
         sinks: sinks.as_ref(),
     };
     s.backend.attention(&mut s.stream, &mut dst, &p).expect("attention");
-    s.result(&dst, queries.len())
+    s.result(&dst, len)
 }
 
 /// The whole case: what was before, then the step.
@@ -242,6 +251,7 @@ pub fn attention_of_every_shape<B: Backend>(subjects: &mut [Subject<B>]) {
                     let c = Case {
                         kv,
                         head_dim,
+                        values: KvValues::Own,
                         kv_heads,
                         group,
                         scale: [1.0, 4.0, -1.0][turn % 3],
@@ -276,6 +286,7 @@ pub fn attention_over_long_contexts<B: Backend>(subjects: &mut [Subject<B>]) {
                 let c = Case {
                     kv,
                     head_dim,
+                    values: KvValues::Own,
                     kv_heads,
                     group,
                     scale: 1.0,
@@ -300,6 +311,7 @@ pub fn attention_of_large_scores<B: Backend>(subjects: &mut [Subject<B>]) {
             let c = Case {
                 kv: KvDType::F32,
                 head_dim: 64,
+                values: KvValues::Own,
                 kv_heads: 2,
                 group: 2,
                 scale,
@@ -326,6 +338,7 @@ pub fn attention_in_chunks_equals_one_shot<B: Backend>(subjects: &mut [Subject<B
             let c = Case {
                 kv,
                 head_dim: 64,
+                values: KvValues::Own,
                 kv_heads: 2,
                 group: 3,
                 scale: 1.0,

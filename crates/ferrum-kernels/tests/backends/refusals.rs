@@ -2,8 +2,8 @@
 //! shapes that contradict each other. Never a panic, never a silent default.
 
 use ferrum_kernels::params::{
-    Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm,
-    Linear, LinearOutput, RmsNorm, Rope, RopeStyle,
+    Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvValues, KvWrite,
+    LayerNorm, Linear, LinearOutput, RmsNorm, Rope, RopeStyle,
 };
 use ferrum_kernels::{
     Backend, Buffer, DType, Format, KvDType, Need, PackedWeight, Result, StepBatch, StepCapacity,
@@ -356,6 +356,9 @@ struct Raw {
     heads: usize,
     window: Option<usize>,
     softcap: Option<f32>,
+    values: KvValues,
+    /// Whether values are given to write.
+    with_values: bool,
     /// Lengths of keys, values, queries, result and sinks; types of the same.
     lens: [usize; 5],
     types: [DType; 5],
@@ -369,6 +372,8 @@ fn raw() -> Raw {
         heads: 4,
         window: None,
         softcap: None,
+        values: KvValues::Own,
+        with_values: true,
         lens: [4 * 64, 4 * 64, 4 * 128, 4 * 128, 4],
         types: [F; 5],
     }
@@ -390,7 +395,8 @@ impl Raw {
             b.upload_i32(stream, src, dst).expect("fits");
         }
         batch.shape = self.shape.unwrap_or(batch.shape);
-        let spec = KvSpec { blocks: 4, kv_heads: 2, head_dim: 32, dtype: KvDType::F16 };
+        let (values, dtype) = (self.values, KvDType::F16);
+        let spec = KvSpec { blocks: 4, kv_heads: 2, head_dim: 32, values, dtype };
         let mut kv = b.kv_cache(&spec).expect("a cache");
         let mut buffers = self
             .lens
@@ -400,7 +406,8 @@ impl Raw {
         let (k, v) = (buffers.next().expect("k"), buffers.next().expect("v"));
         let (q, mut y) = (buffers.next().expect("q"), buffers.next().expect("y"));
         let sinks = buffers.next().expect("sinks");
-        let write = KvWrite { k: &k, v: &v, batch: &batch };
+        let v = self.with_values.then_some(&v);
+        let write = KvWrite { k: &k, v, batch: &batch };
         let written = s.backend.kv_write(&mut s.stream, &mut kv, &write).is_ok();
         let p = Attention {
             q: &q,
@@ -428,6 +435,8 @@ const FAULTS: &[Fault] = &[
     ("values too short", |r| r.lens[1] -= 1, WRITE),
     ("keys of integers", |r| r.types[0] = I, WRITE),
     ("values of integers", |r| r.types[1] = I, WRITE),
+    ("no values", |r| r.with_values = false, WRITE),
+    ("values that are a part of the keys", |r| r.values = KvValues::PrefixOfKey(16), WRITE),
     ("a slot below zero", |r| r.slots[1] = -1, WRITE),
     ("a slot past the cache", |r| r.slots[1] = 128, WRITE),
     ("a huge slot", |r| r.slots[1] = i32::MAX, WRITE),

@@ -1,8 +1,8 @@
 //! Cases small enough to be worked out by hand, for the oracle above all.
 
 use ferrum_kernels::params::{
-    Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm,
-    Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RopeStyle,
+    Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvValues, KvWrite,
+    LayerNorm, Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RopeStyle,
 };
 use ferrum_kernels::{Backend, Format, KvDType, StepCapacity, StepInput};
 
@@ -187,10 +187,11 @@ fn three_tokens<B: Backend>(
     };
     let cap = StepCapacity { tokens: 3, seqs: 1, blocks_per_seq: 1, samples: 1 };
     let batch = s.batch(&step, &cap, 2);
-    let spec = KvSpec { blocks: 2, kv_heads: 1, head_dim: dim, dtype };
+    let own = KvValues::Own;
+    let spec = KvSpec { blocks: 2, kv_heads: 1, head_dim: dim, values: own, dtype };
     let mut kv = s.backend.kv_cache(&spec).unwrap();
     let (k, v) = (s.operand(&row(keys)), s.operand(&row(values)));
-    let write = KvWrite { k: &k, v: &v, batch: &batch };
+    let write = KvWrite { k: &k, v: Some(&v), batch: &batch };
     s.backend.kv_write(&mut s.stream, &mut kv, &write).unwrap();
     let q = s.operand(&row([1.0; 3]));
     let mut y = s.target(&[0.0; 96]);

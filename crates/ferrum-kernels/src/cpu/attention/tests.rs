@@ -2,7 +2,7 @@
 //! the chunks, the blocks and the threads. With it go `kv_write` and the layout of the cache.
 
 use crate::cpu::{Cpu, CpuConfig, Isa};
-use crate::params::{Attention, KvSpec, KvWrite};
+use crate::params::{Attention, KvSpec, KvValues, KvWrite};
 use crate::reference::Reference;
 use crate::{Backend, DType, KvDType, StepBatch, StepCapacity, StepInput};
 
@@ -84,7 +84,9 @@ fn run<B: Backend<Buffer = crate::host::HostBuffer>>(
     });
     let sinks = sinks.as_ref();
     let blocks = BLOCKS_PER_SEQ * SEQS;
-    let mut kv = backend.kv_cache(&KvSpec { blocks, kv_heads, head_dim, dtype }).unwrap();
+    let values = KvValues::Own;
+    let spec = KvSpec { blocks, kv_heads, head_dim, values, dtype };
+    let mut kv = backend.kv_cache(&spec).unwrap();
     let cap = StepCapacity { tokens: 4096, seqs: SEQS, blocks_per_seq: BLOCKS_PER_SEQ, samples: 1 };
     let mut batch = StepBatch::new(backend, &cap).unwrap();
     let mut outputs = Outputs::new();
@@ -100,7 +102,7 @@ fn run<B: Backend<Buffer = crate::host::HostBuffer>>(
         };
         let q = upload(heads * head_dim, 1);
         let (k, v) = (upload(kv_heads * head_dim, 2), upload(kv_heads * head_dim, 3));
-        backend.kv_write(&mut s, &mut kv, &KvWrite { k: &k, v: &v, batch: &batch }).unwrap();
+        backend.kv_write(&mut s, &mut kv, &KvWrite { k: &k, v: Some(&v), batch: &batch }).unwrap();
         let width = heads * head_dim;
         let mut dst = backend.alloc(DType::F32, tokens * width).unwrap();
         let scale = 0.6 / (head_dim as f32).sqrt();
@@ -239,7 +241,9 @@ fn poisoned(backend: &Cpu, case: &Case, len: usize) -> Outputs {
     let &Case { heads, kv_heads, head_dim, dtype, window, softcap, .. } = case;
     let mut s = backend.stream().unwrap();
     let blocks = BLOCKS_PER_SEQ * SEQS;
-    let mut kv = backend.kv_cache(&KvSpec { blocks, kv_heads, head_dim, dtype }).unwrap();
+    let values = KvValues::Own;
+    let spec = KvSpec { blocks, kv_heads, head_dim, values, dtype };
+    let mut kv = backend.kv_cache(&spec).unwrap();
     let cap = StepCapacity { tokens: 256, seqs: SEQS, blocks_per_seq: BLOCKS_PER_SEQ, samples: 1 };
     let mut batch = StepBatch::new(backend, &cap).unwrap();
     let mut outputs = Outputs::new();
@@ -257,7 +261,7 @@ fn poisoned(backend: &Cpu, case: &Case, len: usize) -> Outputs {
         };
         let (k, v) = (upload(kv_heads * head_dim, 2, nan), upload(kv_heads * head_dim, 3, nan));
         let q = upload(heads * head_dim, 1, false);
-        backend.kv_write(&mut s, &mut kv, &KvWrite { k: &k, v: &v, batch: &batch }).unwrap();
+        backend.kv_write(&mut s, &mut kv, &KvWrite { k: &k, v: Some(&v), batch: &batch }).unwrap();
         if attend {
             let scale = 0.6 / (head_dim as f32).sqrt();
             let (q, kv, batch, sinks) = (&q, &kv, &batch, None);
@@ -289,9 +293,10 @@ fn poisoned(backend: &Cpu, case: &Case, len: usize) -> Outputs {
 fn other_head_widths_are_refused() {
     let backend = cpu(Isa::Portable, 1);
     for head_dim in [1, 7, 12, 60] {
-        let need = crate::Need::Attention { head_dim, kv: KvDType::F16 };
+        let (values, kv) = (KvValues::Own, KvDType::F16);
+        let need = crate::Need::Attention { head_dim, values, kv };
         assert!(matches!(backend.check(&need), Err(crate::KernelError::Unsupported { .. })));
-        let spec = KvSpec { blocks: 1, kv_heads: 1, head_dim, dtype: KvDType::F16 };
+        let spec = KvSpec { blocks: 1, kv_heads: 1, head_dim, values, dtype: kv };
         assert!(backend.kv_cache(&spec).is_err());
     }
 }
