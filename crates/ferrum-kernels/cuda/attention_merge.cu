@@ -1,4 +1,5 @@
-// Brings the splits of a context together, for `attention_decode.cu` and `attention_plain.cu`.
+// Brings the splits of a context together, for `attention_decode.cu`, `attention_latent.cu` and
+// `attention_plain.cu`.
 //
 // Reference shape, one token with 32 heads of 128 values in 32 splits: reads 0.5 MB, which are
 // still in the second-level cache.

@@ -1,7 +1,7 @@
 // Attention by plain multiply-adds: for the cache types and head widths that `attention_decode.cu`
-// and `attention_prefill.cu` have no kernels for, and for values that are the first ones of each key;
-// then `v` is null. As there, sequences of few tokens have their contexts split over blocks, and
-// sequences of many have not.
+// and `attention_prefill.cu` have no kernels for, and for values that are the first ones of each key
+// unless `attention_latent.cu` has one; then `v` is null. As there, sequences of few tokens have
+// their contexts split over blocks, and sequences of many have not.
 //
 // Reference shape, heads of 128 values in F32, 32 over 8. One token after 4096 positions: reads
 // 33.6 MB of keys and values once; 67 Mflop, 2 flop a byte, so memory is the limit. 2048 tokens:

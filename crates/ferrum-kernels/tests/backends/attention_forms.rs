@@ -87,19 +87,25 @@ pub fn attention_to_prefixes_of_keys<B: Backend>(subjects: &mut [Subject<B>]) {
             }
         }
     }
-    let small = Case {
+    // DeepSeek-V2's 128 heads over one; and few values.
+    let latent = Case {
         kv: KvDType::F16,
-        head_dim: 48,
-        values: KvValues::PrefixOfKey(32),
+        head_dim: 576,
+        values: KvValues::PrefixOfKey(512),
         kv_heads: 1,
-        group: 5,
+        group: 128,
         scale: 1.0,
         window: None,
         softcap: None,
         sinks: None,
-        seqs: vec![(150, 1), (0, 20)],
+        seqs: vec![(700, 1), (250, 3)],
     };
-    check(&mut report, subjects, &mut rng, &small);
+    let values = KvValues::PrefixOfKey(32);
+    let windowed = Case { group: 20, window: Some(200), sinks: Some(1.0), ..latent.clone() };
+    let small = Case { head_dim: 48, values, group: 5, ..latent.clone() };
+    for c in [latent, windowed, small] {
+        check(&mut report, subjects, &mut rng, &c);
+    }
     report.finish();
 }
 
