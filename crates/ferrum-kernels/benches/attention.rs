@@ -6,7 +6,7 @@
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, CpuKvCache, CpuStream, Isa};
 use ferrum_kernels::host::HostBuffer;
-use ferrum_kernels::params::{Attention, KvSpec};
+use ferrum_kernels::params::{Attention, KvSpec, KvValues};
 use ferrum_kernels::{Backend, DType, KV_BLOCK_SIZE, KvDType, StepBatch, StepCapacity, StepInput};
 use std::hint::black_box;
 use std::time::Instant;
@@ -104,7 +104,8 @@ impl<'a> Model<'a> {
     fn new(cpu: &'a Cpu, shape: Shape, dtype: KvDType) -> Self {
         let mut stream = cpu.stream().expect("a stream");
         let blocks = DEPTH / KV_BLOCK_SIZE;
-        let spec = KvSpec { blocks, kv_heads: shape.kv_heads, head_dim: shape.head_dim, dtype };
+        let &Shape { kv_heads, head_dim, .. } = &shape;
+        let spec = KvSpec { blocks, kv_heads, head_dim, values: KvValues::Own, dtype };
         let width = shape.kv_heads * shape.head_dim;
         let cap = StepCapacity { tokens: DEPTH, seqs: 1, blocks_per_seq: blocks, samples: 1 };
         let mut batch = StepBatch::new(cpu, &cap).expect("a batch");
@@ -120,7 +121,7 @@ impl<'a> Model<'a> {
         batch.upload(cpu, &mut stream, &step(0, DEPTH)).expect("a step");
         let caches = (0..shape.layers).map(|_| {
             let mut kv = cpu.kv_cache(&spec).expect("a cache");
-            let write = ferrum_kernels::params::KvWrite { k: &k, v: &v, batch: &batch };
+            let write = ferrum_kernels::params::KvWrite { k: &k, v: Some(&v), batch: &batch };
             cpu.kv_write(&mut stream, &mut kv, &write).expect("a write");
             kv
         });
@@ -148,6 +149,7 @@ impl<'a> Model<'a> {
                     scale: 0.1,
                     window: self.shape.window,
                     softcap: None,
+                    sinks: None,
                 };
                 let start = Instant::now();
                 self.cpu.attention(&mut self.stream, &mut self.dst, &p).expect("attention");

@@ -98,6 +98,7 @@ struct Scores {
   float softcap;  // none if 0
   int window;     // positions that a token sees, itself among them
   bool causal;
+  const float* sinks;  // [heads], none if null
 
   // Whether a token at `position` sees the keys at `at`.
   __device__ __forceinline__ bool sees(int position, int at) const {
@@ -112,6 +113,12 @@ struct Scores {
   }
 };
 
+// The weight of the sink of head `head` beside those of a row whose largest exponent is `largest`.
+// It is added where the row's sums are divided, and so once.
+DEVICE float sink_weight(const float* sinks, int head, float largest) {
+  return sinks == nullptr ? 0.0f : exp2f(sinks[head] * LOG2_E - largest);
+}
+
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // The first position that any of the rows sees; past the last.
@@ -124,9 +131,12 @@ DEVICE int end_seen(const QueryRows& rows, const Scores& scores, int group) {
   return scores.causal ? last + 1 : rows.kv_len;
 }
 
+// The query head of packed row `row`.
+DEVICE int query_head(int row, int group, int kv_head) { return kv_head * group + row % group; }
+
 // Where packed row `row` of a sequence lies in `[T, heads, head_dim]`.
 DEVICE i64 query_offset(int token, int row, int group, int kv_heads, int kv_head, int head_dim) {
-  i64 head = (i64)(token + row / group) * kv_heads * group + kv_head * group + row % group;
+  i64 head = (i64)(token + row / group) * kv_heads * group + query_head(row, group, kv_head);
   return head * head_dim;
 }
 

@@ -110,14 +110,16 @@ DEVICE void attention_decode(float* out, float* partials, float* states, const f
 #pragma unroll
     for (int n = 0; n < DECODE_WARPS; n++) {
       const float* state = warp_states + (n * MMA_ROWS + row) * 2;
-      // A warp that saw nothing has nothing to add.
+      // A warp that saw nothing has nothing to add. From here on weights are what they are.
       float factor = state[0] == NEGATIVE_INFINITY ? 0.0f : exp2f(state[0] - largest);
+      factor *= 1.0f / WEIGHT_UNIT;
       weights = fmaf(factor, state[1], weights);
       sum = fmaf(factor, reinterpret_cast<const float*>(tiles + n * TILES)[i], sum);
     }
     if (splits.count == 1) {
       i64 to = query_offset(rows.token, rows.first + row, group, kv_heads, kv_head, DIM) + d;
-      out[to] = sum / weights;
+      int head = query_head(rows.first + row, group, kv_head);
+      out[to] = sum / (weights + sink_weight(scores.sinks, head, largest));
       continue;
     }
     i64 at = query_offset(first, rows.first + row, group, kv_heads, kv_head, row_splits);
@@ -127,17 +129,18 @@ DEVICE void attention_decode(float* out, float* partials, float* states, const f
   }
 }
 
-#define ATTENTION_DECODE(name, dim)                                                               \
-  KERNEL(name, 128,                                                                               \
+// Shared memory has room for no more blocks on a multiprocessor of sm_80.
+#define ATTENTION_DECODE(name, dim, blocks)                                                       \
+  KERNEL_RESIDENT(name, 128, blocks,                                                              \
          (float* out, float* partials, float* states, const float* q, const u16* k, const u16* v, \
           const int* query_starts, const int* kv_lens, const int* block_tables,                   \
           int blocks_per_seq, int kv_heads, int group, float scale, float softcap, int window,    \
-          int most_tokens)) {                                                                     \
+          const float* sinks, int most_tokens)) {                                                 \
     attention_decode<dim>(out, partials, states, q, k, v, query_starts, kv_lens, block_tables,    \
-                          blocks_per_seq, kv_heads, group, Scores{scale, softcap, window, true},  \
-                          most_tokens);                                                           \
+                          blocks_per_seq, kv_heads, group,                                        \
+                          Scores{scale, softcap, window, true, sinks}, most_tokens);              \
   }
-ATTENTION_DECODE(attention_decode_64, 64)
-ATTENTION_DECODE(attention_decode_96, 96)
-ATTENTION_DECODE(attention_decode_128, 128)
-ATTENTION_DECODE(attention_decode_256, 256)
+ATTENTION_DECODE(attention_decode_64, 64, 4)
+ATTENTION_DECODE(attention_decode_96, 96, 3)
+ATTENTION_DECODE(attention_decode_128, 128, 3)
+ATTENTION_DECODE(attention_decode_256, 256, 2)

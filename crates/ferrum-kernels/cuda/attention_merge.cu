@@ -1,4 +1,5 @@
-// Brings the splits of a context together, for `attention_decode.cu` and `attention_plain.cu`.
+// Brings the splits of a context together, for `attention_decode.cu`, `attention_latent.cu` and
+// `attention_plain.cu`.
 //
 // Reference shape, one token with 32 heads of 128 values in 32 splits: reads 0.5 MB, which are
 // still in the second-level cache.
@@ -8,7 +9,8 @@
 // `row_splits` is `gridDim.x` of the kernel above.
 KERNEL(attention_merge, 128,
        (float* out, const float* partials, const float* states, const int* query_starts,
-        const int* kv_lens, int row_splits, int head_dim, int window, int most_tokens)) {
+        const int* kv_lens, int row_splits, int value_dim, int window, const float* sinks,
+        int most_tokens)) {
   int head = blockIdx.x, heads = gridDim.x, row = blockIdx.y, seq = blockIdx.z;
   int token = query_starts[seq], tokens = query_starts[seq + 1] - token;
   int splits = splits_of(kv_lens[seq], tokens, window).count;
@@ -19,13 +21,13 @@ KERNEL(attention_merge, 128,
   const float* state = states + 2 * at;
   float largest = NEGATIVE_INFINITY;
   for (int i = 0; i < splits; i++) largest = fmaxf(largest, state[2 * i]);
-  for (int d = threadIdx.x; d < head_dim; d += 128) {
-    float acc = 0.0f, sum = 0.0f;
+  for (int d = threadIdx.x; d < value_dim; d += 128) {
+    float acc = 0.0f, sum = sink_weight(sinks, head, largest);
     for (int i = 0; i < splits; i++) {
       float factor = exp2f(state[2 * i] - largest);
       sum = fmaf(factor, state[2 * i + 1], sum);
-      acc = fmaf(factor, partials[(at + i) * head_dim + d], acc);
+      acc = fmaf(factor, partials[(at + i) * value_dim + d], acc);
     }
-    out[((i64)(token + row) * heads + head) * head_dim + d] = acc / sum;
+    out[((i64)(token + row) * heads + head) * value_dim + d] = acc / sum;
   }
 }

@@ -20,11 +20,11 @@ constexpr int MMA_STRIDE = DIM + 8;
 template <int DIM>
 constexpr int MMA_UNROLL = DIM > 128 ? 1 : 2;
 
-// What a warp knows of its rows. In a fragment of sums, lane `l` has columns `2(l % 4)` and the
+// What a warp knows of its rows, and its columns of their values. In a fragment of sums, lane `l` has columns `2(l % 4)` and the
 // next of rows `l / 4` (numbers 0 and 1 of four) and `l / 4 + 8` (2 and 3).
-template <int DIM>
+template <int DIM, int COLUMNS = DIM>
 struct WarpRows {
-  float sums[DIM / 8][4];            // weighted sums of values, [16, DIM]
+  float sums[COLUMNS / 8][4];        // weighted sums of values, [16, COLUMNS]
   float largest[2], weights[2];      // softmax state of this lane's rows; weights of its columns
   float scale[2];                    // what products are multiplied by
   int position[2];
@@ -38,10 +38,10 @@ DEVICE void split_halves(float a, float b, u32& high, u32& low) {
 
 // Brings this warp's rows, from packed row `first` on, to `high` and `low`: [16, MMA_STRIDE]. Rows
 // from `count` on are zero. Of warps that share their rows, one keeps them there.
-template <int DIM>
-DEVICE void load_rows(WarpRows<DIM>& w, u16* high, u16* low, const float* q, const QueryRows& rows,
-                      const Scores& scores, int first, int count, int group, int kv_heads,
-                      int kv_head, bool keep) {
+template <int DIM, int COLUMNS>
+DEVICE void load_rows(WarpRows<DIM, COLUMNS>& w, u16* high, u16* low, const float* q,
+                      const QueryRows& rows, const Scores& scores, int first, int count, int group,
+                      int kv_heads, int kv_head, bool keep) {
   int lane = threadIdx.x % 32;
   for (int row = 0; row < MMA_ROWS; row++) {
     i64 from = query_offset(rows.token, first + row, group, kv_heads, kv_head, DIM);
@@ -75,7 +75,7 @@ DEVICE void load_rows(WarpRows<DIM>& w, u16* high, u16* low, const float* q, con
 #pragma unroll
   for (int i = 0; i < 2; i++) w.largest[i] = NEGATIVE_INFINITY, w.weights[i] = 0.0f;
 #pragma unroll
-  for (int n = 0; n < DIM / 8; n++) {
+  for (int n = 0; n < COLUMNS / 8; n++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) w.sums[n][i] = 0.0f;
   }
@@ -131,8 +131,9 @@ DEVICE void multiply_keys(float products[KEYS / 8][4], const u16* high, const u1
 
 // The online softmax: products with the keys of the positions from `at` become weights, and sums
 // and weights so far are scaled to the new maximum.
-template <int DIM, int KEYS>
-DEVICE void soften(WarpRows<DIM>& w, float products[KEYS / 8][4], const Scores& scores, int at) {
+template <int DIM, int KEYS, int COLUMNS>
+DEVICE void soften(WarpRows<DIM, COLUMNS>& w, float products[KEYS / 8][4], const Scores& scores,
+                   int at) {
   int column = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -164,7 +165,7 @@ DEVICE void soften(WarpRows<DIM>& w, float products[KEYS / 8][4], const Scores& 
       }
     }
 #pragma unroll
-    for (int n = 0; n < DIM / 8; n++) {
+    for (int n = 0; n < COLUMNS / 8; n++) {
       w.sums[n][2 * half] *= factor;
       w.sums[n][2 * half + 1] *= factor;
     }
@@ -172,8 +173,9 @@ DEVICE void soften(WarpRows<DIM>& w, float products[KEYS / 8][4], const Scores& 
 }
 
 // sums += weights · values
-template <int DIM, int KEYS>
-DEVICE void multiply_values(WarpRows<DIM>& w, const float weights[KEYS / 8][4], const u16* values) {
+template <int DIM, int KEYS, int COLUMNS>
+DEVICE void multiply_values(WarpRows<DIM, COLUMNS>& w, const float weights[KEYS / 8][4],
+                            const u16* values) {
   int lane = threadIdx.x % 32;
   int value = lane % 16 * MMA_STRIDE<DIM> + lane / 16 * 8;
 #pragma unroll
@@ -186,7 +188,7 @@ DEVICE void multiply_values(WarpRows<DIM>& w, const float weights[KEYS / 8][4], 
     split_halves(right[0], right[1], a_high[2], a_low[2]);
     split_halves(right[2], right[3], a_high[3], a_low[3]);
 #pragma unroll
-    for (int n = 0; n < DIM / 8; n += 2) {
+    for (int n = 0; n < COLUMNS / 8; n += 2) {
       u32 b[4];
       ldmatrix_x4_trans(b, values + k * MMA_STRIDE<DIM> + value + n * 8);
       mma_f16(w.sums[n], a_low, b);

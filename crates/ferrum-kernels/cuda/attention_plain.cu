@@ -1,6 +1,7 @@
 // Attention by plain multiply-adds: for the cache types and head widths that `attention_decode.cu`
-// and `attention_prefill.cu` have no kernels for. As there, sequences of few tokens have their
-// contexts split over blocks, and sequences of many have not.
+// and `attention_prefill.cu` have no kernels for, and for values that are the first ones of each key
+// unless `attention_latent.cu` has one; then `v` is null. As there, sequences of few tokens have
+// their contexts split over blocks, and sequences of many have not.
 //
 // Reference shape, heads of 128 values in F32, 32 over 8. One token after 4096 positions: reads
 // 33.6 MB of keys and values once; 67 Mflop, 2 flop a byte, so memory is the limit. 2048 tokens:
@@ -9,15 +10,15 @@
 #include "attention_rows.cuh"
 
 // Block (split, kv_head · tile, seq). Where a sequence has one split, its output is final.
-// `out`, `q`: [T, heads, head_dim]; `partials`: [tokens, heads, gridDim.x, head_dim];
-// `states`: the same without head_dim, of pairs (max, sum).
+// `q`: [T, heads, head_dim]; `out`: [T, heads, value_dim]; `partials`: [tokens, heads, gridDim.x,
+// value_dim]; `states`: the same without value_dim, of pairs (max, sum).
 template <KvType TYPE>
 DEVICE void attention_plain_split(float* out, float* partials, float* states, const float* q,
                                   const u8* k, const u8* v, const u16* k_scales,
                                   const u16* v_scales, const int* query_starts,
                                   const int* kv_lens, const int* block_tables,
                                   int blocks_per_seq, int kv_heads, int group, int head_dim,
-                                  const Scores& scores, int most_tokens) {
+                                  int value_dim, const Scores& scores, int most_tokens) {
   int seq = blockIdx.z, kv_head = blockIdx.y % kv_heads;
   QueryRows rows;
   Splits splits;
@@ -32,17 +33,18 @@ DEVICE void attention_plain_split(float* out, float* partials, float* states, co
   PagedRows values = {v, v_scales, table, kv_heads, kv_head};
 
   DYNAMIC_SHARED(u8, memory);
-  RowsShared s = rows_shared<TYPE>(memory, head_dim);
+  RowsShared s = rows_shared<TYPE>(memory, head_dim, v != nullptr);
   float acc[ROWS_ITEMS][8];
   load_queries(s, q, rows, group, kv_heads, kv_head, head_dim);
   // A window or the step's own tokens may leave a split nothing: then the state is that of nothing.
-  attend_rows<TYPE>(acc, s, rows, scores, keys, values, begin, max(begin, end), group, head_dim);
+  attend_rows<TYPE>(acc, s, rows, scores, keys, values, begin, max(begin, end), group, head_dim,
+                    value_dim);
   if (splits.count == 1) {
-    write_rows(out, acc, s, rows, group, kv_heads, kv_head, head_dim);
+    write_rows(out, acc, s, rows, scores, group, kv_heads, kv_head, value_dim);
     return;
   }
   int first = decode_token(seq, most_tokens, query_starts), row_splits = gridDim.x;
-  int chunks = head_dim / 8;
+  int chunks = value_dim / 8;
 #pragma unroll
   for (int n = 0; n < ROWS_ITEMS; n++) {
     int item = threadIdx.x + n * ROWS_THREADS;
@@ -50,7 +52,7 @@ DEVICE void attention_plain_split(float* out, float* partials, float* states, co
     int row = item / chunks;
     i64 at = query_offset(first, rows.first + row, group, kv_heads, kv_head, row_splits);
     at += blockIdx.x;
-    float* to = partials + at * head_dim + item % chunks * 8;
+    float* to = partials + at * value_dim + item % chunks * 8;
 #pragma unroll
     for (int i = 0; i < 8; i++) to[i] = acc[n][i];
   }
@@ -64,15 +66,16 @@ DEVICE void attention_plain_split(float* out, float* partials, float* states, co
 }
 
 #define ATTENTION_PLAIN_SPLIT(name, type)                                                         \
-  KERNEL(name, 128,                                                                               \
+  KERNEL_RESIDENT(name, 128, 5,                                                                   \
          (float* out, float* partials, float* states, const float* q, const u8* k, const u8* v,   \
           const u16* k_scales, const u16* v_scales, const int* query_starts, const int* kv_lens,  \
           const int* block_tables, int blocks_per_seq, int kv_heads, int group, int head_dim,     \
-          float scale, float softcap, int window, int most_tokens)) {                             \
+          int value_dim, float scale, float softcap, int window, const float* sinks,              \
+          int most_tokens)) {                                                                     \
     attention_plain_split<type>(out, partials, states, q, k, v, k_scales, v_scales,               \
                                 query_starts, kv_lens, block_tables, blocks_per_seq, kv_heads,    \
-                                group, head_dim, Scores{scale, softcap, window, true},            \
-                                most_tokens);                                                     \
+                                group, head_dim, value_dim,                                       \
+                                Scores{scale, softcap, window, true, sinks}, most_tokens);        \
   }
 ATTENTION_PLAIN_SPLIT(attention_plain_split_f16, KV_F16)
 ATTENTION_PLAIN_SPLIT(attention_plain_split_bf16, KV_BF16)
@@ -80,13 +83,13 @@ ATTENTION_PLAIN_SPLIT(attention_plain_split_f32, KV_F32)
 ATTENTION_PLAIN_SPLIT(attention_plain_split_e4m3, KV_E4M3)
 ATTENTION_PLAIN_SPLIT(attention_plain_split_q8_0, KV_Q8_0)
 
-// Block (tile, kv_head). `out`, `q`: [T, heads, head_dim]
+// Block (tile, kv_head). `q`: [T, heads, head_dim]; `out`: [T, heads, value_dim]
 template <KvType TYPE>
 DEVICE void attention_plain(float* out, const float* q, const u8* k, const u8* v,
                             const u16* k_scales, const u16* v_scales, const int* query_starts,
                             const int* kv_lens, const int* block_tables, int blocks_per_seq,
-                            int seqs, int group, int head_dim, const Scores& scores,
-                            int most_tokens) {
+                            int seqs, int group, int head_dim, int value_dim,
+                            const Scores& scores, int most_tokens) {
   int kv_head = blockIdx.y, kv_heads = gridDim.y;
   QueryRows rows;
   // The last tiles see most: they begin first.
@@ -99,23 +102,24 @@ DEVICE void attention_plain(float* out, const float* q, const u8* k, const u8* v
   PagedRows values = {v, v_scales, table, kv_heads, kv_head};
 
   DYNAMIC_SHARED(u8, memory);
-  RowsShared s = rows_shared<TYPE>(memory, head_dim);
+  RowsShared s = rows_shared<TYPE>(memory, head_dim, v != nullptr);
   float acc[ROWS_ITEMS][8];
   load_queries(s, q, rows, group, kv_heads, kv_head, head_dim);
   attend_rows<TYPE>(acc, s, rows, scores, keys, values, first_seen(rows, scores, group),
-                    end_seen(rows, scores, group), group, head_dim);
-  write_rows(out, acc, s, rows, group, kv_heads, kv_head, head_dim);
+                    end_seen(rows, scores, group), group, head_dim, value_dim);
+  write_rows(out, acc, s, rows, scores, group, kv_heads, kv_head, value_dim);
 }
 
 #define ATTENTION_PLAIN(name, type)                                                               \
-  KERNEL(name, 128,                                                                               \
+  KERNEL_RESIDENT(name, 128, 5,                                                                   \
          (float* out, const float* q, const u8* k, const u8* v, const u16* k_scales,              \
           const u16* v_scales, const int* query_starts, const int* kv_lens,                       \
           const int* block_tables, int blocks_per_seq, int seqs, int group, int head_dim,         \
-          float scale, float softcap, int window, int most_tokens)) {                             \
+          int value_dim, float scale, float softcap, int window, const float* sinks,              \
+          int most_tokens)) {                                                                     \
     attention_plain<type>(out, q, k, v, k_scales, v_scales, query_starts, kv_lens, block_tables,  \
-                          blocks_per_seq, seqs, group, head_dim,                                  \
-                          Scores{scale, softcap, window, true}, most_tokens);                     \
+                          blocks_per_seq, seqs, group, head_dim, value_dim,                       \
+                          Scores{scale, softcap, window, true, sinks}, most_tokens);              \
   }
 ATTENTION_PLAIN(attention_plain_f16, KV_F16)
 ATTENTION_PLAIN(attention_plain_bf16, KV_BF16)

@@ -72,6 +72,8 @@ DEVICE void attention_prefill(float* out, const float* q, const u16* k, const u1
     int row = lane / 4 + 8 * half;
     if (row >= count) continue;
     row += rows.first + first;
+    int head = query_head(row, group, kv_head);
+    sum += sink_weight(scores.sinks, head, w.largest[half]) * WEIGHT_UNIT;
     float* to = out + query_offset(rows.token, row, group, kv_heads, kv_head, DIM);
 #pragma unroll
     for (int n = 0; n < DIM / 8; n++) {
@@ -85,9 +87,10 @@ DEVICE void attention_prefill(float* out, const float* q, const u16* k, const u1
   KERNEL(name, 128,                                                                               \
          (float* out, const float* q, const u16* k, const u16* v, const int* query_starts,        \
           const int* kv_lens, const int* block_tables, int blocks_per_seq, int seqs, int group,   \
-          float scale, float softcap, int window, int most_tokens)) {                             \
+          float scale, float softcap, int window, const float* sinks, int most_tokens)) {         \
     attention_prefill<dim>(out, q, k, v, query_starts, kv_lens, block_tables, blocks_per_seq,     \
-                           seqs, group, Scores{scale, softcap, window, true}, most_tokens);       \
+                           seqs, group, Scores{scale, softcap, window, true, sinks},              \
+                           most_tokens);                                                          \
   }
 ATTENTION_PREFILL(attention_prefill_64, 64)
 ATTENTION_PREFILL(attention_prefill_96, 96)

@@ -1,19 +1,20 @@
 // Attention of up to eight query rows over a range of positions by plain multiply-adds: for every
 // element type and head width. Shared memory holds the keys and values of one cache block, whatever
 // the length of the context; the keys of the next are under way while values are added up, and the
-// other way round.
+// other way round. Values that are the first ones of each key are read where the keys are, and the
+// next block waits until that is done.
 #pragma once
 #include "attention.cuh"
 
 constexpr int ROWS_TILE = 8;        // query rows of a block
 constexpr int ROWS_THREADS = 128;
 constexpr int ROWS_WARPS = ROWS_THREADS / 32;
-// Eights of the output that a thread keeps: enough for heads of 512 values.
+// Eights of the output that a thread keeps: enough for outputs of 512 values.
 constexpr int ROWS_ITEMS = 4;
 
 // Shared memory: `rows_shared_bytes` of the launcher has the same sum.
 struct RowsShared {
-  u8 *k, *v;                  // [KV_BLOCK][row_bytes]
+  u8 *k, *v;                  // [KV_BLOCK][row_bytes]; the same where values are a part of keys
   u16 *k_scales, *v_scales;   // [KV_BLOCK][head_dim / SCALE_GROUP], for Q8_0
   float* q;                   // [ROWS_TILE][head_dim]
   float* weights;             // [ROWS_TILE][KV_BLOCK]
@@ -23,14 +24,14 @@ struct RowsShared {
 };
 
 template <KvType TYPE>
-DEVICE RowsShared rows_shared(u8* memory, int head_dim) {
+DEVICE RowsShared rows_shared(u8* memory, int head_dim, bool own_values) {
   RowsShared s;
   s.row_bytes = head_dim * VALUE_BYTES<TYPE> + 16;
   s.k = memory;
-  s.v = s.k + KV_BLOCK * s.row_bytes;
+  s.v = own_values ? s.k + KV_BLOCK * s.row_bytes : s.k;
   s.k_scales = reinterpret_cast<u16*>(s.v + KV_BLOCK * s.row_bytes);
   int scales = TYPE == KV_Q8_0 ? KV_BLOCK / SCALE_GROUP * head_dim : 0;
-  s.v_scales = s.k_scales + scales;
+  s.v_scales = own_values ? s.k_scales + scales : s.k_scales;
   s.q = reinterpret_cast<float*>(s.v_scales + scales);
   s.weights = s.q + ROWS_TILE * head_dim;
   s.factor = s.weights + ROWS_TILE * KV_BLOCK;
@@ -98,8 +99,8 @@ DEVICE void soften(const RowsShared& s, int row, float exponent, bool seen, floa
 // Adds the values at the block's positions `from .. to` to the sums of this thread.
 template <KvType TYPE>
 DEVICE void add_values(float acc[ROWS_ITEMS][8], const RowsShared& s, int rows, int from, int to,
-                       int head_dim) {
-  int chunks = head_dim / 8;
+                       int head_dim, int value_dim) {
+  int chunks = value_dim / 8;
 #pragma unroll
   for (int n = 0; n < ROWS_ITEMS; n++) {
     int item = threadIdx.x + n * ROWS_THREADS;
@@ -131,12 +132,13 @@ DEVICE void load_queries(const RowsShared& s, const float* q, const QueryRows& r
 }
 
 // Sums and softmax state of `rows` over the positions `begin .. end`: thread by thread the eights
-// `threadIdx.x + n · ROWS_THREADS` of `[rows.count, head_dim / 8]` in `acc`, and `max`, `sum` of
+// `threadIdx.x + n · ROWS_THREADS` of `[rows.count, value_dim / 8]` in `acc`, and `max`, `sum` of
 // each row in shared memory. The queries are there already.
 template <KvType TYPE, class Rows>
 DEVICE void attend_rows(float acc[ROWS_ITEMS][8], const RowsShared& s, const QueryRows& rows,
                         const Scores& scores, const Rows& keys, const Rows& values, int begin,
-                        int end, int group, int head_dim) {
+                        int end, int group, int head_dim, int value_dim) {
+  bool own_values = s.v != s.k;
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float largest[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY}, sum[2] = {0.0f, 0.0f};
 #pragma unroll
@@ -149,8 +151,12 @@ DEVICE void attend_rows(float acc[ROWS_ITEMS][8], const RowsShared& s, const Que
                    head_dim);
   for (int block = first; block < blocks; block++) {
     int at = block * KV_BLOCK, count = min(KV_BLOCK, end - at);
-    copy_block<TYPE>(s.v, s.v_scales, s.row_bytes, values, block, count, head_dim);
-    cp_async_wait<1>();
+    if (own_values) {
+      copy_block<TYPE>(s.v, s.v_scales, s.row_bytes, values, block, count, head_dim);
+      cp_async_wait<1>();
+    } else {
+      cp_async_wait<0>();
+    }
     __syncthreads();  // the keys are there, and the queries
     float product[2] = {0.0f, 0.0f};
     if (lane < count) {
@@ -168,12 +174,16 @@ DEVICE void attend_rows(float acc[ROWS_ITEMS][8], const RowsShared& s, const Que
     }
     cp_async_wait<0>();
     __syncthreads();  // the values are there, and the weights; the keys are used up
-    if (block + 1 < blocks) {
-      copy_block<TYPE>(s.k, s.k_scales, s.row_bytes, keys, block + 1,
-                       min(KV_BLOCK, end - at - KV_BLOCK), head_dim);
+    bool more = block + 1 < blocks;
+    int next = min(KV_BLOCK, end - at - KV_BLOCK);
+    if (more && own_values) {
+      copy_block<TYPE>(s.k, s.k_scales, s.row_bytes, keys, block + 1, next, head_dim);
     }
-    add_values<TYPE>(acc, s, rows.count, max(begin - at, 0), count, head_dim);
+    add_values<TYPE>(acc, s, rows.count, max(begin - at, 0), count, head_dim, value_dim);
     __syncthreads();  // the values are used up, and the weights
+    if (more && !own_values) {
+      copy_block<TYPE>(s.k, s.k_scales, s.row_bytes, keys, block + 1, next, head_dim);
+    }
   }
 #pragma unroll
   for (int n = 0; n < 2; n++) {
@@ -185,16 +195,19 @@ DEVICE void attend_rows(float acc[ROWS_ITEMS][8], const RowsShared& s, const Que
 
 // Writes the outputs `acc / sum` of the rows.
 DEVICE void write_rows(float* out, const float acc[ROWS_ITEMS][8], const RowsShared& s,
-                       const QueryRows& rows, int group, int kv_heads, int kv_head, int head_dim) {
-  int chunks = head_dim / 8;
+                       const QueryRows& rows, const Scores& scores, int group, int kv_heads,
+                       int kv_head, int value_dim) {
+  int chunks = value_dim / 8;
 #pragma unroll
   for (int n = 0; n < ROWS_ITEMS; n++) {
     int item = threadIdx.x + n * ROWS_THREADS;
     if (item >= rows.count * chunks) break;
     int row = item / chunks;
-    i64 at = query_offset(rows.token, rows.first + row, group, kv_heads, kv_head, head_dim);
+    i64 at = query_offset(rows.token, rows.first + row, group, kv_heads, kv_head, value_dim);
     float* to = out + at + item % chunks * 8;
+    int head = query_head(rows.first + row, group, kv_head);
+    float sum = s.sum[row] + sink_weight(scores.sinks, head, s.max[row]);
 #pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = acc[n][i] / s.sum[row];
+    for (int i = 0; i < 8; i++) to[i] = acc[n][i] / sum;
   }
 }

@@ -18,7 +18,8 @@ DEVICE bool overwritten(const int* slots) {
   return __syncthreads_or(same);
 }
 
-// Block (token, keys or values), a thread for each value in turn. `k`, `v`: [T, kv_heads, head_dim]
+// Block (token, keys or values, which there may be none of), a thread for each value in turn. `k`,
+// `v`: [T, kv_heads, head_dim]
 template <class T, class Round>
 DEVICE void kv_write(T* k_cache, T* v_cache, const float* k, const float* v, const int* slots,
                      int kv_heads, int head_dim, const Round& round) {

@@ -14,14 +14,15 @@ KERNEL(packed_attention, 128,
   if (!find_tile(rows, blockIdx.x, ROWS_TILE, group, 0, seqs, query_starts)) return;
   rows.kv_len = query_starts[rows.seq + 1] - rows.token;
   rows.position = 0;
-  Scores scores = {scale, 0.0f, 0, false};
+  Scores scores = {scale, 0.0f, 0, false, nullptr};
   PackedRows keys = {reinterpret_cast<const u8*>(k), nullptr, rows.token, kv_heads, kv_head};
   PackedRows values = {reinterpret_cast<const u8*>(v), nullptr, rows.token, kv_heads, kv_head};
 
   DYNAMIC_SHARED(u8, memory);
-  RowsShared s = rows_shared<KV_F32>(memory, head_dim);
+  RowsShared s = rows_shared<KV_F32>(memory, head_dim, true);
   float acc[ROWS_ITEMS][8];
   load_queries(s, q, rows, group, kv_heads, kv_head, head_dim);
-  attend_rows<KV_F32>(acc, s, rows, scores, keys, values, 0, rows.kv_len, group, head_dim);
-  write_rows(out, acc, s, rows, group, kv_heads, kv_head, head_dim);
+  attend_rows<KV_F32>(acc, s, rows, scores, keys, values, 0, rows.kv_len, group, head_dim,
+                      head_dim);
+  write_rows(out, acc, s, rows, scores, group, kv_heads, kv_head, head_dim);
 }

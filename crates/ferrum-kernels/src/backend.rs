@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
-    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
-    RouteTopk, Sample, ScatterAdd,
+    GatedLinear, GatherRows, KvSpec, KvValues, KvWrite, LayerNorm, Linear, PackedAttention,
+    RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
 };
 use crate::{DType, Format, KernelError, KvDType, Result, StepInput, WeightSource};
 
@@ -333,10 +333,12 @@ pub enum Need {
     },
     /// [`Backend::embed`] from a table of this format.
     Embed(Format),
-    /// [`Backend::attention`] with this head width and KV element type.
+    /// [`Backend::attention`] with heads of this shape and this KV element type.
     Attention {
-        /// Values per head, for queries, keys and values alike.
+        /// Values per head, for queries and keys.
         head_dim: usize,
+        /// What values are.
+        values: KvValues,
         /// Element type of the cache.
         kv: KvDType,
     },

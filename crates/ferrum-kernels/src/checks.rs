@@ -16,8 +16,8 @@ pub(crate) use rows::{GateView, gate, gather_rows, sample, scatter_add};
 
 use crate::host::HostBuffer;
 use crate::params::{
-    Activate, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvSpec, LayerNorm, Linear,
-    RmsNorm, Rope, RouteTopk,
+    Activate, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvSpec, KvValues, LayerNorm,
+    Linear, RmsNorm, Rope, RouteTopk,
 };
 use crate::weight::{check_columns, check_experts};
 use crate::{
@@ -141,16 +141,26 @@ pub(crate) fn pack(source: &WeightSource<'_>) -> Result<()> {
     WeightSource::new(format, rows, cols, data).map(|_| ())
 }
 
-/// [`Backend::kv_cache`]: values of the keys, and as many of the values.
-pub(crate) fn kv_cache(spec: &KvSpec) -> Result<usize> {
+/// Whether there is a cache with heads of this shape: of whole groups that share a scale.
+pub(crate) fn is_head(head_dim: usize, values: KvValues, dtype: KvDType) -> bool {
+    let unit = if dtype == KvDType::Q8_0 { KV_SCALE_GROUP } else { 1 };
+    let value_dim = values.dim(head_dim);
+    let whole = |dim: usize| dim.is_multiple_of(unit);
+    (1..=head_dim).contains(&value_dim) && whole(head_dim) && whole(value_dim)
+}
+
+/// [`Backend::kv_cache`]: numbers of the keys, and of the values.
+pub(crate) fn kv_cache(spec: &KvSpec) -> Result<[usize; 2]> {
     let len = product("kv_cache", &[spec.blocks, KV_BLOCK_SIZE, spec.kv_heads, spec.head_dim])?;
     ensure("kv_cache", len > 0, || format!("{spec:?} is empty"))?;
-    let groups = spec.dtype != KvDType::Q8_0 || spec.head_dim.is_multiple_of(KV_SCALE_GROUP);
-    ensure("kv_cache", groups, || format!("{spec:?}: heads of no multiple of {KV_SCALE_GROUP}"))?;
+    let &KvSpec { head_dim, values, dtype, .. } = spec;
+    ensure("kv_cache", is_head(head_dim, values, dtype), || {
+        format!("a cache in {dtype:?} with {}", values.of(head_dim))
+    })?;
     // Slots are 32-bit.
     let slots = spec.blocks * KV_BLOCK_SIZE;
     ensure("kv_cache", i32::try_from(slots).is_ok(), || format!("{slots} slots are too many"))?;
-    Ok(len)
+    Ok([len, if values == KvValues::Own { len } else { 0 }])
 }
 
 /// The weight is one matrix, not a stack of them.

@@ -227,23 +227,63 @@ pub struct KvSpec {
     pub blocks: usize,
     /// Heads of keys and values.
     pub kv_heads: usize,
-    /// Values per head, for keys and values alike.
+    /// Values per head of the keys, and of the values unless they are shorter.
     pub head_dim: usize,
+    /// What the values are.
+    pub values: KvValues,
     /// Element type.
     pub dtype: KvDType,
+}
+
+impl KvSpec {
+    /// Values per head of what attention gives.
+    pub fn value_dim(&self) -> usize {
+        self.values.dim(self.head_dim)
+    }
+}
+
+/// What the values of a KV cache are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvValues {
+    /// Their own, as wide as the keys.
+    Own,
+    /// The first so many of each key, 1 to all of it: no values are kept. With one head, this is
+    /// multi-head latent attention in its absorbed form (DeepSeek-V2, arXiv:2405.04434).
+    PrefixOfKey(usize),
+}
+
+impl KvValues {
+    /// Values per head, beside keys of `head_dim`.
+    pub fn dim(self, head_dim: usize) -> usize {
+        match self {
+            KvValues::Own => head_dim,
+            KvValues::PrefixOfKey(dim) => dim,
+        }
+    }
+
+    /// What errors call a head.
+    pub(crate) fn of(self, head_dim: usize) -> String {
+        match self {
+            KvValues::Own => format!("{head_dim} values per head"),
+            KvValues::PrefixOfKey(dim) => {
+                format!("{head_dim} values per key, the first {dim} of which are its value,")
+            }
+        }
+    }
 }
 
 /// [`Backend::kv_write`]: stores keys and values at `batch.slots`.
 pub struct KvWrite<'a, B: Backend> {
     /// `F32 [T, kv_heads · head_dim]`
     pub k: &'a B::Buffer,
-    /// `F32 [T, kv_heads · head_dim]`
-    pub v: &'a B::Buffer,
+    /// `F32 [T, kv_heads · head_dim]`; `None` where values are a part of the keys.
+    pub v: Option<&'a B::Buffer>,
     /// The step.
     pub batch: &'a StepBatch<B::Buffer>,
 }
 
-/// [`Backend::attention`]: `softmax(softcap(scale · Q·Kᵀ)) · V`, causal, grouped-query.
+/// [`Backend::attention`]: `softmax(softcap(scale · Q·Kᵀ), sink) · V`, causal, grouped-query, to
+/// `F32 [T, heads · value_dim]`.
 ///
 /// Token `t` of a sequence, at position `p`, sees positions `max(0, p + 1 - window) ..= p`. Query
 /// head `h` uses key-value head `h / (heads / kv_heads)`. The keys and values of the step's own
@@ -263,6 +303,10 @@ pub struct Attention<'a, B: Backend> {
     pub window: Option<usize>,
     /// Scores become `c · tanh(score / c)` (Gemma 2).
     pub softcap: Option<f32>,
+    /// A logit of each query head, `F32 [heads]`: it takes part in the softmax as it is, beside the
+    /// scores, and has no value, so that the weights add up to less than one (the attention sinks of
+    /// Xiao et al. 2023, arXiv:2309.17453, as gpt-oss learns them). Minus infinity has no effect.
+    pub sinks: Option<&'a B::Buffer>,
 }
 
 /// [`Backend::packed_attention`]: `softmax(scale · Q·Kᵀ) · V` within each of `S` sequences that lie

@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use super::{Operand, ensure, in_range, indices, product, uploaded};
 use crate::host::HostBuffer;
-use crate::params::{Attention, KvSpec, KvWrite, PackedAttention};
+use crate::params::{Attention, KvSpec, KvValues, KvWrite, PackedAttention};
 use crate::{Backend, KV_BLOCK_SIZE, KvStorage, Result};
 
 /// Operands of [`Backend::kv_write`].
 pub(crate) struct KvWriteView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T, kv_heads · head_dim]`
     pub k: M::Floats<'a>,
-    /// `[T, kv_heads · head_dim]`
-    pub v: M::Floats<'a>,
+    /// `[T, kv_heads · head_dim]`; `None` where the cache keeps no values.
+    pub v: Option<M::Floats<'a>>,
     /// `[T]`, each within the cache. They may repeat; then the last token's values stay.
     pub slots: M::Ints<'a>,
 }
@@ -26,17 +26,25 @@ pub(crate) fn kv_write<'a, B: Backend<Buffer: Operand>>(
     let tokens = p.batch.shape.tokens;
     let len = product(op, &[tokens, spec.kv_heads, spec.head_dim])?;
     let slots = indices(op, "slot", &p.batch.slots, tokens, spec.blocks * KV_BLOCK_SIZE)?;
-    Ok(KvWriteView { k: p.k.floats(op, len)?, v: p.v.floats(op, len)?, slots })
+    let own = spec.values == KvValues::Own;
+    ensure(op, p.v.is_some() == own, || {
+        let given = if own { "no values" } else { "values" };
+        format!("{given} for a cache of {}", spec.values.of(spec.head_dim))
+    })?;
+    let v = p.v.map(|v| v.floats(op, len)).transpose()?;
+    Ok(KvWriteView { k: p.k.floats(op, len)?, v, slots })
 }
 
 /// Operands of [`Backend::attention`].
 pub(crate) struct AttentionView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T, heads · head_dim]`
     pub q: M::Floats<'a>,
-    /// `[T, heads · head_dim]`
+    /// `[T, heads · value_dim]`
     pub dst: M::FloatsMut<'a>,
     /// Sequences `S`.
     pub seqs: usize,
+    /// `[heads]`, where there are any.
+    pub sinks: Option<M::Floats<'a>>,
     /// Query heads that share a head of keys and values.
     pub group: usize,
     query_starts: &'a [i32],
@@ -83,12 +91,14 @@ pub(crate) fn attention<'a, B: Backend<Buffer: Operand>>(
     ensure(op, p.softcap.is_none_or(|c| c > 0.0), || format!("softcap {:?}", p.softcap))?;
     let shape = p.batch.shape;
     let len = product(op, &[shape.tokens, p.heads, spec.head_dim])?;
+    let out = product(op, &[shape.tokens, p.heads, spec.value_dim()])?;
     let tables = product(op, &[shape.seqs, shape.blocks_per_seq])?;
     let starts = shape.seqs.saturating_add(1);
     let view = AttentionView {
         q: p.q.floats(op, len)?,
-        dst: dst.floats_mut(op, len)?,
+        dst: dst.floats_mut(op, out)?,
         seqs: shape.seqs,
+        sinks: p.sinks.map(|sinks| sinks.floats(op, p.heads)).transpose()?,
         group: p.heads / spec.kv_heads,
         query_starts: uploaded(op, &p.batch.query_starts, starts)?,
         kv_lens: uploaded(op, &p.batch.kv_lens, shape.seqs)?,

@@ -23,7 +23,7 @@ use super::simd::{Kernel, Simd};
 use super::{Cpu, CpuStream};
 use crate::checks::{self, AttentionView};
 use crate::host::{HostBuffer, grow};
-use crate::params::{Attention, KvSpec};
+use crate::params::{Attention, KvSpec, KvValues};
 use crate::{KV_BLOCK_SIZE, KvStorage, Result};
 use merge::{Merge, State};
 use plan::{Plan, Tile};
@@ -60,6 +60,7 @@ struct Shape {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    values: KvValues,
     /// Query heads that share a head of keys and values.
     group: usize,
     scale: f32,
@@ -69,9 +70,23 @@ struct Shape {
 
 impl Shape {
     fn new(p: &Attention<'_, Cpu>, group: usize) -> Self {
-        let &KvSpec { kv_heads, head_dim, .. } = p.kv.spec();
+        let &KvSpec { kv_heads, head_dim, values, .. } = p.kv.spec();
         let &Attention { heads, scale, window, softcap, .. } = p;
-        Shape { heads, kv_heads, head_dim, group, scale, window, softcap }
+        Shape { heads, kv_heads, head_dim, values, group, scale, window, softcap }
+    }
+
+    /// Values per head of the output.
+    #[inline(always)]
+    fn value_dim(&self) -> usize {
+        self.values.dim(self.head_dim)
+    }
+
+    /// Numbers of a step's values in their own layout, where the cache has them in that of keys.
+    fn transposed_len(&self) -> usize {
+        match self.values {
+            KvValues::Own => 0,
+            KvValues::PrefixOfKey(dim) => STEP * dim,
+        }
     }
 
     /// Positions that a token at `position` sees.
@@ -120,9 +135,11 @@ fn plain<E>(values: &[E]) -> Stored<'_, E> {
     Stored { values, scales: &[] }
 }
 
-/// Scratch of one thread: the scaled queries of a tile, the state of a split, the merged state.
+/// Scratch of one thread: the scaled queries of a tile, the state of a split, the merged state, the
+/// values of a step where they are a part of its keys.
 fn scratch_len(plan: &Plan, shape: &Shape) -> usize {
-    plan.rows * shape.head_dim + 2 * State::len(plan.rows, shape.head_dim)
+    let states = 2 * State::len(plan.rows, shape.value_dim());
+    plan.rows * shape.head_dim + states + shape.transposed_len()
 }
 
 fn run<E: KvElement>(
@@ -141,7 +158,7 @@ fn run<E: KvElement>(
     s.team.chunks(plan.tasks.len(), &|thread, i| {
         let task = &plan.tasks[i];
         let tile = &plan.tiles[task.tile];
-        let len = State::len(tile.rows(shape), shape.head_dim);
+        let len = State::len(tile.rows(shape), shape.value_dim());
         // SAFETY: each thread has its own scratch, and each split of a tile its own partial state.
         let (scratch, partials) = unsafe {
             let partials = task.splits.clone().map(|splits| {
@@ -154,7 +171,7 @@ fn run<E: KvElement>(
     });
     let merges = |i: usize, thread: usize| {
         let tile = &plan.tiles[plan.merges[i]];
-        let state = State::len(tile.rows(shape), shape.head_dim);
+        let state = State::len(tile.rows(shape), shape.value_dim());
         let end = tile.partials + tile.splits.len() * state;
         // SAFETY: each thread has its own scratch, and each tile its own partial states.
         let (scratch, partials) = unsafe {
@@ -163,7 +180,7 @@ fn run<E: KvElement>(
                 partials.range_mut(tile.partials..end),
             )
         };
-        Merge { isa, shape, tile, partials, scratch, dst: &dst }.run();
+        Merge { isa, shape, tile, partials, scratch, sinks: view.sinks, dst: &dst }.run();
     };
     if plan.partials < SERIAL_MERGE {
         (0..plan.merges.len()).for_each(|i| merges(i, 0));
@@ -177,7 +194,9 @@ struct WriteOutputs<'a, 'b> {
     shape: &'a Shape,
     tile: &'a Tile,
     state: &'a State<'b>,
-    /// `[T, heads · head_dim]`
+    /// `[heads]`
+    sinks: Option<&'a [f32]>,
+    /// `[T, heads · value_dim]`
     dst: &'a SharedSlice<'a, f32>,
 }
 
@@ -186,15 +205,18 @@ impl Kernel for WriteOutputs<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let WriteOutputs { shape, tile, state, dst } = self;
-        let dim = shape.head_dim;
-        for (row, (sums, total)) in state.acc.chunks_exact(dim).zip(&*state.total).enumerate() {
+        let WriteOutputs { shape, tile, state, sinks, dst } = self;
+        let dim = shape.value_dim();
+        for (row, (sums, &total)) in state.acc.chunks_exact(dim).zip(&*state.total).enumerate() {
             let token = tile.tokens.start + row / shape.group;
             let head = tile.kv_head * shape.group + row % shape.group;
+            // The maximum need not know of the sink: a weight that outgrows all others stays finite
+            // (`math::exp`), and leaves nothing of them.
+            let sink = sinks.map(|sinks| kernels::exp_of::<S, 1>([sinks[head]], state.max[row])[0]);
             let start = (token * shape.heads + head) * dim;
             // SAFETY: one task writes a tile's outputs, and no two tiles share any.
             let dst = unsafe { dst.range_mut(start..start + dim) };
-            kernels::divide::<S>(sums, *total, dst);
+            kernels::divide::<S>(sums, total + sink.unwrap_or(0.0), dst);
         }
     }
 }

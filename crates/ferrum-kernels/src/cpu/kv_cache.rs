@@ -4,7 +4,7 @@ use super::NAME;
 use super::aligned::AlignedVec;
 use super::simd::{LANES, Simd};
 use crate::host::Plain;
-use crate::params::KvSpec;
+use crate::params::{KvSpec, KvValues};
 use crate::{E4m3, KV_SCALE_GROUP, KernelError, KvDType, KvStorage, Result, checks};
 use half::{bf16, f16};
 
@@ -14,6 +14,9 @@ use half::{bf16, f16};
 /// `[head_dim][KV_BLOCK_SIZE]`, so that the lanes of a register are positions and a score needs no
 /// sum across lanes; values as `[KV_BLOCK_SIZE][head_dim]`. Blocks are `[blocks][kv_heads]`, keys
 /// and values apart.
+///
+/// Where values are a part of the keys ([`KvValues::PrefixOfKey`]) there are none; attention brings those
+/// of a step into the layout of values once for all its rows.
 ///
 /// In [`KvDType::Q8_0`] the scales lie apart from the bytes, for keys and values alike as
 /// `[head_dim / KV_SCALE_GROUP][KV_BLOCK_SIZE]`: then a register of scales belongs to a register of
@@ -169,12 +172,12 @@ impl KvElement for i8 {
 }
 
 /// The kernels work on whole registers of a head, and on whole groups that share a scale.
-pub(super) fn check_head_dim(head_dim: usize, kv: KvDType) -> Result<()> {
+pub(super) fn check_head_dim(head_dim: usize, values: KvValues, kv: KvDType) -> Result<()> {
     let unit = if kv == KvDType::Q8_0 { KV_SCALE_GROUP } else { LANES };
-    if head_dim == 0 || !head_dim.is_multiple_of(unit) {
-        let what = format!(
-            "attention with {head_dim} values per head (a multiple of {unit}) and a cache in {kv:?}"
-        );
+    let whole = |dim: usize| dim.is_multiple_of(unit);
+    if !checks::is_head(head_dim, values, kv) || !whole(head_dim) || !whole(values.dim(head_dim)) {
+        let head = values.of(head_dim);
+        let what = format!("attention with {head} (a multiple of {unit}) and a cache in {kv:?}");
         return Err(KernelError::Unsupported { backend: NAME, what });
     }
     Ok(())
@@ -183,24 +186,28 @@ pub(super) fn check_head_dim(head_dim: usize, kv: KvDType) -> Result<()> {
 impl CpuKvCache {
     /// Allocates a zeroed cache.
     pub(super) fn new(spec: &KvSpec) -> Result<Self> {
-        check_head_dim(spec.head_dim, spec.dtype)?;
-        let len = checks::kv_cache(spec)?;
+        check_head_dim(spec.head_dim, spec.values, spec.dtype)?;
+        let [len, values] = checks::kv_cache(spec)?;
         let what = "a KV cache";
         let data = match spec.dtype {
-            KvDType::F16 => {
-                Data::F16 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }
-            }
-            KvDType::BF16 => {
-                Data::BF16 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }
-            }
-            KvDType::Fp8E4M3 => {
-                Data::E4m3 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }
-            }
-            KvDType::F32 => {
-                Data::F32 { k: AlignedVec::zeroed(len, what)?, v: AlignedVec::zeroed(len, what)? }
-            }
+            KvDType::F16 => Data::F16 {
+                k: AlignedVec::zeroed(len, what)?,
+                v: AlignedVec::zeroed(values, what)?,
+            },
+            KvDType::BF16 => Data::BF16 {
+                k: AlignedVec::zeroed(len, what)?,
+                v: AlignedVec::zeroed(values, what)?,
+            },
+            KvDType::Fp8E4M3 => Data::E4m3 {
+                k: AlignedVec::zeroed(len, what)?,
+                v: AlignedVec::zeroed(values, what)?,
+            },
+            KvDType::F32 => Data::F32 {
+                k: AlignedVec::zeroed(len, what)?,
+                v: AlignedVec::zeroed(values, what)?,
+            },
             KvDType::Q8_0 => {
-                Data::Q8 { k: Scaled::zeroed(len, what)?, v: Scaled::zeroed(len, what)? }
+                Data::Q8 { k: Scaled::zeroed(len, what)?, v: Scaled::zeroed(values, what)? }
             }
         };
         Ok(CpuKvCache { spec: *spec, data })

@@ -69,24 +69,22 @@ impl Kernel for WriteGroup<'_, '_> {
             let scale = start / KV_SCALE_GROUP + group * KV_BLOCK_SIZE + position;
             let keys = start + first * KV_BLOCK_SIZE;
             let keys = keys..keys + KV_SCALE_GROUP * KV_BLOCK_SIZE;
-            let values = start + position * head_dim + first;
-            let values = values..values + KV_SCALE_GROUP;
             let src = (token * kv_heads + head) * head_dim + first;
             // SAFETY: only this task touches this group of this head.
-            let (keys, key_scale, values, value_scale) = unsafe {
-                (
-                    k.q.range_mut(keys),
-                    k.scales.range_mut(scale..scale + 1),
-                    v.q.range_mut(values),
-                    v.scales.range_mut(scale..scale + 1),
-                )
-            };
+            let (keys, key_scale) =
+                unsafe { (k.q.range_mut(keys), k.scales.range_mut(scale..scale + 1)) };
             let (q, d) = quantize(&view.k[src..][..KV_SCALE_GROUP]);
             key_scale[0] = d;
             for (q, column) in q.iter().zip(keys.chunks_exact_mut(KV_BLOCK_SIZE)) {
                 column[position] = *q;
             }
-            let (q, d) = quantize(&view.v[src..][..KV_SCALE_GROUP]);
+            let Some(own) = view.v else { continue };
+            let values = start + position * head_dim + first;
+            let values = values..values + KV_SCALE_GROUP;
+            // SAFETY: as above.
+            let (values, value_scale) =
+                unsafe { (v.q.range_mut(values), v.scales.range_mut(scale..scale + 1)) };
+            let (q, d) = quantize(&own[src..][..KV_SCALE_GROUP]);
             value_scale[0] = d;
             values.copy_from_slice(&q);
         }

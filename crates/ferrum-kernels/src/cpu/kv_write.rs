@@ -77,10 +77,11 @@ impl<E: KvFloat> Kernel for Slab<'_, '_, E> {
             // SAFETY: only this task touches these values of this head.
             let keys = unsafe { self.k.range_mut(keys..keys + len * KV_BLOCK_SIZE) };
             transpose::<S, E>(&self.view.k[src..][..len], position, keys);
+            let Some(v) = self.view.v else { continue };
             let values = start + position * head_dim + first;
             // SAFETY: as above.
             let values = unsafe { self.v.range_mut(values..values + len) };
-            let src = self.view.v[src..][..len].as_chunks::<LANES>().0;
+            let src = v[src..][..len].as_chunks::<LANES>().0;
             for (dst, src) in values.as_chunks_mut::<LANES>().0.iter_mut().zip(src) {
                 E::store(S::load(src), dst);
             }

@@ -144,7 +144,9 @@ impl Backend for Cpu {
                 linear::supported(format, cols)
             }
             Need::Embed(format) => linear::supported(format, format.block_len()),
-            Need::Attention { head_dim, kv } => kv_cache::check_head_dim(head_dim, kv),
+            Need::Attention { head_dim, values, kv } => {
+                kv_cache::check_head_dim(head_dim, values, kv)
+            }
             Need::PackedAttention { head_dim } => attention::check_packed(head_dim),
         }
     }

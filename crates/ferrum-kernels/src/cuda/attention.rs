@@ -8,13 +8,16 @@
 //! smaller chunks, and drafts that cross a length of context at which splits become longer (8192
 //! positions, and each power of two from there).
 
+use std::sync::Arc;
+
 use super::kv_cache::check_head_dim;
 use super::launch::{Grid, Launch};
+use super::memory::Memory;
 use super::modules::Source;
 use super::stream::{CudaStream, Scratch};
 use super::{Cuda, CudaBuffer};
 use crate::checks::{self, AttentionView};
-use crate::params::{Attention, KvSpec};
+use crate::params::{Attention, KvSpec, KvValues};
 use crate::{KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType, KvStorage, Result, StepShape};
 
 /// Threads of a block of each kernel.
@@ -29,6 +32,9 @@ const DECODE_ROWS: usize = 16;
 const DECODE_WARPS: usize = 4;
 const PREFILL_ROWS: usize = 64;
 
+/// Positions of a tile of `attention_latent.cu`, whose blocks have [`DECODE_ROWS`].
+const LATENT_KEYS: usize = 16;
+
 /// Sequences of at most so many tokens have their contexts split: decodes, and drafts.
 const MOST_TOKENS: usize = 8;
 
@@ -37,14 +43,15 @@ const SPLIT_LEAST: usize = 128;
 const SPLITS_AIM: usize = 64;
 
 /// Shared memory of a block of `attention_rows.cuh`, as `rows_shared` shares it out.
-pub(super) fn rows_shared_bytes(head_dim: usize, kv: KvDType) -> usize {
+pub(super) fn rows_shared_bytes(head_dim: usize, values: KvValues, kv: KvDType) -> usize {
     let (value, scales) = match kv {
         KvDType::F32 => (4, 0),
         KvDType::F16 | KvDType::BF16 => (2, 0),
         KvDType::Fp8E4M3 => (1, 0),
         KvDType::Q8_0 => (1, KV_BLOCK_SIZE / KV_SCALE_GROUP * head_dim),
     };
-    let tiles = 2 * (KV_BLOCK_SIZE * (head_dim * value + 16) + scales * size_of::<u16>());
+    let tiles = if values == KvValues::Own { 2 } else { 1 };
+    let tiles = tiles * (KV_BLOCK_SIZE * (head_dim * value + 16) + scales * size_of::<u16>());
     let floats = ROWS_TILE * (head_dim + KV_BLOCK_SIZE + 3);
     tiles + floats * size_of::<f32>()
 }
@@ -67,8 +74,8 @@ pub(super) fn attention(
     p: &Attention<'_, Cuda>,
 ) -> Result<()> {
     let view = checks::attention(dst, p)?;
-    let &KvSpec { head_dim, dtype, .. } = p.kv.spec();
-    check_head_dim(&s.device, head_dim, dtype)?;
+    let &KvSpec { head_dim, values, dtype, .. } = p.kv.spec();
+    check_head_dim(&s.device, head_dim, values, dtype)?;
     countable("attention", p.batch.shape.tokens, p.heads)?;
     let StepShape { tokens, seqs, .. } = p.batch.shape;
     if seqs == 0 {
@@ -104,10 +111,15 @@ fn decode_tokens(recorded: bool, view: &AttentionView<'_, CudaBuffer>, shape: &S
     tokens.filter(|&tokens| tokens <= MOST_TOKENS).sum()
 }
 
-/// What the kernels of all kinds have last: `scale`, `softcap`, `window`, `most_tokens`.
+/// What the kernels of all kinds have last: `scale`, `softcap`, `window`, `sinks`, `most_tokens`.
 fn scores<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>) -> Launch<'s> {
     let launch = launch.float(p.scale).float(p.softcap.unwrap_or(0.0));
-    launch.int(window(p)).int(MOST_TOKENS)
+    launch.int(window(p)).memory_if(sinks(p)).int(MOST_TOKENS)
+}
+
+/// The logits that heads have besides scores.
+fn sinks<'a>(p: &Attention<'a, Cuda>) -> Option<(&'a Arc<Memory>, usize)> {
+    p.sinks.map(|sinks| (&sinks.memory, 0))
 }
 
 /// Positions that a token sees, as a kernel counts them.
@@ -122,26 +134,20 @@ fn decode(
     p: &Attention<'_, Cuda>,
     longest: usize,
 ) -> Result<()> {
-    let &KvSpec { kv_heads, head_dim, dtype, .. } = p.kv.spec();
+    let &KvSpec { kv_heads, head_dim, values, .. } = p.kv.spec();
+    let value_dim = values.dim(head_dim);
     let shape = p.batch.shape;
     let splits = most_splits(&shape, p.window);
     let states = decode_tokens(s.recording.is_some(), view, &shape) * p.heads * splits;
-    let partials = states * head_dim * size_of::<f32>();
+    let partials = states * value_dim * size_of::<f32>();
     let scratch = s.scratch(Scratch::Attention, partials + states * 2 * size_of::<f32>())?;
 
-    let mma = mma(p.kv.spec());
-    let (source, entry, rows, shared) = match mma {
-        Some(mma) => (Source::AttentionDecode, mma.decode, DECODE_ROWS, mma.decode_shared),
-        None => {
-            let shared = rows_shared_bytes(head_dim, dtype);
-            (Source::AttentionPlain, plain(dtype).split, ROWS_TILE, shared)
-        }
-    };
+    let Kernel { source, entry, rows, shared, fixed } = decode_kernel(p.kv.spec());
     let launch = s.launch("attention", source, entry).write(&view.dst);
     let launch = launch.memory(&scratch, 0).memory(&scratch, partials).read(&view.q);
-    let launch = step(cache(launch, p, mma.is_some()), p).int(shape.blocks_per_seq);
+    let launch = step(cache(launch, p, fixed), p).int(shape.blocks_per_seq);
     let launch = launch.int(kv_heads).int(view.group);
-    let launch = if mma.is_some() { launch } else { launch.int(head_dim) };
+    let launch = if fixed { launch } else { launch.int(head_dim).int(value_dim) };
     let blocks = [splits, kv_heads * (longest * view.group).div_ceil(rows), shape.seqs];
     // SAFETY: `checks` has held the lengths, the sequences and their blocks; the scratch memory is as
     // long as the kernel needs.
@@ -153,7 +159,8 @@ fn decode(
     let launch = s.launch("attention", Source::AttentionMerge, "attention_merge");
     let launch = launch.write(&view.dst).memory(&scratch, 0).memory(&scratch, partials);
     let launch = launch.memory(&p.batch.query_starts.memory, 0).memory(&p.batch.kv_lens.memory, 0);
-    let launch = launch.int(splits).int(head_dim).int(window(p)).int(MOST_TOKENS);
+    let launch = launch.int(splits).int(value_dim);
+    let launch = launch.int(window(p)).memory_if(sinks(p)).int(MOST_TOKENS);
     let blocks = [p.heads, longest, shape.seqs];
     // SAFETY: as above.
     unsafe { launch.run(Grid { blocks, threads: THREADS, shared: 0 }) }
@@ -165,56 +172,90 @@ fn prefill(
     view: &AttentionView<'_, CudaBuffer>,
     p: &Attention<'_, Cuda>,
 ) -> Result<()> {
-    let &KvSpec { kv_heads, head_dim, dtype, .. } = p.kv.spec();
+    let &KvSpec { kv_heads, head_dim, values, .. } = p.kv.spec();
+    let value_dim = values.dim(head_dim);
     let StepShape { tokens, seqs, blocks_per_seq, .. } = p.batch.shape;
-    let mma = mma(p.kv.spec());
-    let (source, entry, rows, shared) = match mma {
-        Some(mma) => (Source::AttentionPrefill, mma.prefill, PREFILL_ROWS, mma.prefill_shared),
-        None => {
-            let shared = rows_shared_bytes(head_dim, dtype);
-            (Source::AttentionPlain, plain(dtype).whole, ROWS_TILE, shared)
-        }
-    };
+    let Kernel { source, entry, rows, shared, fixed } = prefill_kernel(p.kv.spec());
     let launch = s.launch("attention", source, entry).write(&view.dst).read(&view.q);
-    let launch = step(cache(launch, p, mma.is_some()), p);
+    let launch = step(cache(launch, p, fixed), p);
     let launch = launch.int(blocks_per_seq).int(seqs).int(view.group);
-    let launch = if mma.is_some() { launch } else { launch.int(head_dim) };
+    let launch = if fixed { launch } else { launch.int(head_dim).int(value_dim) };
     // A tile that is not full for each sequence, and full ones.
     let blocks = [tokens * view.group / rows + seqs, kv_heads, 1];
     // SAFETY: `checks` has held the lengths, the sequences and their blocks.
     unsafe { scores(launch, p).run(Grid { blocks, threads: THREADS, shared }) }
 }
 
-/// Kernels on tensor cores for heads of one width, and their shared memory.
-#[derive(Clone, Copy)]
-struct Mma {
-    decode: &'static str,
-    decode_shared: usize,
-    prefill: &'static str,
-    prefill_shared: usize,
+/// A kernel, and how it is launched.
+struct Kernel {
+    source: Source,
+    entry: &'static str,
+    /// Query rows of a block.
+    rows: usize,
+    /// Bytes of its shared memory.
+    shared: usize,
+    /// On tensor cores: for one head width and a cache in F16, which it need not be told.
+    fixed: bool,
 }
 
-/// Those for a cache, if there are any.
-fn mma(spec: &KvSpec) -> Option<Mma> {
-    let (decode, prefill) = match (spec.dtype, spec.head_dim) {
-        (KvDType::F16, 64) => ("attention_decode_64", "attention_prefill_64"),
-        (KvDType::F16, 96) => ("attention_decode_96", "attention_prefill_96"),
-        (KvDType::F16, 128) => ("attention_decode_128", "attention_prefill_128"),
-        (KvDType::F16, 256) => ("attention_decode_256", "attention_prefill_256"),
-        _ => return None,
+/// Bytes of a row of shared memory on tensor cores: 16 more than its values.
+fn mma_row(head_dim: usize) -> usize {
+    (head_dim + 8) * size_of::<u16>()
+}
+
+/// What computes a split.
+fn decode_kernel(spec: &KvSpec) -> Kernel {
+    let &KvSpec { head_dim, values, dtype, .. } = spec;
+    let entry = match (dtype, head_dim, values) {
+        (KvDType::F16, 64, KvValues::Own) => "attention_decode_64",
+        (KvDType::F16, 96, KvValues::Own) => "attention_decode_96",
+        (KvDType::F16, 128, KvValues::Own) => "attention_decode_128",
+        (KvDType::F16, 256, KvValues::Own) => "attention_decode_256",
+        (KvDType::F16, 576, KvValues::PrefixOfKey(512)) => return latent_kernel(head_dim),
+        _ => return plain_kernel(spec, plain(dtype).split),
     };
-    // Of queries two halves, of each tile keys and values. A row has 16 bytes more than its values.
-    let row = (spec.head_dim + 8) * size_of::<u16>();
-    let wide = spec.head_dim > 128;
-    let (decode_keys, prefill_keys) = if wide { (16, 16) } else { (32, 64) };
-    let decode_rows = 2 * (DECODE_ROWS + DECODE_WARPS * decode_keys);
+    // Of queries two halves, of each warp's tile keys and values, and its states.
+    let keys = if head_dim > 128 { 16 } else { 32 };
+    let tiles = 2 * (DECODE_ROWS + DECODE_WARPS * keys) * mma_row(head_dim);
     let states = DECODE_WARPS * DECODE_ROWS * 2 * size_of::<f32>();
-    Some(Mma {
-        decode,
-        decode_shared: decode_rows * row + states,
-        prefill,
-        prefill_shared: 2 * (PREFILL_ROWS + prefill_keys) * row,
-    })
+    let (source, rows) = (Source::AttentionDecode, DECODE_ROWS);
+    Kernel { source, entry, rows, shared: tiles + states, fixed: true }
+}
+
+/// A split, where values are the first 512 of the 576 numbers of each key.
+fn latent_kernel(head_dim: usize) -> Kernel {
+    // Of queries two halves, two tiles, and products of both halves of a key.
+    let tiles = 2 * (DECODE_ROWS + LATENT_KEYS) * mma_row(head_dim);
+    let products = 2 * DECODE_ROWS * LATENT_KEYS * size_of::<f32>();
+    Kernel {
+        source: Source::AttentionLatent,
+        entry: "attention_latent_576",
+        rows: DECODE_ROWS,
+        shared: tiles + products,
+        fixed: true,
+    }
+}
+
+/// What computes all that a row sees.
+fn prefill_kernel(spec: &KvSpec) -> Kernel {
+    let &KvSpec { head_dim, values, dtype, .. } = spec;
+    let entry = match (dtype, head_dim, values) {
+        (KvDType::F16, 64, KvValues::Own) => "attention_prefill_64",
+        (KvDType::F16, 96, KvValues::Own) => "attention_prefill_96",
+        (KvDType::F16, 128, KvValues::Own) => "attention_prefill_128",
+        (KvDType::F16, 256, KvValues::Own) => "attention_prefill_256",
+        _ => return plain_kernel(spec, plain(dtype).whole),
+    };
+    // Of queries two halves, of a tile keys and values.
+    let keys = if head_dim > 128 { 16 } else { 64 };
+    let shared = 2 * (PREFILL_ROWS + keys) * mma_row(head_dim);
+    Kernel { source: Source::AttentionPrefill, entry, rows: PREFILL_ROWS, shared, fixed: true }
+}
+
+/// A kernel by multiply-adds.
+fn plain_kernel(spec: &KvSpec, entry: &'static str) -> Kernel {
+    let shared = rows_shared_bytes(spec.head_dim, spec.values, spec.dtype);
+    Kernel { source: Source::AttentionPlain, entry, rows: ROWS_TILE, shared, fixed: false }
 }
 
 /// Kernels by multiply-adds: over a split, and over all that is seen.
@@ -234,14 +275,17 @@ fn plain(dtype: KvDType) -> Plain {
     Plain { split, whole }
 }
 
-/// `k`, `v`, and unless a kernel knows of none `k_scales`, `v_scales`.
-fn cache<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>, without_scales: bool) -> Launch<'s> {
+/// `k` and `v`, and unless a kernel is `fixed` `k_scales` and `v_scales`. Where values are a part of the
+/// keys, theirs are null, or none of the arguments of a `fixed` one.
+fn cache<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>, fixed: bool) -> Launch<'s> {
     let kv = p.kv;
-    let launch = launch.memory(&kv.k, 0).memory(&kv.v, 0);
-    if without_scales {
-        return launch;
+    let v = |offset| kv.v.as_ref().map(|v| (v, offset));
+    let launch = launch.memory(&kv.k, 0);
+    match (fixed, &kv.v) {
+        (true, Some(v)) => launch.memory(v, 0),
+        (true, None) => launch,
+        (false, _) => launch.memory_if(v(0)).memory(&kv.k, kv.scales).memory_if(v(kv.scales)),
     }
-    launch.memory(&kv.k, kv.scales).memory(&kv.v, kv.scales)
 }
 
 /// `query_starts`, `kv_lens`, `block_tables`.

@@ -64,6 +64,7 @@ macro_rules! sources {
 
 sources! {
     AttentionDecode: "attention_decode",
+    AttentionLatent: "attention_latent",
     AttentionMerge: "attention_merge",
     AttentionPlain: "attention_plain",
     AttentionPrefill: "attention_prefill",

@@ -1,4 +1,4 @@
-//! `kv_write`: a block for the keys of a token, and one for its values.
+//! `kv_write`: a block for the keys of a token, and one for its values if they are kept.
 
 use super::launch::Grid;
 use super::modules::Source;
@@ -23,14 +23,19 @@ pub(super) fn kv_write(
         KvDType::Fp8E4M3 => "kv_write_e4m3",
         KvDType::Q8_0 => "kv_write_q8_0",
     };
-    let launch = s.launch("kv_write", Source::KvWrite, entry).memory(&kv.k, 0).memory(&kv.v, 0);
+    let launch = s.launch("kv_write", Source::KvWrite, entry).memory(&kv.k, 0);
+    let launch = launch.memory_if(kv.v.as_ref().map(|v| (v, 0)));
     let launch = match spec.dtype {
-        KvDType::Q8_0 => launch.memory(&kv.k, kv.scales).memory(&kv.v, kv.scales),
+        KvDType::Q8_0 => {
+            let scales = kv.v.as_ref().map(|v| (v, kv.scales));
+            launch.memory(&kv.k, kv.scales).memory_if(scales)
+        }
         KvDType::F16 | KvDType::BF16 | KvDType::F32 | KvDType::Fp8E4M3 => launch,
     };
-    let launch = launch.read(&view.k).read(&view.v).read(&view.slots);
+    let v = view.v.as_ref().map(|v| (v.memory, 0));
+    let launch = launch.read(&view.k).memory_if(v).read(&view.slots);
     let launch = launch.int(spec.kv_heads).int(spec.head_dim);
-    let blocks = [p.batch.shape.tokens, 2, 1];
+    let blocks = [p.batch.shape.tokens, if kv.v.is_some() { 2 } else { 1 }, 1];
     // SAFETY: `checks` has held the lengths, and the slots against the cache.
     unsafe { launch.run(Grid { blocks, threads: THREADS, shared: 0 }) }
 }

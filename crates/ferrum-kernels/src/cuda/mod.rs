@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::backend::{Backend, Need};
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
-    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
-    RouteTopk, Sample, ScatterAdd,
+    GatedLinear, GatherRows, KvSpec, KvValues, KvWrite, LayerNorm, Linear, PackedAttention,
+    RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
 };
 use crate::{DType, Format, KernelError, KvDType, Result, WeightSource};
 
@@ -98,11 +98,11 @@ impl Backend for Cuda {
 
     fn check(&self, need: &Need) -> Result<()> {
         match *need {
-            Need::Attention { head_dim, kv } => {
-                kv_cache::check_head_dim(&self.device, head_dim, kv)
+            Need::Attention { head_dim, values, kv } => {
+                kv_cache::check_head_dim(&self.device, head_dim, values, kv)
             }
             Need::PackedAttention { head_dim } => {
-                kv_cache::check_head_dim(&self.device, head_dim, KvDType::F32)
+                kv_cache::check_head_dim(&self.device, head_dim, KvValues::Own, KvDType::F32)
             }
             Need::Linear { format, cols } | Need::ExpertLinear { format, cols } => {
                 match linear::packed_bytes(format, 1, cols) {

@@ -83,7 +83,8 @@ fn position_bytes(kv: &impl KvStorage) -> usize {
 
 pub(super) fn kv_write<B: Backend>(kv: &B::KvCache, p: &KvWrite<'_, B>) -> Cost {
     let tokens = p.batch.shape.tokens;
-    let values = times([tokens, 2, kv.spec().kv_heads, kv.spec().head_dim]);
+    let given = if p.v.is_some() { 2 } else { 1 };
+    let values = times([tokens, given, kv.spec().kv_heads, kv.spec().head_dim]);
     let written = times([tokens, position_bytes(kv)]) as u64;
     cost(floats(values).saturating_add(written), values)
 }
@@ -98,10 +99,11 @@ pub(super) fn attention<B: Backend>(p: &Attention<'_, B>, step: &StepInput) -> C
         positions += len.min(window.saturating_add(queries - 1));
         pairs += (len - queries..len).map(|at| (at + 1).min(window)).sum::<usize>();
     }
-    let width = times([p.heads, p.kv.spec().head_dim]);
-    let activations = floats(times([2, p.batch.shape.tokens, width]));
+    // Of a query and of its result.
+    let width = times([p.heads, p.kv.spec().head_dim.saturating_add(p.kv.spec().value_dim())]);
+    let activations = floats(times([p.batch.shape.tokens, width]));
     let read = times([positions, position_bytes(p.kv)]) as u64;
-    cost(activations.saturating_add(read), times([4, pairs, width]))
+    cost(activations.saturating_add(read), times([2, pairs, width]))
 }
 
 /// Two multiply-adds a value of a head, for each pair of tokens of a sequence.

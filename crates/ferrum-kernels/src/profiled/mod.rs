@@ -282,8 +282,8 @@ impl<B: Backend> Backend for Profiled<B> {
         p: &Attention<'_, Self>,
     ) -> Result<()> {
         let what = (Op::Attention, Formats::default(), cost::attention(p, &s.step));
-        let &Attention { q, kv, batch, heads, scale, window, softcap } = p;
-        let p = Attention { q, kv, batch, heads, scale, window, softcap };
+        let &Attention { q, kv, batch, heads, scale, window, softcap, sinks } = p;
+        let p = Attention { q, kv, batch, heads, scale, window, softcap, sinks };
         self.record(s, what, |b, s| b.attention(s, dst, &p))
     }
 

@@ -1,6 +1,7 @@
 //! What is counted, on the reference backend; that results pass through is the generic suite's.
 
 use super::*;
+use crate::params::KvValues;
 use crate::reference::Reference;
 use crate::{KV_BLOCK_SIZE, KvDType, KvStorage, StepBatch, StepCapacity};
 
@@ -41,12 +42,14 @@ impl Fixture {
         let cap = StepCapacity { tokens: 4, seqs: 2, blocks_per_seq: 2, samples: 2 };
         let mut batch = StepBatch::new(&self.backend, &cap).unwrap();
         batch.upload(&self.backend, &mut self.stream, &step()).unwrap();
-        let spec = KvSpec { blocks: 3, kv_heads: 1, head_dim: WIDTH, dtype: KvDType::F32 };
+        let (values, dtype) = (KvValues::Own, KvDType::F32);
+        let spec = KvSpec { blocks: 3, kv_heads: 1, head_dim: WIDTH, values, dtype };
         let kv = self.backend.kv_cache(&spec).unwrap();
         assert_eq!(kv.resident_bytes(), 3 * KV_BLOCK_SIZE * 2 * WIDTH * 4);
         let (q, mut dst) = (self.floats(8 * WIDTH), self.floats(8 * WIDTH));
         let (batch, kv, q) = (&batch, &kv, &q);
-        let p = Attention { q, kv, batch, heads: 2, scale: 1.0, window, softcap: None };
+        let (softcap, sinks) = (None, None);
+        let p = Attention { q, kv, batch, heads: 2, scale: 1.0, window, softcap, sinks };
         self.backend.attention(&mut self.stream, &mut dst, &p).unwrap();
     }
 

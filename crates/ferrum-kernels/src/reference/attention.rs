@@ -1,23 +1,25 @@
-//! [`crate::Backend::attention`]: `softmax(softcap(scale · q·kᵀ)) · v` over the visible positions.
+//! [`crate::Backend::attention`]: `softmax(softcap(scale · q·kᵀ), sink) · v` over the visible positions.
 
 use super::{KvCache, Reference, dot};
 use crate::checks::{self, AttentionSeq};
 use crate::host::HostBuffer;
-use crate::params::Attention;
+use crate::params::{Attention, KvValues};
 use crate::{KV_BLOCK_SIZE, Result};
 
 pub(super) fn attention(dst: &mut HostBuffer, p: &Attention<'_, Reference>) -> Result<()> {
     let view = checks::attention(dst, p)?;
-    let dim = p.kv.spec.head_dim;
+    let (dim, value_dim) = (p.kv.spec.head_dim, p.kv.spec.value_dim());
     for i in 0..view.seqs {
         let seq = view.seq(i);
         for token in seq.tokens.clone() {
             let position = seq.first_position + token - seq.tokens.start;
             for head in 0..p.heads {
-                let at = (token * p.heads + head) * dim;
-                let kv_head = head / view.group;
-                let out = &mut view.dst[at..][..dim];
-                attend(p, &seq, position, kv_head, &view.q[at..][..dim], out);
+                let at = token * p.heads + head;
+                let q = &view.q[at * dim..][..dim];
+                let row = Row { position, kv_head: head / view.group, q };
+                let sink = view.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
+                let out = &mut view.dst[at * value_dim..][..value_dim];
+                attend(p, &seq, &row, f64::from(sink), out);
             }
         }
     }
@@ -25,12 +27,17 @@ pub(super) fn attention(dst: &mut HostBuffer, p: &Attention<'_, Reference>) -> R
 }
 
 /// One query head of one token.
+struct Row<'a> {
+    position: usize,
+    kv_head: usize,
+    q: &'a [f32],
+}
+
 fn attend(
     p: &Attention<'_, Reference>,
     seq: &AttentionSeq<'_>,
-    position: usize,
-    kv_head: usize,
-    q: &[f32],
+    &Row { position, kv_head, q }: &Row<'_>,
+    sink: f64,
     out: &mut [f32],
 ) {
     let first = p.window.map_or(0, |w| (position + 1).saturating_sub(w));
@@ -45,12 +52,16 @@ fn attend(
             }
         })
         .collect();
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let max = scores.iter().copied().fold(sink, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-    let total: f64 = weights.iter().sum();
+    let total = weights.iter().sum::<f64>() + (sink - max).exp();
+    let values = match p.kv.spec.values {
+        KvValues::Own => &p.kv.v,
+        KvValues::PrefixOfKey(_) => &p.kv.k,
+    };
     let mut sums = vec![0.0; out.len()];
     for (j, weight) in visible.zip(&weights) {
-        for (sum, &v) in sums.iter_mut().zip(head(p.kv, &p.kv.v, seq, j, kv_head)) {
+        for (sum, &v) in sums.iter_mut().zip(head(p.kv, values, seq, j, kv_head)) {
             *sum += weight * f64::from(v);
         }
     }

@@ -9,7 +9,7 @@ use crate::{E4m3, KV_SCALE_GROUP, KvDType, Result, checks};
 pub(super) fn kv_write(kv: &mut KvCache, p: &KvWrite<'_, Reference>) -> Result<()> {
     let view = checks::kv_write(&kv.spec, p)?;
     let width = kv.spec.kv_heads * kv.spec.head_dim;
-    for (cache, src) in [(&mut kv.k, view.k), (&mut kv.v, view.v)] {
+    for (cache, src) in [(&mut kv.k, view.k), (&mut kv.v, view.v.unwrap_or_default())] {
         for (src, &slot) in src.chunks_exact(width).zip(view.slots) {
             let dst = &mut cache[slot as usize * width..][..width];
             match kv.spec.dtype {

@@ -14,7 +14,7 @@ use crate::params::{
     RouteTopk, Sample, ScatterAdd,
 };
 use crate::weight::dequantize_row;
-use crate::{DType, Format, KV_SCALE_GROUP, KernelError, KvDType, Result, WeightSource, checks};
+use crate::{DType, Format, KernelError, Result, WeightSource, checks};
 
 mod activate;
 mod attention;
@@ -93,7 +93,7 @@ impl PackedWeight for Weight {
 }
 
 /// Keys and values, each `f32 [blocks, KV_BLOCK_SIZE, kv_heads, head_dim]`, already rounded to the
-/// cache's element type.
+/// cache's element type; no values where they are a part of the keys.
 #[derive(Debug)]
 pub struct KvCache {
     spec: KvSpec,
@@ -137,13 +137,9 @@ impl Backend for Reference {
             {
                 unsupported(format!("{format} weights with rows of {cols} values"))
             }
-            Need::Attention { head_dim: 0, .. } | Need::PackedAttention { head_dim: 0 } => {
-                unsupported("heads of no values".into())
-            }
-            Need::Attention { head_dim, kv: KvDType::Q8_0 }
-                if !head_dim.is_multiple_of(KV_SCALE_GROUP) =>
-            {
-                unsupported(format!("a q8_0 cache of {head_dim} values per head"))
+            Need::PackedAttention { head_dim: 0 } => unsupported("heads of no values".into()),
+            Need::Attention { head_dim, values, kv } if !checks::is_head(head_dim, values, kv) => {
+                unsupported(format!("a cache in {kv:?} with {}", values.of(head_dim)))
             }
             Need::Linear { .. }
             | Need::ExpertLinear { .. }
@@ -209,8 +205,8 @@ impl Backend for Reference {
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<KvCache> {
-        let len = checks::kv_cache(spec)?;
-        Ok(KvCache { spec: *spec, k: zeroed(len)?, v: zeroed(len)? })
+        let [keys, values] = checks::kv_cache(spec)?;
+        Ok(KvCache { spec: *spec, k: zeroed(keys)?, v: zeroed(values)? })
     }
 
     fn embed(&self, _: &mut Stream, dst: &mut HostBuffer, p: &Embed<'_, Self>) -> Result<()> {

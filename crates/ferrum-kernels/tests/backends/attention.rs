@@ -6,7 +6,7 @@
 //! the sum of values add 2e-6. Rounding on the way into the cache is the same on every
 //! backend, so the bound does not depend on the cache's type.
 
-use ferrum_kernels::params::{Attention, KvSpec, KvWrite};
+use ferrum_kernels::params::{Attention, KvSpec, KvValues, KvWrite};
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KV_SCALE_GROUP, KvDType, StepCapacity, StepInput};
 
 use crate::common::Rng;
@@ -17,6 +17,7 @@ use crate::harness::{Report, Subject, oracle};
 pub struct Case {
     pub kv: KvDType,
     pub head_dim: usize,
+    pub values: KvValues,
     pub kv_heads: usize,
     /// Query heads per head of keys and values.
     pub group: usize,
@@ -24,11 +25,14 @@ pub struct Case {
     pub scale: f32,
     pub window: Option<usize>,
     pub softcap: Option<f32>,
+    /// What the logits of the heads' sinks lie around.
+    pub sinks: Option<f32>,
     /// (positions in the cache before the step, tokens in the step)
     pub seqs: Vec<(usize, usize)>,
 }
 
 /// The numbers of a case.
+#[derive(Clone)]
 pub struct World {
     blocks: usize,
     /// Of each sequence.
@@ -38,6 +42,8 @@ pub struct World {
     v: Vec<Vec<f32>>,
     /// Queries of each sequence at all positions, `[positions, heads · head_dim]`.
     q: Vec<Vec<f32>>,
+    /// `[heads]`
+    pub sinks: Option<Vec<f32>>,
 }
 
 impl Case {
@@ -47,6 +53,10 @@ impl Case {
 
     pub fn q_width(&self) -> usize {
         self.kv_width() * self.group
+    }
+
+    fn out_width(&self) -> usize {
+        self.kv_heads * self.group * self.values.dim(self.head_dim)
     }
 
     fn scale(&self) -> f32 {
@@ -64,7 +74,10 @@ impl Case {
         let mut random =
             |width: usize| lens.iter().map(|&len| rng.normals(len * width, 1.0)).collect();
         let (kv, q) = (self.kv_width(), self.q_width());
-        World { blocks, tables, k: random(kv), v: random(kv), q: random(q) }
+        let (k, v, q) = (random(kv), random(kv), random(q));
+        let heads = self.kv_heads * self.group;
+        let around = |level: f32| rng.normals(heads, 1.0).iter().map(|x| level + x).collect();
+        World { blocks, tables, k, v, q, sinks: self.sinks.map(around) }
     }
 
     /// Largest error of a value.
@@ -75,8 +88,11 @@ impl Case {
             squares.fold(0.0, f64::max).sqrt()
         };
         let largest = |all: &[Vec<f32>]| all.iter().map(norm).fold(0.0, f64::max);
-        let value = w.v.iter().flatten().fold(0.0, |m, &v| f64::max(m, f64::from(v).abs()));
+        let values = if self.values == KvValues::Own { &w.v } else { &w.k };
+        let value = values.iter().flatten().fold(0.0, |m, &v| f64::max(m, f64::from(v).abs()));
         let score = f64::from(self.scale().abs()) * largest(&w.q) * largest(&w.k);
+        let finite = w.sinks.iter().flatten().filter(|sink| sink.is_finite());
+        let score = finite.fold(score, |score, &sink| score.max(f64::from(sink).abs()));
         value * (2e-6 + 3e-7 * score)
     }
 }
@@ -107,7 +123,8 @@ fn packed(all: &[Vec<f32>], width: usize, spans: &[(usize, usize)]) -> Vec<f32> 
 
 /// A cache with nothing but NaN in it: what no sequence wrote must not be seen.
 pub fn poisoned<B: Backend>(s: &mut Subject<B>, c: &Case, w: &World) -> B::KvCache {
-    let spec = KvSpec { blocks: w.blocks, kv_heads: c.kv_heads, head_dim: c.head_dim, dtype: c.kv };
+    let &Case { kv: dtype, head_dim, values, kv_heads, .. } = c;
+    let spec = KvSpec { blocks: w.blocks, kv_heads, head_dim, values, dtype };
     let mut cache = s.backend.kv_cache(&spec).expect("a cache");
     let slots = w.blocks * KV_BLOCK_SIZE;
     let all = World {
@@ -116,6 +133,7 @@ pub fn poisoned<B: Backend>(s: &mut Subject<B>, c: &Case, w: &World) -> B::KvCac
         k: vec![vec![f32::NAN; slots * c.kv_width()]],
         v: vec![vec![f32::NAN; slots * c.kv_width()]],
         q: vec![],
+        sinks: None,
     };
     write(s, c, &all, &mut cache, &[(0, slots)]);
     cache
@@ -149,7 +167,8 @@ pub fn write<B: Backend>(
     }
     let k = s.operand(&packed(&w.k, c.kv_width(), spans));
     let v = s.operand(&packed(&w.v, c.kv_width(), spans));
-    let p = KvWrite { k: &k, v: &v, batch: &batch(s, w, spans) };
+    let v = (c.values == KvValues::Own).then_some(&v);
+    let p = KvWrite { k: &k, v, batch: &batch(s, w, spans) };
     s.backend.kv_write(&mut s.stream, cache, &p).expect("kv_write");
 }
 
@@ -164,7 +183,9 @@ pub fn attend<B: Backend>(
     write(s, c, w, cache, spans);
     let queries = packed(&w.q, c.q_width(), spans);
     let q = s.operand(&queries);
-    let mut dst = s.target(&vec![f32::NAN; queries.len()]);
+    let len = queries.len() / c.q_width() * c.out_width();
+    let mut dst = s.target(&vec![f32::NAN; len]);
+    let sinks = w.sinks.as_ref().map(|sinks| s.operand(sinks));
     let p = Attention {
         q: &q,
         kv: cache,
@@ -173,9 +194,10 @@ pub fn attend<B: Backend>(
         scale: c.scale(),
         window: c.window,
         softcap: c.softcap,
+        sinks: sinks.as_ref(),
     };
     s.backend.attention(&mut s.stream, &mut dst, &p).expect("attention");
-    s.result(&dst, queries.len())
+    s.result(&dst, len)
 }
 
 /// The whole case: what was before, then the step.
@@ -187,7 +209,13 @@ pub fn run<B: Backend>(s: &mut Subject<B>, c: &Case, w: &World) -> Vec<f32> {
     attend(s, c, w, &mut cache, &spans)
 }
 
-fn check<B: Backend>(report: &mut Report, subjects: &mut [Subject<B>], rng: &mut Rng, c: &Case) {
+/// Compares a case with the oracle's.
+pub fn check<B: Backend>(
+    report: &mut Report,
+    subjects: &mut [Subject<B>],
+    rng: &mut Rng,
+    c: &Case,
+) {
     let w = c.world(rng);
     let want = run(&mut oracle(), c, &w);
     let bound = c.bound(&w);
@@ -223,11 +251,13 @@ pub fn attention_of_every_shape<B: Backend>(subjects: &mut [Subject<B>]) {
                     let c = Case {
                         kv,
                         head_dim,
+                        values: KvValues::Own,
                         kv_heads,
                         group,
                         scale: [1.0, 4.0, -1.0][turn % 3],
                         window,
                         softcap: [None, Some(3.0), None, Some(50.0), None][turn / 5 % 5],
+                        sinks: None,
                         seqs: mixes[(turn + turn / 8) % mixes.len()].to_vec(),
                     };
                     check(&mut report, subjects, &mut rng, &c);
@@ -256,11 +286,13 @@ pub fn attention_over_long_contexts<B: Backend>(subjects: &mut [Subject<B>]) {
                 let c = Case {
                     kv,
                     head_dim,
+                    values: KvValues::Own,
                     kv_heads,
                     group,
                     scale: 1.0,
                     window: [None, Some(512), None][turn % 3],
                     softcap: None,
+                    sinks: None,
                     seqs: seqs.to_vec(),
                 };
                 check(&mut report, subjects, &mut rng, &c);
@@ -279,11 +311,13 @@ pub fn attention_of_large_scores<B: Backend>(subjects: &mut [Subject<B>]) {
             let c = Case {
                 kv: KvDType::F32,
                 head_dim: 64,
+                values: KvValues::Own,
                 kv_heads: 2,
                 group: 2,
                 scale,
                 window: None,
                 softcap,
+                sinks: None,
                 seqs: vec![(0, 40), (300, 1), (90, 2)],
             };
             check(&mut report, subjects, &mut rng, &c);
@@ -304,11 +338,13 @@ pub fn attention_in_chunks_equals_one_shot<B: Backend>(subjects: &mut [Subject<B
             let c = Case {
                 kv,
                 head_dim: 64,
+                values: KvValues::Own,
                 kv_heads: 2,
                 group: 3,
                 scale: 1.0,
                 window,
                 softcap: None,
+                sinks: window.map(|_| 2.0),
                 seqs: vec![(0, len), (0, len)],
             };
             let w = c.world(&mut rng);

@@ -3,7 +3,7 @@
 //! however its prompt was cut into chunks.
 
 use ferrum_kernels::cpu::Cpu;
-use ferrum_kernels::params::Activation;
+use ferrum_kernels::params::{Activation, KvValues};
 use ferrum_kernels::{Backend, Format, KvDType};
 
 use crate::attention::{self, attend, poisoned};
@@ -114,15 +114,22 @@ pub fn attention_of_sequences_is_independent<B: Backend>(subjects: &mut [Subject
     let mut rng = Rng::new(83);
     let seqs = vec![(1199, 1), (0, 40), (500, 7), (31, 1), (640, 1), (2047, 1)];
     for kv in KvDType::ALL {
-        for (kv_heads, group, window) in [(1, 4, None), (3, 3, None), (2, 1, Some(300))] {
+        for (kv_heads, group, window, values) in [
+            (1, 4, None, KvValues::Own),
+            (3, 3, None, KvValues::Own),
+            (2, 1, Some(300), KvValues::Own),
+            (1, 4, None, KvValues::PrefixOfKey(32)),
+        ] {
             let c = attention::Case {
                 kv,
                 head_dim: 64,
+                values,
                 kv_heads,
                 group,
                 scale: 1.0,
                 window,
                 softcap: None,
+                sinks: window.map(|_| 1.0),
                 seqs: seqs.clone(),
             };
             let w = c.world(&mut rng);
@@ -137,7 +144,7 @@ pub fn attention_of_sequences_is_independent<B: Backend>(subjects: &mut [Subject
                     spans[i] = (before, before + new);
                     let alone = attend(s, &c, &w, &mut cache, &spans);
                     let want = &together[from..from + alone.len()];
-                    report.compare(s, &(kv, kv_heads, group, i), &alone, want, |_| 0.0);
+                    report.compare(s, &(kv, kv_heads, group, values, i), &alone, want, |_| 0.0);
                     from += alone.len();
                 }
             }
@@ -173,11 +180,13 @@ pub fn threads_do_not_change_results(subjects: &mut [Subject<Cpu>]) {
         let c = attention::Case {
             kv: KvDType::F16,
             head_dim: 128,
+            values: KvValues::Own,
             kv_heads: 1,
             group: 3,
             scale: 1.0,
             window: None,
             softcap: None,
+            sinks: None,
             seqs,
         };
         let w = c.world(&mut rng);

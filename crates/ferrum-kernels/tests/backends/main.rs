@@ -8,6 +8,8 @@ mod common;
 mod harness;
 
 mod attention;
+mod attention_forms;
+mod caches_refused;
 mod collectives;
 mod columns;
 mod dense;
@@ -121,6 +123,9 @@ on! { cpu, super::cpus:
     attention::attention_of_every_shape,
     attention::attention_over_long_contexts,
     attention::attention_of_large_scores,
+    attention_forms::attention_with_sinks,
+    attention_forms::sinks_that_are_nothing,
+    attention_forms::attention_to_prefixes_of_keys,
     attention::attention_in_chunks_equals_one_shot,
     invariance::linear_rows_and_outputs_are_independent,
     invariance::gated_linear_rows_are_independent,
@@ -134,7 +139,8 @@ on! { cpu, super::cpus:
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
-    refusals::wrong_weights_and_caches_are_refused,
+    refusals::wrong_weights_are_refused,
+    caches_refused::wrong_caches_are_refused,
 }
 
 on! { profiled, super::profiled:
@@ -205,6 +211,9 @@ on! { cuda, super::cudas:
     attention::attention_of_every_shape,
     attention::attention_over_long_contexts,
     attention::attention_of_large_scores,
+    attention_forms::attention_with_sinks,
+    attention_forms::sinks_that_are_nothing,
+    attention_forms::attention_to_prefixes_of_keys,
     attention::attention_in_chunks_equals_one_shot,
     invariance::few_linear_rows_are_independent,
     invariance::many_linear_rows_are_independent,
@@ -219,7 +228,8 @@ on! { cuda, super::cudas:
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
-    refusals::wrong_weights_and_caches_are_refused,
+    refusals::wrong_weights_are_refused,
+    caches_refused::wrong_caches_are_refused,
 }
 
 /// Processors as the ranks of a world.
@@ -292,5 +302,6 @@ on! { reference, super::references:
     small_cases::worked_by_hand,
     refusals::wrong_operands_are_refused,
     refusals::wrong_batches_are_refused,
-    refusals::wrong_weights_and_caches_are_refused,
+    refusals::wrong_weights_are_refused,
+    caches_refused::wrong_caches_are_refused,
 }

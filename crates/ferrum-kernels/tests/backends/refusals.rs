@@ -2,12 +2,12 @@
 //! shapes that contradict each other. Never a panic, never a silent default.
 
 use ferrum_kernels::params::{
-    Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm,
-    Linear, LinearOutput, RmsNorm, Rope, RopeStyle,
+    Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvValues, KvWrite,
+    LayerNorm, Linear, LinearOutput, RmsNorm, Rope, RopeStyle,
 };
 use ferrum_kernels::{
-    Backend, Buffer, DType, Format, KvDType, KvStorage, Need, PackedWeight, Result, StepBatch,
-    StepCapacity, StepInput, StepShape, WeightSource,
+    Backend, Buffer, DType, Format, KvDType, Need, PackedWeight, Result, StepBatch, StepCapacity,
+    StepInput, StepShape, WeightSource,
 };
 
 use crate::common::{Pattern, Rng, WeightBytes};
@@ -297,8 +297,8 @@ fn refuse_transfers<B: Backend>(s: &mut Subject<B>) {
     assert!(b.alloc(I, isize::MAX as usize / 4 + 1).is_err());
 }
 
-/// Sources whose bytes do not fit, and caches that cannot be; `check` agrees with what follows.
-pub fn wrong_weights_and_caches_are_refused<B: Backend>(subjects: &mut [Subject<B>]) {
+/// Sources whose bytes do not fit; `check` agrees with what follows.
+pub fn wrong_weights_are_refused<B: Backend>(subjects: &mut [Subject<B>]) {
     for s in subjects {
         for format in Format::ALL {
             let (cols, data) = (format.block_len(), vec![0; 4 * format.block_bytes()]);
@@ -332,24 +332,6 @@ pub fn wrong_weights_and_caches_are_refused<B: Backend>(subjects: &mut [Subject<
             }
             assert!(s.backend.check(&Need::Embed(format)).is_ok());
         }
-        for (head_dim, dtype) in (0..=300).flat_map(|d| KvDType::ALL.map(|dtype| (d, dtype))) {
-            let spec = KvSpec { blocks: 2, kv_heads: 3, head_dim, dtype };
-            let able = s.backend.check(&Need::Attention { head_dim, kv: spec.dtype }).is_ok();
-            let cache = s.backend.kv_cache(&spec);
-            assert_eq!(cache.is_ok(), able, "{}: heads of {head_dim}, {dtype:?}", s.label);
-            let least = 2 * dtype.bytes(2 * 32 * 3 * head_dim);
-            cache.iter().for_each(|c| assert!(c.resident_bytes() >= least && *c.spec() == spec));
-        }
-        let good = KvSpec { blocks: 2, kv_heads: 3, head_dim: 64, dtype: KvDType::F32 };
-        for spec in [
-            KvSpec { blocks: 0, ..good },
-            KvSpec { kv_heads: 0, ..good },
-            KvSpec { blocks: usize::MAX / 8, ..good },
-            KvSpec { kv_heads: usize::MAX / 8, ..good },
-            KvSpec { blocks: 1 << 40, ..good },
-        ] {
-            assert!(s.backend.kv_cache(&spec).is_err(), "{}: {spec:?}", s.label);
-        }
     }
 }
 
@@ -374,9 +356,12 @@ struct Raw {
     heads: usize,
     window: Option<usize>,
     softcap: Option<f32>,
-    /// Lengths of keys, values, queries and result; types of the same.
-    lens: [usize; 4],
-    types: [DType; 4],
+    values: KvValues,
+    /// Whether values are given to write.
+    with_values: bool,
+    /// Lengths of keys, values, queries, result and sinks; types of the same.
+    lens: [usize; 5],
+    types: [DType; 5],
 }
 
 fn raw() -> Raw {
@@ -387,8 +372,10 @@ fn raw() -> Raw {
         heads: 4,
         window: None,
         softcap: None,
-        lens: [4 * 64, 4 * 64, 4 * 128, 4 * 128],
-        types: [F; 4],
+        values: KvValues::Own,
+        with_values: true,
+        lens: [4 * 64, 4 * 64, 4 * 128, 4 * 128, 4],
+        types: [F; 5],
     }
 }
 
@@ -408,7 +395,8 @@ impl Raw {
             b.upload_i32(stream, src, dst).expect("fits");
         }
         batch.shape = self.shape.unwrap_or(batch.shape);
-        let spec = KvSpec { blocks: 4, kv_heads: 2, head_dim: 32, dtype: KvDType::F16 };
+        let (values, dtype) = (self.values, KvDType::F16);
+        let spec = KvSpec { blocks: 4, kv_heads: 2, head_dim: 32, values, dtype };
         let mut kv = b.kv_cache(&spec).expect("a cache");
         let mut buffers = self
             .lens
@@ -417,7 +405,9 @@ impl Raw {
             .map(|(&len, dtype)| s.backend.alloc(dtype, len).expect("memory"));
         let (k, v) = (buffers.next().expect("k"), buffers.next().expect("v"));
         let (q, mut y) = (buffers.next().expect("q"), buffers.next().expect("y"));
-        let write = KvWrite { k: &k, v: &v, batch: &batch };
+        let sinks = buffers.next().expect("sinks");
+        let v = self.with_values.then_some(&v);
+        let write = KvWrite { k: &k, v, batch: &batch };
         let written = s.backend.kv_write(&mut s.stream, &mut kv, &write).is_ok();
         let p = Attention {
             q: &q,
@@ -427,6 +417,7 @@ impl Raw {
             scale: 1.0,
             window: self.window,
             softcap: self.softcap,
+            sinks: Some(&sinks),
         };
         (written, s.backend.attention(&mut s.stream, &mut y, &p).is_ok())
     }
@@ -444,6 +435,8 @@ const FAULTS: &[Fault] = &[
     ("values too short", |r| r.lens[1] -= 1, WRITE),
     ("keys of integers", |r| r.types[0] = I, WRITE),
     ("values of integers", |r| r.types[1] = I, WRITE),
+    ("no values", |r| r.with_values = false, WRITE),
+    ("values that are a part of the keys", |r| r.values = KvValues::PrefixOfKey(16), WRITE),
     ("a slot below zero", |r| r.slots[1] = -1, WRITE),
     ("a slot past the cache", |r| r.slots[1] = 128, WRITE),
     ("a huge slot", |r| r.slots[1] = i32::MAX, WRITE),
@@ -451,6 +444,8 @@ const FAULTS: &[Fault] = &[
     ("a result too short", |r| r.lens[3] -= 1, ATTEND),
     ("queries of integers", |r| r.types[2] = I, ATTEND),
     ("a result of integers", |r| r.types[3] = I, ATTEND),
+    ("sinks of too few heads", |r| r.lens[4] -= 1, ATTEND),
+    ("sinks of integers", |r| r.types[4] = I, ATTEND),
     ("no heads", |r| r.heads = 0, ATTEND),
     ("heads that do not divide", |r| r.heads = 3, ATTEND),
     ("more heads than the queries have", |r| r.heads = 6, ATTEND),

@@ -1,8 +1,8 @@
 //! Cases small enough to be worked out by hand, for the oracle above all.
 
 use ferrum_kernels::params::{
-    Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm,
-    Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RopeStyle,
+    Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvValues, KvWrite,
+    LayerNorm, Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RopeStyle,
 };
 use ferrum_kernels::{Backend, Format, KvDType, StepCapacity, StepInput};
 
@@ -174,6 +174,7 @@ fn three_tokens<B: Backend>(
     values: [f32; 3],
     window: Option<usize>,
     softcap: Option<f32>,
+    sink: Option<f32>,
 ) -> [f32; 3] {
     let dim = 32;
     let row = |xs: [f32; 3]| xs.iter().flat_map(|&x| [x; 32]).collect::<Vec<_>>();
@@ -188,16 +189,19 @@ fn three_tokens<B: Backend>(
     };
     let cap = StepCapacity { tokens: 3, seqs: 1, blocks_per_seq: 1, samples: 1 };
     let batch = s.batch(&step, &cap, 2);
-    let spec = KvSpec { blocks: 2, kv_heads: 1, head_dim: dim, dtype };
+    let own = KvValues::Own;
+    let spec = KvSpec { blocks: 2, kv_heads: 1, head_dim: dim, values: own, dtype };
     let mut kv = s.backend.kv_cache(&spec).unwrap();
     let (k, v) = (s.operand(&row(keys)), s.operand(&row(values)));
-    let write = KvWrite { k: &k, v: &v, batch: &batch };
+    let write = KvWrite { k: &k, v: Some(&v), batch: &batch };
     s.backend.kv_write(&mut s.stream, &mut kv, &write).unwrap();
     let q = s.operand(&row([1.0; 3]));
     let mut y = s.target(&[0.0; 96]);
     // 32 products of 1 · key: the score is the key.
     let scale = 1.0 / 32.0;
-    let p = Attention { q: &q, kv: &kv, batch: &batch, heads: 1, scale, window, softcap };
+    let sinks = sink.map(|sink| s.operand(&[sink]));
+    let (q, kv, batch, sinks) = (&q, &kv, &batch, sinks.as_ref());
+    let p = Attention { q, kv, batch, heads: 1, scale, window, softcap, sinks };
     s.backend.attention(&mut s.stream, &mut y, &p).unwrap();
     let y = s.result(&y, 96);
     for row in y.chunks(dim) {
@@ -212,30 +216,39 @@ fn attention<B: Backend>(s: &mut Subject<B>) {
     let (ln2, v) = (std::f32::consts::LN_2, [3.0, 6.0, 12.0]);
     let f32 = KvDType::F32;
     // Weights 1 : 2 : 1.
-    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, None, None);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, None, None, None);
     close(&label, "attention", &got, &[3.0, 5.0, 6.75]);
-    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(2), None);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(2), None, None);
     close(&label, "attention with a window", &got, &[3.0, 5.0, 8.0]);
-    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(1), None);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(1), None, None);
     close(&label, "attention to itself", &got, &[3.0, 6.0, 12.0]);
     // 2·ln2 · tanh(x / (2·ln2)) = ln2 for x = 2·ln2 · atanh(1/2) = ln2 · ln3
     let key = ln2 * 3.0_f32.ln();
-    let got = three_tokens(s, f32, [0.0, key, 0.0], v, None, Some(2.0 * ln2));
+    let got = three_tokens(s, f32, [0.0, key, 0.0], v, None, Some(2.0 * ln2), None);
     close(&label, "attention with a soft cap", &got, &[3.0, 5.0, 6.75]);
+    // Of the weights 1 : 2 : 1 and 2 nothing comes of the last, and neither factor nor soft cap is for it.
+    let sink = Some(ln2);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, None, None, sink);
+    close(&label, "attention with a sink", &got, &[1.0, 3.0, 4.5]);
+    let got = three_tokens(s, f32, [0.0, ln2, 0.0], v, Some(2), None, sink);
+    close(&label, "attention with a sink and a window", &got, &[1.0, 3.0, 4.8]);
+    let got = three_tokens(s, f32, [0.0, key, 0.0], v, None, Some(2.0 * ln2), Some(3.0 * ln2));
+    close(&label, "attention with a sink and a soft cap", &got, &[1.0 / 3.0, 15.0 / 11.0, 2.25]);
 }
 
 /// What bytes with scales keep of groups of one value: 127 times a scale in half precision.
 fn bytes_with_scales<B: Backend>(s: &mut Subject<B>) {
     let label = s.label.clone();
     let ln2 = std::f32::consts::LN_2;
-    let got = three_tokens(s, KvDType::Q8_0, [0.0; 3], [127.0, -63.5, 0.0], Some(1), None);
+    let got = three_tokens(s, KvDType::Q8_0, [0.0; 3], [127.0, -63.5, 0.0], Some(1), None, None);
     assert_eq!(got, [127.0, -63.5, 0.0], "{label}");
     // The scales are 1/127 and 300/127, rounded to eleven bits.
-    let got = three_tokens(s, KvDType::Q8_0, [0.0; 3], [1.0, 300.0, 1e-7], Some(1), None);
+    let got = three_tokens(s, KvDType::Q8_0, [0.0; 3], [1.0, 300.0, 1e-7], Some(1), None, None);
     assert_eq!(got, [127.0 * 1032.0 / 131_072.0, 127.0 * 1209.0 / 512.0, 0.0], "{label}");
     // Weights 1 : 2 : 1, as far as ln 2 survives.
     let key = 127.0 * half::f16::from_f32(ln2 / 127.0).to_f32();
-    let got = three_tokens(s, KvDType::Q8_0, [0.0, ln2, 0.0], [127.0, 254.0, 508.0], None, None);
+    let got =
+        three_tokens(s, KvDType::Q8_0, [0.0, ln2, 0.0], [127.0, 254.0, 508.0], None, None, None);
     let e = key.exp();
     let want = [127.0, (127.0 + 254.0 * e) / (1.0 + e), (635.0 + 254.0 * e) / (2.0 + e)];
     close(&label, "attention over bytes", &got, &want);
@@ -245,10 +258,10 @@ fn bytes_with_scales<B: Backend>(s: &mut Subject<B>) {
 fn half_precision<B: Backend>(s: &mut Subject<B>) {
     let label = s.label.clone();
     let values = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 2049.0];
-    let got = three_tokens(s, KvDType::F16, [0.0; 3], values, Some(1), None);
+    let got = three_tokens(s, KvDType::F16, [0.0; 3], values, Some(1), None, None);
     assert_eq!(got, [1.0, 1.0 + 2.0 / 1024.0, 2048.0], "{label}");
     let tiny = [2.0_f32.powi(-24), 3.0 * 2.0_f32.powi(-25), 2.0_f32.powi(-26)];
-    let got = three_tokens(s, KvDType::F16, [0.0; 3], tiny, Some(1), None);
+    let got = three_tokens(s, KvDType::F16, [0.0; 3], tiny, Some(1), None, None);
     assert_eq!(got, [2.0_f32.powi(-24), 2.0_f32.powi(-23), 0.0], "{label}");
 }
 
@@ -256,7 +269,8 @@ fn half_precision<B: Backend>(s: &mut Subject<B>) {
 /// precision.
 fn bfloat16<B: Backend>(s: &mut Subject<B>) {
     let label = s.label.clone();
-    let alone = |s: &mut _, values| three_tokens(s, KvDType::BF16, [0.0; 3], values, Some(1), None);
+    let alone =
+        |s: &mut _, values| three_tokens(s, KvDType::BF16, [0.0; 3], values, Some(1), None, None);
     let got = alone(s, [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -257.0]);
     assert_eq!(got, [1.0, 1.0 + 2.0 / 128.0, -256.0], "{label}");
     let wide = [2.0_f32.powi(100), 1.001 * 2.0_f32.powi(-100), 65537.0];
@@ -270,8 +284,9 @@ fn bfloat16<B: Backend>(s: &mut Subject<B>) {
 /// What floats of eight bits keep of a value: four bits, to the nearest, ties to even, up to ±448.
 fn floats_of_eight_bits<B: Backend>(s: &mut Subject<B>) {
     let label = s.label.clone();
-    let alone =
-        |s: &mut _, values| three_tokens(s, KvDType::Fp8E4M3, [0.0; 3], values, Some(1), None);
+    let alone = |s: &mut _, values| {
+        three_tokens(s, KvDType::Fp8E4M3, [0.0; 3], values, Some(1), None, None)
+    };
     let got = alone(s, [1.0 + 1.0 / 16.0, 1.0 + 3.0 / 16.0, -17.5]);
     assert_eq!(got, [1.0, 1.25, -18.0], "{label}");
     let unit = 2.0_f32.powi(-9);
@@ -286,7 +301,7 @@ fn floats_of_eight_bits<B: Backend>(s: &mut Subject<B>) {
 /// Weights 1 : 2 : 1, where what is kept of ln 2 is `key`.
 fn weights<B: Backend>(s: &mut Subject<B>, dtype: KvDType, key: f32) {
     let keys = [0.0, std::f32::consts::LN_2, 0.0];
-    let got = three_tokens(s, dtype, keys, [3.0, 6.0, 12.0], None, None);
+    let got = three_tokens(s, dtype, keys, [3.0, 6.0, 12.0], None, None, None);
     let e = key.exp();
     let want = [3.0, (3.0 + 6.0 * e) / (1.0 + e), (15.0 + 6.0 * e) / (2.0 + e)];
     close(&s.label.clone(), &format!("attention over {dtype:?}"), &got, &want);

@@ -7,7 +7,7 @@ mod sampling;
 
 use ferrum_kernels::draw::RowDraw;
 use ferrum_kernels::params::{
-    Attention, Embed, KvSpec, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
+    Attention, Embed, KvSpec, KvValues, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
 };
 use ferrum_kernels::{
     Backend, Communicator, DType, KernelError, KvDType, PackedWeight, StepBatch, StepInput,
@@ -165,7 +165,8 @@ impl<B: Backend> DecoderRunner<B> {
         let (blocks, dtype) = (limits.kv_blocks, options.kv_dtype);
         let cache = |layer: &LayerSpec| {
             let (kv_heads, head_dim) = (layer.kv_heads, layer.head_dim);
-            backend.kv_cache(&KvSpec { blocks, kv_heads, head_dim, dtype })
+            let values = KvValues::Own;
+            backend.kv_cache(&KvSpec { blocks, kv_heads, head_dim, values, dtype })
         };
         let kv = spec.layers.iter().map(cache).collect::<Result<_, _>>()?;
         let batch = StepBatch::new(&backend, &limits.capacity)?;
@@ -247,7 +248,7 @@ impl<B: Backend> DecoderRunner<B> {
                 },
             )?;
         }
-        b.kv_write(s, &mut self.kv[i], &KvWrite { k: &act.k, v: &act.v, batch: &self.batch })
+        b.kv_write(s, &mut self.kv[i], &KvWrite { k: &act.k, v: Some(&act.v), batch: &self.batch })
     }
 
     /// The attention sublayer: reads the residual stream and adds to it.
@@ -266,6 +267,7 @@ impl<B: Backend> DecoderRunner<B> {
                 scale: layer.attn_scale,
                 window: layer.window,
                 softcap: layer.softcap,
+                sinks: None,
             },
         )?;
         let weights = &self.weights.layers[i];

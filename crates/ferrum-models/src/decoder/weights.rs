@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
+use ferrum_kernels::params::KvValues;
 use ferrum_kernels::{Backend, DType, KvDType, Need, WeightSource};
 
 use super::cut::Cut;
@@ -221,7 +222,8 @@ pub(super) fn check_file<B: Backend>(
 ) -> Result<(), ModelError> {
     check_tensors(backend, file, spec, share)?;
     for layer in &spec.layers {
-        backend.check(&Need::Attention { head_dim: layer.head_dim, kv })?;
+        let values = KvValues::Own;
+        backend.check(&Need::Attention { head_dim: layer.head_dim, values, kv })?;
     }
     Ok(())
 }

@@ -12,14 +12,14 @@ pub(super) struct State<'a> {
     pub(super) max: &'a mut [f32],
     /// Sum of exp(score - max) `[rows]`.
     pub(super) total: &'a mut [f32],
-    /// Sum of exp(score - max) · value `[rows, head_dim]`.
+    /// Sum of exp(score - max) · value `[rows, value_dim]`.
     pub(super) acc: &'a mut [f32],
 }
 
 impl<'a> State<'a> {
     /// Values that a state of `rows` rows takes.
-    pub(super) fn len(rows: usize, head_dim: usize) -> usize {
-        rows * (head_dim + 2)
+    pub(super) fn len(rows: usize, value_dim: usize) -> usize {
+        rows * (value_dim + 2)
     }
 
     /// The state in `memory`, of [`State::len`] values.
@@ -53,7 +53,7 @@ impl Kernel for MergeSplit<'_, '_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let MergeSplit { shape, tile, split, into, from } = self;
-        let dim = shape.head_dim;
+        let dim = shape.value_dim();
         for row in 0..into.max.len() {
             let seen = splits(&shape.visible(tile.position(shape, row)));
             let acc = &mut into.acc[row * dim..][..dim];
@@ -90,22 +90,24 @@ pub(super) struct Merge<'a> {
     /// The states of its splits.
     pub(super) partials: &'a mut [f32],
     pub(super) scratch: &'a mut [f32],
-    /// `[T, heads · head_dim]`
+    /// `[heads]`
+    pub(super) sinks: Option<&'a [f32]>,
+    /// `[T, heads · value_dim]`
     pub(super) dst: &'a SharedSlice<'a, f32>,
 }
 
 impl Merge<'_> {
     /// Does it.
     pub(super) fn run(self) {
-        let Merge { isa, shape, tile, partials, scratch, dst } = self;
+        let Merge { isa, shape, tile, partials, scratch, sinks, dst } = self;
         let rows = tile.rows(shape);
-        let len = State::len(rows, shape.head_dim);
+        let len = State::len(rows, shape.value_dim());
         let mut merged = State::at(&mut scratch[..len], rows);
         for (split, partial) in tile.splits.clone().zip(partials.chunks_exact_mut(len)) {
             let from = &State::at(partial, rows);
             isa.dispatch(MergeSplit { shape, tile, split, into: &mut merged, from });
         }
-        isa.dispatch(WriteOutputs { shape, tile, state: &merged, dst });
+        isa.dispatch(WriteOutputs { shape, tile, state: &merged, sinks, dst });
     }
 }
 

@@ -132,7 +132,7 @@ impl Plan {
                 self.tasks.push(Task { tile: index, splits: Some(splits), cost });
             }
             tile.partials = self.partials;
-            self.partials += tile.splits.len() * State::len(rows, shape.head_dim);
+            self.partials += tile.splits.len() * State::len(rows, shape.value_dim());
             self.merges.push(index);
         }
         self.tasks.sort_by_key(|task| Reverse(task.cost));

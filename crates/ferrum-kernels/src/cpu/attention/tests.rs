@@ -2,7 +2,7 @@
 //! the chunks, the blocks and the threads. With it go `kv_write` and the layout of the cache.
 
 use crate::cpu::{Cpu, CpuConfig, Isa};
-use crate::params::{Attention, KvSpec, KvWrite};
+use crate::params::{Attention, KvSpec, KvValues, KvWrite};
 use crate::reference::Reference;
 use crate::{Backend, DType, KvDType, StepBatch, StepCapacity, StepInput};
 
@@ -15,6 +15,8 @@ struct Case {
     dtype: KvDType,
     window: Option<usize>,
     softcap: Option<f32>,
+    /// The logit of the first head's sink; each further one is one less.
+    sinks: Option<f32>,
 }
 
 /// Tokens `first..end` of sequence `id`, in one step.
@@ -72,10 +74,19 @@ fn run<B: Backend<Buffer = crate::host::HostBuffer>>(
     steps: &[Vec<Chunk>],
     shift: usize,
 ) -> Outputs {
-    let &Case { heads, kv_heads, head_dim, dtype, window, softcap } = case;
+    let &Case { heads, kv_heads, head_dim, dtype, window, softcap, sinks } = case;
     let mut s = backend.stream().unwrap();
+    let sinks = sinks.map(|first| {
+        let sinks: Vec<f32> = (0..heads).map(|head| first - head as f32).collect();
+        let mut buffer = backend.alloc(DType::F32, heads).unwrap();
+        backend.upload_f32(&mut s, &sinks, &mut buffer).unwrap();
+        buffer
+    });
+    let sinks = sinks.as_ref();
     let blocks = BLOCKS_PER_SEQ * SEQS;
-    let mut kv = backend.kv_cache(&KvSpec { blocks, kv_heads, head_dim, dtype }).unwrap();
+    let values = KvValues::Own;
+    let spec = KvSpec { blocks, kv_heads, head_dim, values, dtype };
+    let mut kv = backend.kv_cache(&spec).unwrap();
     let cap = StepCapacity { tokens: 4096, seqs: SEQS, blocks_per_seq: BLOCKS_PER_SEQ, samples: 1 };
     let mut batch = StepBatch::new(backend, &cap).unwrap();
     let mut outputs = Outputs::new();
@@ -91,11 +102,12 @@ fn run<B: Backend<Buffer = crate::host::HostBuffer>>(
         };
         let q = upload(heads * head_dim, 1);
         let (k, v) = (upload(kv_heads * head_dim, 2), upload(kv_heads * head_dim, 3));
-        backend.kv_write(&mut s, &mut kv, &KvWrite { k: &k, v: &v, batch: &batch }).unwrap();
+        backend.kv_write(&mut s, &mut kv, &KvWrite { k: &k, v: Some(&v), batch: &batch }).unwrap();
         let width = heads * head_dim;
         let mut dst = backend.alloc(DType::F32, tokens * width).unwrap();
         let scale = 0.6 / (head_dim as f32).sqrt();
-        let p = Attention { q: &q, kv: &kv, batch: &batch, heads, scale, window, softcap };
+        let (q, kv, batch) = (&q, &kv, &batch);
+        let p = Attention { q, kv, batch, heads, scale, window, softcap, sinks };
         backend.attention(&mut s, &mut dst, &p).unwrap();
         let mut out = vec![0.0; tokens * width];
         backend.download_f32(&mut s, &dst, &mut out).unwrap();
@@ -114,7 +126,8 @@ fn cpu(isa: Isa, threads: usize) -> Cpu {
 }
 
 fn case(heads: usize, kv_heads: usize, head_dim: usize) -> Case {
-    Case { heads, kv_heads, head_dim, dtype: KvDType::F16, window: None, softcap: None }
+    let (dtype, window, softcap, sinks) = (KvDType::F16, None, None, None);
+    Case { heads, kv_heads, head_dim, dtype, window, softcap, sinks }
 }
 
 fn chunk(id: usize, first: usize, end: usize) -> Chunk {
@@ -141,6 +154,7 @@ fn as_the_reference_over_shapes() {
         cases.push(Case { window: Some(window), ..case(4, 1, 32) });
     }
     cases.push(Case { softcap: Some(2.5), ..case(6, 2, 16) });
+    cases.push(Case { softcap: Some(2.5), sinks: Some(4.0), ..case(6, 2, 16) });
     for dtype in [KvDType::F32, KvDType::BF16, KvDType::Fp8E4M3] {
         cases.push(Case { dtype, window: Some(70), ..case(6, 2, 24) });
     }
@@ -167,6 +181,7 @@ fn a_token_is_alone_in_the_world() {
         Case { dtype: KvDType::F32, softcap: Some(3.0), ..case(7, 1, 8) },
         Case { dtype: KvDType::BF16, ..case(3, 1, 24) },
         Case { dtype: KvDType::Fp8E4M3, ..case(3, 1, 24) },
+        Case { sinks: Some(5.0), ..case(6, 2, 16) },
     ];
     const LEN: usize = 600;
     let whole = vec![vec![chunk(0, 0, LEN)]];
@@ -227,10 +242,12 @@ fn what_is_not_seen_may_be_anything() {
 
 /// The outputs of positions `0..len`, token by token, where all later positions hold NaN.
 fn poisoned(backend: &Cpu, case: &Case, len: usize) -> Outputs {
-    let &Case { heads, kv_heads, head_dim, dtype, window, softcap } = case;
+    let &Case { heads, kv_heads, head_dim, dtype, window, softcap, .. } = case;
     let mut s = backend.stream().unwrap();
     let blocks = BLOCKS_PER_SEQ * SEQS;
-    let mut kv = backend.kv_cache(&KvSpec { blocks, kv_heads, head_dim, dtype }).unwrap();
+    let values = KvValues::Own;
+    let spec = KvSpec { blocks, kv_heads, head_dim, values, dtype };
+    let mut kv = backend.kv_cache(&spec).unwrap();
     let cap = StepCapacity { tokens: 256, seqs: SEQS, blocks_per_seq: BLOCKS_PER_SEQ, samples: 1 };
     let mut batch = StepBatch::new(backend, &cap).unwrap();
     let mut outputs = Outputs::new();
@@ -248,10 +265,11 @@ fn poisoned(backend: &Cpu, case: &Case, len: usize) -> Outputs {
         };
         let (k, v) = (upload(kv_heads * head_dim, 2, nan), upload(kv_heads * head_dim, 3, nan));
         let q = upload(heads * head_dim, 1, false);
-        backend.kv_write(&mut s, &mut kv, &KvWrite { k: &k, v: &v, batch: &batch }).unwrap();
+        backend.kv_write(&mut s, &mut kv, &KvWrite { k: &k, v: Some(&v), batch: &batch }).unwrap();
         if attend {
             let scale = 0.6 / (head_dim as f32).sqrt();
-            let p = Attention { q: &q, kv: &kv, batch: &batch, heads, scale, window, softcap };
+            let (q, kv, batch, sinks) = (&q, &kv, &batch, None);
+            let p = Attention { q, kv, batch, heads, scale, window, softcap, sinks };
             let mut dst = backend.alloc(DType::F32, heads * head_dim).unwrap();
             backend.attention(&mut s, &mut dst, &p).unwrap();
             let mut out = vec![0.0; heads * head_dim];
@@ -279,9 +297,10 @@ fn poisoned(backend: &Cpu, case: &Case, len: usize) -> Outputs {
 fn other_head_widths_are_refused() {
     let backend = cpu(Isa::Portable, 1);
     for head_dim in [1, 7, 12, 60] {
-        let need = crate::Need::Attention { head_dim, kv: KvDType::F16 };
+        let (values, kv) = (KvValues::Own, KvDType::F16);
+        let need = crate::Need::Attention { head_dim, values, kv };
         assert!(matches!(backend.check(&need), Err(crate::KernelError::Unsupported { .. })));
-        let spec = KvSpec { blocks: 1, kv_heads: 1, head_dim, dtype: KvDType::F16 };
+        let spec = KvSpec { blocks: 1, kv_heads: 1, head_dim, values, dtype: kv };
         assert!(backend.kv_cache(&spec).is_err());
     }
 }

@@ -4,12 +4,12 @@ use super::kernels::{AddAlone, Scores, Softmax, add_values, scores};
 use super::merge::{MergeSplit, State};
 use super::plan::Tile;
 use super::{SPLIT, STEP, Shape, WriteOutputs};
-use crate::KV_BLOCK_SIZE;
 use crate::checks::AttentionView;
 use crate::cpu::Isa;
 use crate::cpu::kv_cache::{KvElement, Stored};
 use crate::cpu::shared::SharedSlice;
-use crate::cpu::simd::{Kernel, Simd};
+use crate::cpu::simd::{Kernel, LANES, Simd};
+use crate::{KV_BLOCK_SIZE, KV_SCALE_GROUP};
 use std::ops::Range;
 
 /// Rows that are computed together: each key and value that is loaded serves them all. With two
@@ -26,13 +26,13 @@ pub(super) struct Attend<'a, 'v, E> {
     pub(super) tile: &'a Tile,
     /// Keys of the layer: see [`crate::cpu::CpuKvCache`].
     pub(super) k: Stored<'a, E>,
-    /// Values of the layer.
+    /// Values of the layer; none where they are a part of the keys.
     pub(super) v: Stored<'a, E>,
     /// The first split to compute, and where to leave its state and those of the next ones;
     /// `None` for the whole tile.
     pub(super) partials: Option<(usize, &'a mut [f32])>,
     pub(super) scratch: &'a mut [f32],
-    /// `[T, heads · head_dim]`
+    /// `[T, heads · value_dim]`
     pub(super) dst: &'a SharedSlice<'a, f32>,
 }
 
@@ -41,24 +41,27 @@ impl<E: KvElement> Attend<'_, '_, E> {
     pub(super) fn run(self) {
         let Attend { isa, shape, view, tile, k, v, partials, scratch, dst } = self;
         let rows = tile.rows(shape);
-        let state_len = State::len(rows, shape.head_dim);
+        let state_len = State::len(rows, shape.value_dim());
         let (q, scratch) = scratch.split_at_mut(rows * shape.head_dim);
         let (split_state, scratch) = scratch.split_at_mut(state_len);
+        let (scratch, transposed) = scratch.split_at_mut(scratch.len() - shape.transposed_len());
+        let transposed = elements(transposed);
         load_queries(shape, tile, view.q, q);
         let blocks = Blocks { shape, tile, k, v, table: view.seq(tile.seq).blocks };
         if let Some((first, partials)) = partials {
             for (i, state) in partials.chunks_exact_mut(state_len).enumerate() {
-                attend_split(isa, &blocks, q, first + i, &mut State::at(state, rows));
+                let mut state = State::at(state, rows);
+                attend_split(isa, &blocks, (q, &mut *transposed), first + i, &mut state);
             }
             return;
         }
         let mut state = State::at(split_state, rows);
         let mut merged = State::at(&mut scratch[..state_len], rows);
         for split in tile.splits.clone() {
-            attend_split(isa, &blocks, q, split, &mut state);
+            attend_split(isa, &blocks, (q, &mut *transposed), split, &mut state);
             isa.dispatch(MergeSplit { shape, tile, split, into: &mut merged, from: &state });
         }
-        isa.dispatch(WriteOutputs { shape, tile, state: &merged, dst });
+        isa.dispatch(WriteOutputs { shape, tile, state: &merged, sinks: view.sinks, dst });
     }
 }
 
@@ -73,14 +76,74 @@ struct Blocks<'a, E> {
 }
 
 impl<'a, E: KvElement> Blocks<'a, E> {
-    /// Keys `[head_dim][KV_BLOCK_SIZE]` and values `[KV_BLOCK_SIZE][head_dim]` of block `i` of the
-    /// sequence.
+    /// What a layer's keys or values have of block `i` of the sequence.
     #[inline(always)]
-    fn get(&self, i: usize) -> (Stored<'a, E>, Stored<'a, E>) {
+    fn get(&self, all: Stored<'a, E>, i: usize) -> Stored<'a, E> {
         let len = KV_BLOCK_SIZE * self.shape.head_dim;
         let part = self.table[i] as usize * self.shape.kv_heads + self.tile.kv_head;
-        (self.k.part(part, len), self.v.part(part, len))
+        all.part(part, len)
     }
+
+    /// Keys of block `i`, `[head_dim][KV_BLOCK_SIZE]`.
+    #[inline(always)]
+    fn keys(&self, i: usize) -> Stored<'a, E> {
+        self.get(self.k, i)
+    }
+
+    /// Values of the step from `start`, each block's `[KV_BLOCK_SIZE][value_dim]`; those of blocks that
+    /// none of `positions` lies in are left out. Where they are a part of the keys, they are brought
+    /// to `transposed`.
+    fn values<'s>(
+        &self,
+        start: usize,
+        positions: &Range<usize>,
+        transposed: &'s mut [E],
+    ) -> StepValues<'s, E>
+    where
+        'a: 's,
+    {
+        let mut values = [Stored::NONE; STEP / KV_BLOCK_SIZE];
+        let mut parts = transposed.chunks_exact_mut(KV_BLOCK_SIZE * self.shape.value_dim());
+        for (i, values) in values.iter_mut().enumerate() {
+            let (block, first) = (start / KV_BLOCK_SIZE + i, start + i * KV_BLOCK_SIZE);
+            let to = parts.next();
+            if first >= positions.end || first + KV_BLOCK_SIZE <= positions.start {
+                continue;
+            }
+            *values = match to {
+                Some(to) => transpose(self.keys(block), to),
+                None => self.get(self.v, block),
+            };
+        }
+        values
+    }
+}
+
+/// Values of the blocks of a step.
+type StepValues<'a, E> = [Stored<'a, E>; STEP / KV_BLOCK_SIZE];
+
+/// Brings the first values of each key of a block, `[..][KV_BLOCK_SIZE]`, to `[KV_BLOCK_SIZE][..]`, as
+/// many as there is room for. Scales are the same for keys and values.
+fn transpose<'s, E: KvElement>(keys: Stored<'s, E>, to: &'s mut [E]) -> Stored<'s, E> {
+    let dim = to.len() / KV_BLOCK_SIZE;
+    let eights = keys.values.as_chunks::<{ LANES * KV_BLOCK_SIZE }>().0;
+    for (at, eight) in (0..dim).step_by(LANES).zip(eights) {
+        for (position, row) in to.chunks_exact_mut(dim).enumerate() {
+            for (i, value) in row[at..at + LANES].iter_mut().enumerate() {
+                *value = eight[i * KV_BLOCK_SIZE + position];
+            }
+        }
+    }
+    let scales = if E::SCALED { dim / KV_SCALE_GROUP * KV_BLOCK_SIZE } else { 0 };
+    Stored { values: to, scales: &keys.scales[..scales] }
+}
+
+/// Scratch as elements of a cache, one for each of its numbers.
+fn elements<E: KvElement>(scratch: &mut [f32]) -> &mut [E] {
+    const { assert!(size_of::<E>() <= size_of::<f32>() && align_of::<E>() <= align_of::<f32>()) };
+    // SAFETY: as many elements, none larger than what was there nor more aligned; they are numbers, for
+    // which all bits are good.
+    unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast(), scratch.len()) }
 }
 
 /// Rows `0..rows` in blocks of nearly equal size, at most [`MAX_ROWS`].
@@ -106,7 +169,7 @@ fn load_queries(shape: &Shape, tile: &Tile, q: &[f32], scaled: &mut [f32]) {
 fn attend_split<E: KvElement>(
     isa: Isa,
     blocks: &Blocks<'_, E>,
-    q: &[f32],
+    (q, transposed): (&[f32], &mut [E]),
     split: usize,
     state: &mut State<'_>,
 ) {
@@ -116,8 +179,9 @@ fn attend_split<E: KvElement>(
     let positions = seen.start.max(split * SPLIT)..seen.end.min((split + 1) * SPLIT);
     state.clear();
     for start in (positions.start / STEP * STEP..positions.end).step_by(STEP) {
+        let values = &blocks.values(start, &positions, transposed);
         for rows in row_blocks(tile.rows(shape)) {
-            let step = Step { blocks, q, start, row: rows.start, state: &mut *state };
+            let step = Step { blocks, values, q, start, row: rows.start, state: &mut *state };
             match rows.len() {
                 1 => attend_step::<E, 1>(isa, step),
                 2 => attend_step::<E, 2>(isa, step),
@@ -142,6 +206,7 @@ fn attend_step<E: KvElement, const R: usize>(isa: Isa, step: Step<'_, '_, '_, E>
 /// One step of the online softmax, for some rows from `row`.
 struct Step<'a, 'b, 'c, E> {
     blocks: &'a Blocks<'b, E>,
+    values: &'a StepValues<'a, E>,
     q: &'a [f32],
     /// Its first position.
     start: usize,
@@ -165,13 +230,13 @@ impl<E: KvElement, const R: usize> Kernel for StepOf<'_, '_, '_, E, R> {
     }
 }
 
-impl<'a, E: KvElement, const R: usize> StepOf<'_, 'a, '_, E, R> {
+impl<'a, E: KvElement, const R: usize> StepOf<'a, '_, '_, E, R> {
     /// Does it in passes of `P` registers.
     #[inline(always)]
     fn run_in_passes<S: Simd, const P: usize>(self) {
-        let Step { blocks, q, start, row, state } = self.0;
+        let Step { blocks, values, q, start, row, state } = self.0;
         let Blocks { shape, tile, .. } = *blocks;
-        let dim = shape.head_dim;
+        let (dim, value_dim) = (shape.head_dim, shape.value_dim());
         // What each row sees of the step, counted from its start.
         let mut seen = [(0, 0); R];
         for (i, seen) in seen.iter_mut().enumerate() {
@@ -185,17 +250,17 @@ impl<'a, E: KvElement, const R: usize> StepOf<'_, 'a, '_, E, R> {
         }
         let step_blocks = first / KV_BLOCK_SIZE..last.div_ceil(KV_BLOCK_SIZE);
         let q = &q[row * dim..][..R * dim];
-        let acc = &mut state.acc[row * dim..][..R * dim];
+        let acc = &mut state.acc[row * value_dim..][..R * value_dim];
         // The first rows bring close what all rows will want next.
         let fetch = |block: Stored<'a, E>| if row == 0 { block } else { Stored::NONE };
         let mut s: Scores<R> = [[0.0; STEP]; R];
         for block in step_blocks.clone() {
-            let (k, v) = blocks.get(start / KV_BLOCK_SIZE + block);
-            scores::<S, E, R, P>(q, k, fetch(v), block * KV_BLOCK_SIZE, &mut s);
+            let k = blocks.keys(start / KV_BLOCK_SIZE + block);
+            scores::<S, E, R, P>(q, k, fetch(values[block]), block * KV_BLOCK_SIZE, &mut s);
         }
         for (i, (scores, seen)) in s.iter_mut().zip(&seen).enumerate() {
             if seen.0 < seen.1 {
-                let acc = &mut acc[i * dim..][..dim];
+                let acc = &mut acc[i * value_dim..][..value_dim];
                 let (max, total) = (&mut state.max[row + i], &mut state.total[row + i]);
                 let (seen, softcap) = (seen.0..seen.1, shape.softcap);
                 S::call(Softmax { scores, seen, softcap, max, total, acc });
@@ -204,8 +269,8 @@ impl<'a, E: KvElement, const R: usize> StepOf<'_, 'a, '_, E, R> {
         for block in step_blocks {
             let at = start / KV_BLOCK_SIZE + block;
             let next = (at + STEP / KV_BLOCK_SIZE).min(blocks.table.len() - 1);
-            let (v, next) = (blocks.get(at).1, fetch(blocks.get(next).0));
-            step_values::<S, E, R, P>(&s, &seen, block, v, next, acc);
+            let next = fetch(blocks.keys(next));
+            step_values::<S, E, R, P>(&s, &seen, block, values[block], next, acc);
         }
     }
 }
