@@ -1,7 +1,7 @@
 // cuBLASLt, as far as dense products need it: `D = alpha · Aᵀ·B + beta · D (+ bias)` of 16-bit
-// numbers, added up in f32, with the factors on the card. A product is work of its stream like any
+// numbers, added up in f32, with the factors on the host. A product is work of its stream like any
 // other. Whatever else is asked for is refused, and so are operands that an algorithm was not chosen
-// for.
+// for. There is no algorithm for results of one row, as a library has gaps.
 #include <cstring>
 #include <map>
 
@@ -17,7 +17,7 @@ enum BlasResult {  // cublasStatus_t
   kBlasNotSupported = 15,
 };
 enum Number { kF32 = 0, kF16 = 2, kBf16 = 14 };  // cudaDataType_t
-enum { kSumsInF32 = 68, kTransposed = 1, kOnDevice = 1, kPlain = 1, kBias = 4 };
+enum { kSumsInF32 = 68, kTransposed = 1, kOnHost = 0, kPlain = 1, kBias = 4 };
 
 struct Library {
   Device* device;
@@ -98,7 +98,7 @@ BlasResult find(Product* p, void* operation, void* a, void* b, void* c, void* d)
                (p->a->type == kF16 || p->a->type == kBf16) && p->b->type == p->a->type &&
                p->d->type == kF32 && *added == *p->d &&
                (int)o.attribute(kTransA, 0) == kTransposed && o.attribute(kTransB, 0) == 0 &&
-               o.attribute(kPointerMode, 0) == kOnDevice &&
+               o.attribute(kPointerMode, 0) == kOnHost &&
                (o.attribute(kEpilogue, kPlain) == kPlain || o.attribute(kEpilogue, 0) == kBias);
   if (!known) return refuse(kBlasNotSupported, "a product that is not emulated");
   bool fits = p->a->rows == p->b->rows && p->d->rows == p->a->columns &&
@@ -123,7 +123,8 @@ float widen(int type, uint16_t bits) {
 // What a product works on when its stream comes to it.
 struct Work {
   Layout a, b, d;
-  uint64_t a_at, b_at, d_at, alpha, beta, bias;
+  uint64_t a_at, b_at, d_at, bias;
+  float alpha, beta;
 };
 
 Result compute(const Work& w) {
@@ -132,12 +133,9 @@ Result compute(const Work& w) {
   Result checked[] = {memory_check(w.a_at, w.a.bytes(), "cuBLASLt: A"),
                       memory_check(w.b_at, w.b.bytes(), "cuBLASLt: B"),
                       memory_check(w.d_at, w.d.bytes(), "cuBLASLt: D"),
-                      memory_check(w.alpha, 4, "cuBLASLt: alpha"),
-                      memory_check(w.beta, 4, "cuBLASLt: beta"),
                       w.bias ? memory_check(w.bias, 4 * w.d.rows, "cuBLASLt: bias") : kSuccess};
   for (Result result : checked)
     if (result != kSuccess) return result;
-  float alpha = *floats(w.alpha), beta = *floats(w.beta);
   std::vector<float> weights(w.a.rows * w.a.columns);
   for (uint64_t row = 0; row < w.a.columns; row++)
     for (uint64_t i = 0; i < w.a.rows; i++)
@@ -151,7 +149,7 @@ Result compute(const Work& w) {
       for (uint64_t i = 0; i < w.b.rows; i++) sum += weights[row * w.a.rows + i] * input[i];
       float* to = floats(w.d_at) + column * w.d.stride + row;
       // What is there is not read where it counts for nothing: it may be no number.
-      float result = alpha * sum + (beta != 0 ? beta * *to : 0);
+      float result = w.alpha * sum + (w.beta != 0 ? w.beta * *to : 0);
       *to = result + (w.bias ? floats(w.bias)[row] : 0);
     }
   }
@@ -236,6 +234,7 @@ EXPORT BlasResult cublasLtMatmulAlgoGetHeuristic(void* library, void* operation,
     return refuse(kBlasInvalidValue, "not a library, or no preference");
   *count = 0;
   if (BlasResult refused = find(&p, operation, a, b, c, d)) return refused;
+  if (p.d->rows == 1) return kBlasSuccess;
   Algorithm found = {p.d->rows, p.d->columns, p.a->rows};
   found.epilogue = (uint32_t)p.operation->attribute(kEpilogue, kPlain), found.type = p.a->type;
   found.workspace = std::min(kWorkspace, limits->limits[kMostWorkspace]), found.mark = kMark;
@@ -274,11 +273,13 @@ EXPORT BlasResult cublasLtMatmul(void* library, void* operation, const void* alp
       (chosen.workspace && memory_check((uint64_t)workspace, chosen.workspace, "cuBLASLt: workspace")))
     return refuse(kBlasInvalidValue, "too little workspace");
   bool biased = chosen.epilogue == kBias;
-  Work work = {*p.a, *p.b, *p.d, (uint64_t)a, (uint64_t)b, (uint64_t)d, (uint64_t)alpha,
-               (uint64_t)beta, biased ? p.operation->attribute(kBiasPointer, 0) : 0};
+  if (memory_in_arena((uint64_t)alpha) || memory_in_arena((uint64_t)beta))
+    return refuse(kBlasInvalidValue, "factors on the device");
+  Work work = {*p.a, *p.b, *p.d, (uint64_t)a, (uint64_t)b, (uint64_t)d,
+               biased ? p.operation->attribute(kBiasPointer, 0) : 0,
+               *static_cast<const float*>(alpha), *static_cast<const float*>(beta)};
   if (biased && !work.bias) return refuse(kBlasInvalidValue, "no bias");
-  std::vector<uint64_t> pointers = {work.a_at, work.b_at, work.d_at, work.alpha, work.beta,
-                                    (uint64_t)workspace};
+  std::vector<uint64_t> pointers = {work.a_at, work.b_at, work.d_at, (uint64_t)workspace};
   if (biased) pointers.push_back(work.bias);
   auto run = [work]() -> Result { return compute(work); };
   return submit(stream, {run, pointers, "a product of cuBLASLt"}) ? kBlasExecutionFailed

@@ -11,9 +11,7 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     cublasComputeType_t::CUBLAS_COMPUTE_32F,
     cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
-    cublasLtMatmulDescAttributes_t::{
-        CUBLASLT_MATMUL_DESC_POINTER_MODE, CUBLASLT_MATMUL_DESC_TRANSA,
-    },
+    cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
     cublasLtMatmulPreferenceAttributes_t as Limit, cublasLtMatrixLayout_t,
     cudaDataType_t::{CUDA_R_16F, CUDA_R_32F},
 };
@@ -32,10 +30,8 @@ struct Product {
 impl Product {
     fn new(tokens: u64) -> Product {
         let operation = result::create_matmul_desc(CUBLAS_COMPUTE_32F, CUDA_R_32F).unwrap();
-        for attribute in [CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_POINTER_MODE] {
-            let one = (&raw const ONE).cast();
-            unsafe { result::set_matmul_desc_attribute(operation, attribute, one, 4).unwrap() };
-        }
+        let (attribute, one) = (CUBLASLT_MATMUL_DESC_TRANSA, (&raw const ONE).cast());
+        unsafe { result::set_matmul_desc_attribute(operation, attribute, one, 4).unwrap() };
         let layout =
             |kind, rows, cols| result::create_matrix_layout(kind, rows, cols, rows as i64).unwrap();
         let layouts = [
@@ -60,16 +56,17 @@ impl Product {
         found.unwrap().algo
     }
 
-    /// Of the weight, the input, the result, two factors and 4096 bytes of workspace.
+    /// Twice the product and what is there, of the weight, the input, the result and 4096 bytes of
+    /// workspace.
     fn multiply(
         &self,
         gpu: &Gpu,
         algorithm: &cublasLtMatmulAlgo_t,
-        [weight, input, dst, factors, workspace]: [u64; 5],
+        [weight, input, dst, workspace]: [u64; 4],
         workspace_bytes: usize,
     ) -> Result<(), CublasError> {
         let ([a, b, d], at) = (self.layouts, |address: u64| address as usize as *mut c_void);
-        let (alpha, beta) = (at(factors), at(factors + 4));
+        let (alpha, beta) = ((&raw const FACTORS[0]).cast(), (&raw const FACTORS[1]).cast());
         unsafe {
             result::matmul(
                 self.handle,
@@ -94,6 +91,7 @@ impl Product {
 }
 
 static ONE: i32 = 1;
+static FACTORS: [f32; 2] = [2.0, 1.0];
 
 /// Addresses here are multiples of 16, those of a card of 256, which is what is taken for granted; and
 /// no workspace is.
@@ -121,9 +119,8 @@ fn a_product_and_what_is_refused() {
         let weight = gpu.upload(&halves(&[1, 2, 3, 4, 0, 1, 0, 1, 5, 0, 0, 0]));
         let input = gpu.upload(&halves(&[1, 1, 1, 1, 0, 2, 0, 3]));
         let dst = gpu.upload(&[100.0_f32, 200.0, 300.0, 400.0, 500.0, 600.0]);
-        let factors = gpu.upload(&[2.0_f32, 1.0]);
         let workspace = Buffer::new(4096).unwrap();
-        let operands = [weight.0, input.0, dst.0, factors.0, workspace.0];
+        let operands = [weight.0, input.0, dst.0, workspace.0];
         let algorithm = product.algorithm();
         product.multiply(gpu, &algorithm, operands, 4096).unwrap();
         let result: Vec<f32> = gpu.download(&dst, 6).unwrap();
@@ -132,7 +129,7 @@ fn a_product_and_what_is_refused() {
         let other = Product::new(T + 1).algorithm();
         let [mut unaligned, mut nowhere] = [operands; 2];
         unaligned[1] += 8;
-        nowhere[4] = 0;
+        nowhere[3] = 0;
         assert!(product.multiply(gpu, &other, operands, 4096).is_err(), "another product's");
         assert!(product.multiply(gpu, &algorithm, unaligned, 4096).is_err(), "not aligned");
         assert!(product.multiply(gpu, &algorithm, operands, 4095).is_err(), "too little");
@@ -146,9 +143,8 @@ fn operands_that_end_too_early_are_found() {
     let gpu = Gpu::open(0);
     let product = Product::new(T);
     let (short, dst) = (Buffer::new(K as usize).unwrap(), Buffer::new(6 * 4).unwrap());
-    let (weight, factors) = (Buffer::new(24).unwrap(), gpu.upload(&[1.0_f32, 0.0]));
-    let workspace = Buffer::new(4096).unwrap();
-    let operands = [weight.0, short.0, dst.0, factors.0, workspace.0];
+    let (weight, workspace) = (Buffer::new(24).unwrap(), Buffer::new(4096).unwrap());
+    let operands = [weight.0, short.0, dst.0, workspace.0];
     let queued = product.multiply(&gpu, &product.algorithm(), operands, 4096);
     assert!(queued.is_ok() && gpu.sync().is_err());
     let failure = ferrum_cuda_emulator::failure(0).unwrap();

@@ -29,6 +29,7 @@ struct HalvesOf;
 template <>
 struct HalvesOf<F16> {
   static constexpr int TERMS = 2;
+  static constexpr bool SCALED = true;
   static DEVICE u16 round(float v) { return f32_to_f16(v); }
   static DEVICE void mma(float c[4], const u32 a[4], const u32 b[2]) { mma_f16(c, a, b); }
   // That of the scale, biased: the largest value comes to lie at 2^14, below what F16 can hold.
@@ -38,6 +39,7 @@ struct HalvesOf<F16> {
 template <>
 struct HalvesOf<BF16> {
   static constexpr int TERMS = 3;
+  static constexpr bool SCALED = false;
   static DEVICE u16 round(float v) { return (u16)(bf16x2(v, 0.0f) & 0xffff); }
   static DEVICE void mma(float c[4], const u32 a[4], const u32 b[2]) { mma_bf16(c, a, b); }
   static DEVICE int exponent(u32) { return 127; }

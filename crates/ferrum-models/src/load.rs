@@ -275,6 +275,10 @@ impl Task for Load<'_> {
 
     fn run<B: Backend>(self, ranks: Vec<B>) -> Result<Box<dyn Runner>, ModelError> {
         let Load { file, spec, options } = self;
+        if options.exact && !matches!(options.device, Device::Cuda(_)) {
+            let what = "--exact has no meaning for models that generate text without a card".into();
+            return Err(ModelError::Options(what));
+        }
         let adapters = adapters(file, &spec, options)?;
         let options = decoder_options(&spec, options)?;
         if ranks.len() > 1 {
@@ -343,10 +347,6 @@ fn decoder_options(
     };
     let limits = RunnerLimits { vocab: spec.vocab, context, kv_blocks, capacity };
     let card = matches!(options.device, Device::Cuda(_));
-    if options.exact && !card {
-        let what = "--exact has no meaning for text generation without a card".into();
-        return Err(ModelError::Options(what));
-    }
     Ok(DecoderOptions { limits, kv_dtype: options.kv_dtype, rounded: card && !options.exact })
 }
 

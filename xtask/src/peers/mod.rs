@@ -12,7 +12,7 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use engines::{Engines, Machine};
 use models::Model;
@@ -52,9 +52,10 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
             }
         }
     }
+    ensure!(!rows.is_empty(), "no peer could run any model");
     let path: PathBuf = root.join("bench/runs").join(machine.file_name());
-    let text = report::section(&machine, &command(args), &rows);
-    report::append(&path, &machine, &options.peers, &text)?;
+    let text = report::section(&machine, &options.peers, &command(args), &rows);
+    report::append(&path, &machine, &text)?;
     println!("\n{text}\n{}", path.display());
     Ok(())
 }
@@ -73,7 +74,7 @@ fn measure(
     let mut peers: Vec<(Peer, Vec<f64>)> = options.peers.iter().map(|&p| (p, vec![])).collect();
     for round in 0..options.rounds {
         let count = peers.len() + 1;
-        let mut failed = None;
+        let mut failed = Vec::new();
         for turn in 0..count {
             // Ferrum is number 0.
             let Some(i) = ((round + turn) % count).checked_sub(1) else {
@@ -85,11 +86,11 @@ fn measure(
                 Ok(speed) => speeds.push(speed),
                 Err(error) => {
                     println!("{}, {}: no row: {error:#}", model.name, peer.name());
-                    failed = Some(*peer);
+                    failed.push(*peer);
                 }
             }
         }
-        peers.retain(|(peer, _)| Some(*peer) != failed);
+        peers.retain(|(peer, _)| !failed.contains(peer));
     }
     let read = [before, engines.read_bandwidth(threads)?];
     let step_bytes = model.step_bytes.filter(|_| cell == Cell::Decode);

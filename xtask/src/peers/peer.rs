@@ -48,7 +48,9 @@ impl Peer {
     pub(super) fn describe(self) -> String {
         let (name, version) = self.package();
         let how = match self {
-            Peer::Llama => "built for this processor, with flash attention",
+            Peer::Llama => {
+                "built for this processor where this command does it, with flash attention"
+            }
             Peer::Openvino => "from the same GGUF file",
         };
         format!("{} is {name} {version}, {how} and an f16 KV cache, as Ferrum's.", self.name())

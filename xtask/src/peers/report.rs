@@ -42,8 +42,10 @@ fn of_read(row: &Row) -> Option<f64> {
 }
 
 /// A section of the file of runs.
-pub(super) fn section(machine: &Machine, command: &str, rows: &[Row]) -> String {
-    let mut text = format!("## Ferrum {}\n\n    {command}\n\n", machine.commit);
+pub(super) fn section(machine: &Machine, peers: &[Peer], command: &str, rows: &[Row]) -> String {
+    let Machine { commit, isa, .. } = machine;
+    let peers: String = peers.iter().map(|peer| peer.describe() + "\n").collect();
+    let mut text = format!("## Ferrum {commit}, {isa}\n\n    {command}\n\n{peers}\n");
     text.push_str(
         "| model | threads | | Ferrum | peer | | ratio | least | greatest | read GB/s | of read |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -66,26 +68,25 @@ pub(super) fn section(machine: &Machine, command: &str, rows: &[Row]) -> String 
 }
 
 /// Adds a section to the day's file.
-pub(super) fn append(path: &Path, machine: &Machine, peers: &[Peer], section: &str) -> Result<()> {
+pub(super) fn append(path: &Path, machine: &Machine, section: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
     let old = match fs::read_to_string(path) {
         Ok(old) => old,
-        Err(error) if error.kind() == ErrorKind::NotFound => heading(machine, peers),
+        Err(error) if error.kind() == ErrorKind::NotFound => heading(machine),
         // Writing would replace the runs that are there.
         Err(error) => return Err(error).with_context(|| path.display().to_string()),
     };
     fs::write(path, format!("{old}\n{section}")).with_context(|| path.display().to_string())
 }
 
-fn heading(machine: &Machine, peers: &[Peer]) -> String {
-    let Machine { cpu, cores, isa, date, .. } = machine;
-    let peers: String = peers.iter().map(|peer| peer.describe() + "\n").collect();
+fn heading(machine: &Machine) -> String {
+    let Machine { cpu, cores, date, .. } = machine;
     format!(
-        "# {date}, {cpu}, {cores} cores, {isa}\n\n\
+        "# {date}, {cpu}, {cores} cores\n\n\
          Tokens a second, summed over sequences: medians of the rounds. Ratios are those of a round, \
-         in which\nthe engines take turns.\n{peers}Read is the bandwidth measured before and after \
+         in which\nthe engines take turns. Read is the bandwidth measured before and after \
          the cell with as many threads;\n\"of read\" the share of it that decoding makes use of, every \
          weight read once a token.\n",
     )
@@ -114,7 +115,7 @@ mod tests {
         let date = jiff::civil::date(2026, 1, 2);
         let machine =
             Machine { cpu: "c".into(), cores: 2, isa: "i".into(), date, commit: "abc".into() };
-        let text = section(&machine, "cargo xtask bench-peers", &[row]);
+        let text = section(&machine, &[Peer::Llama], "cargo xtask bench-peers", &[row]);
         assert!(
             text.contains(
                 "| m | 2 | decode, depth 0 | 30.0 | llama.cpp | 10.0 | 2.50 | 2.00 | 3.00 |"

@@ -33,10 +33,11 @@ pub struct LoadArgs {
     /// Element type of the KV cache
     #[arg(long, value_enum, default_value_t)]
     pub kv_dtype: KvDTypeArg,
-    /// Multiply numbers as they are, where rounding them is faster. Embeddings: of f32, f16 and bf16
-    /// files numbers are rounded by at most 1/8192 of the largest of 64 neighbours, which moves a vector
-    /// by an angle whose cosine is about 0.9999995. Text on a card: what f16 and bf16 weights are
-    /// multiplied with in prompts is rounded to their type
+    /// Multiply numbers as they are, where rounding them is faster. On a card, what weights in f16 and
+    /// bf16 are multiplied with in steps of more than 64 tokens is rounded to their type. On the
+    /// processor, models that make embeddings from weights in f32, f16 and bf16 round numbers by at most
+    /// 1/8192 of the largest of 64 neighbours, which moves a vector by an angle whose cosine is about
+    /// 0.9999995
     #[arg(long)]
     pub exact: bool,
 }

@@ -121,11 +121,11 @@ pub fn card_peaks(ordinal: usize) -> Result<Measured> {
 
 fn cards() -> Cards {
     match cuda::devices() {
-        Ok(found) => Cards {
-            devices: found.iter().map(card).collect(),
-            libraries: cuda::libraries().into_iter().map(library).collect(),
-            problem: None,
-        },
+        Ok(found) => {
+            let some = !found.is_empty();
+            let libraries = some.then(cuda::libraries).into_iter().flatten().map(library).collect();
+            Cards { devices: found.iter().map(card).collect(), libraries, problem: None }
+        }
         Err(error) => {
             let problem = Some(error.to_string());
             Cards { devices: Vec::new(), libraries: Vec::new(), problem }

@@ -32,8 +32,7 @@ unsafe impl Send for Blas {}
 // SAFETY: as above.
 unsafe impl Sync for Blas {}
 
-/// `dst[tokens, rows] = scale · (input[tokens, cols] · weight[rows, cols]ᵀ) + bias`, also added to
-/// what is there.
+/// `dst[tokens, rows] = input[tokens, cols] · weight[rows, cols]ᵀ + bias`, also added to what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     /// Of the weight and the input: F16 or BF16. Results are F32, and so are sums.
@@ -59,8 +58,8 @@ pub(super) struct Operands {
     pub(super) dst: u64,
     /// `[rows]`, heeded if the shape has one.
     pub(super) bias: u64,
-    /// The factor `scale`, and that of what is in `dst`.
-    pub(super) factors: [u64; 2],
+    /// Add to `dst`; else nobody reads what is there.
+    pub(super) accumulate: bool,
     pub(super) workspace: u64,
 }
 
@@ -113,13 +112,14 @@ impl Blas {
     ) -> Result<()> {
         let d = Descriptors::new(shape, operands.bias).map_err(|error| named(op, &error))?;
         let pointer = |address: u64| address as usize as *mut c_void;
+        let (product, before) = (1.0_f32, if operands.accumulate { 1.0_f32 } else { 0.0 });
         // SAFETY: the caller's promise; the descriptors are alive.
         unsafe {
             result::matmul(
                 self.handle,
                 d.operation,
-                pointer(operands.factors[0]),
-                pointer(operands.factors[1]),
+                ptr::from_ref(&product).cast(),
+                ptr::from_ref(&before).cast(),
                 pointer(operands.weight),
                 d.weight,
                 pointer(operands.input),
@@ -177,8 +177,6 @@ impl Descriptors {
         d.input = layout(half, shape.cols, shape.tokens)?;
         d.dst = layout(CUDA_R_32F, shape.rows, shape.tokens)?;
         d.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
-        let on_card = sys::cublasLtPointerMode_t::CUBLASLT_POINTER_MODE_DEVICE;
-        d.set(Attribute::CUBLASLT_MATMUL_DESC_POINTER_MODE, &on_card)?;
         if shape.bias {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
             d.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;

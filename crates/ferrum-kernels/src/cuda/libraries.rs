@@ -11,7 +11,7 @@ use super::compile;
 pub struct Library {
     /// Its maker's name for it.
     pub name: &'static str,
-    /// `None` where it is not found, or does not work.
+    /// `None` where it is not found.
     pub version: Option<String>,
     /// What is done without it.
     pub without: &'static str,

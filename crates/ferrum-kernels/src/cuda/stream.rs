@@ -23,6 +23,8 @@ pub(super) enum Scratch {
     Experts,
     /// What cuBLASLt works with beside its operands.
     Library,
+    /// Products by cuBLASLt that are yet to be scaled.
+    Unscaled,
     /// Products that are not yet what an operation gives.
     Products,
     /// Bytes of a file on their way to a weight.
@@ -33,7 +35,7 @@ pub(super) enum Scratch {
 pub struct CudaStream {
     pub(super) device: Arc<Device>,
     pub(super) raw: sys::CUstream,
-    scratch: [Option<Arc<Memory>>; 7],
+    scratch: [Option<Arc<Memory>>; 8],
     /// Memory that the recording under way mentions.
     pub(super) recording: Option<Vec<Arc<Memory>>>,
 }

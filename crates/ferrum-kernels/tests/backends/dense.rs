@@ -98,6 +98,36 @@ fn check<B: Backend>(
     }
 }
 
+/// A large token takes nothing from small ones, and nothing is lost of what is small throughout.
+pub fn dense_linear_of_unlike_tokens<B: Backend>(subjects: &mut [Subject<B>]) {
+    let mut report = Report::new();
+    let mut rng = Rng::new(74);
+    let (rows, n, cols) = (70, 24, 64);
+    for format in [Format::F16, Format::BF16] {
+        for (common, own) in [(1.0, 1e12), (1e-7, 1e-7), (1e-3, 1e20), (1e9, 1e-9)] {
+            let mut x = rng.normals(rows * cols, common);
+            x[7 * cols..8 * cols].iter_mut().for_each(|x| *x *= own / common);
+            let weight = WeightBytes::new(&mut rng, format, n, cols, Pattern::Random);
+            // What is there is no number, and does not count.
+            let before = vec![f32::NAN; rows * n];
+            let outputs = [Output { weight, bias: None, before, accumulate: false }];
+            let mut o = oracle();
+            let packed = [o.pack(&outputs[0].weight)];
+            let want = run(&mut o, rows, &x, &outputs, &packed).remove(0);
+            let bounds = bounds(&outputs[0].weight, &x);
+            for s in &mut *subjects {
+                let packed = [pack(s, &outputs[0].weight)];
+                let got = run(s, rows, &x, &outputs, &packed).remove(0);
+                report.compare(s, &(format, common, own), &got, &want, |i| bounds[i]);
+                let exact = [s.pack(&outputs[0].weight)];
+                let exact = run(s, rows, &x, &outputs, &exact).remove(0);
+                assert_ne!(got, exact, "{}: cuBLASLt was not used", s.label);
+            }
+        }
+    }
+    report.finish();
+}
+
 /// What is no number stays with its token, and is seen.
 pub fn dense_linear_of_what_is_no_number<B: Backend>(subjects: &mut [Subject<B>]) {
     let mut rng = Rng::new(72);

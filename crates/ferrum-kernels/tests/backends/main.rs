@@ -179,6 +179,7 @@ on! { cuda, super::cudas:
     linear::linear_with_outputs_of_one_format,
     linear::linear_of_nothing,
     dense::dense_linear_of_many_tokens,
+    dense::dense_linear_of_unlike_tokens,
     dense::dense_linear_of_what_is_no_number,
     dense::dense_gated_linear_of_many_tokens,
     columns::outputs_of_several_orders,

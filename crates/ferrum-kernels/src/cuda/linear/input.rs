@@ -12,10 +12,6 @@ use crate::{Format, Result};
 
 const THREADS: usize = 256;
 
-/// Bytes of the three scalars of a rounded form, and of a number.
-const SCALARS: usize = 16;
-const NUMBER: usize = size_of::<f32>();
-
 /// Threads that copy a row (`cuda/rows.cu`).
 const ROW_THREADS: usize = 128;
 
@@ -30,10 +26,10 @@ pub(super) enum Form {
     F16,
     /// Sums of BF16 numbers, likewise.
     Bf16,
-    /// F16 numbers, zeroes to whole groups of columns; behind all rows what else
-    /// `cuda/round_halves.cu` makes.
+    /// F16 numbers, zeroes to whole groups of columns; behind all rows a scale of each
+    /// (`cuda/round_halves.cu`).
     RoundedF16,
-    /// BF16 numbers, likewise.
+    /// BF16 numbers, without scales.
     RoundedBf16,
 }
 
@@ -52,18 +48,18 @@ impl Form {
         }
     }
 
-    /// Where the scalars of a rounded form begin, in bytes; the maxima of its rows follow.
-    pub(super) fn scalars_at(self, rows: usize, cols: usize) -> usize {
+    /// Where the scales of [`Form::RoundedF16`] begin, in bytes.
+    pub(super) fn scales_at(self, rows: usize, cols: usize) -> usize {
         rows.saturating_mul(self.row_bytes(cols))
     }
 
     /// Bytes of all rows of an input in scratch memory, a multiple of 16.
     fn bytes(self, rows: usize, cols: usize) -> usize {
-        let more = match self {
-            Form::RoundedF16 | Form::RoundedBf16 => SCALARS + rows.next_multiple_of(4) * NUMBER,
+        let scales = match self {
+            Form::RoundedF16 => rows.next_multiple_of(4) * size_of::<f32>(),
             _ => 0,
         };
-        self.scalars_at(rows, cols).saturating_add(more)
+        self.scales_at(rows, cols).saturating_add(scales)
     }
 
     /// Bytes of a row of `cols` values.
@@ -176,18 +172,9 @@ fn round(
     (memory, offset): (&Arc<Memory>, usize),
 ) -> Result<()> {
     let format = if form == Form::RoundedF16 { Format::F16 } else { Format::BF16 };
-    let source = Source::RoundHalves(format);
-    let scalars = offset + form.scalars_at(rows, cols);
-    let maxima = (format == Format::F16).then_some((memory, scalars + SCALARS));
-    let grid = Grid { blocks: [rows, 1, 1], threads: THREADS, shared: 0 };
-    if maxima.is_some() {
-        let launch = s.launch(op, source, "largest").memory(floats, 0).memory_if(maxima).int(cols);
-        // SAFETY: the input has been checked, and the place has room for a number of each row.
-        unsafe { launch.run(grid)? }
-    }
-    let launch = s.launch(op, source, "round").memory(floats, 0).memory_if(maxima);
-    let launch = launch.memory(memory, offset).memory(memory, scalars);
+    let launch = s.launch(op, Source::RoundHalves(format), "round_rows").memory(floats, 0);
+    let launch = launch.memory(memory, offset).memory(memory, offset + form.scales_at(rows, cols));
     let launch = launch.int(cols).int(cols.next_multiple_of(GROUP));
-    // SAFETY: likewise, and for the rows and the scalars.
-    unsafe { launch.run(grid) }
+    // SAFETY: the input has been checked, and the place has room for the rows and their scales.
+    unsafe { launch.run(Grid { blocks: [rows, 1, 1], threads: THREADS, shared: 0 }) }
 }

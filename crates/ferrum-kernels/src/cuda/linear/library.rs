@@ -1,10 +1,15 @@
 //! Products of dense weights by cuBLASLt: with many tokens, where numbers may be rounded.
 
 use super::super::blas::{Algorithm, Operands, Shape};
+use super::super::launch::Grid;
+use super::super::modules::Source;
 use super::super::stream::{CudaStream, Scratch};
 use super::CudaWeight;
 use super::product::{Method, Output, Product};
-use crate::{KernelError, Result};
+use crate::{Format, KernelError, Result};
+
+/// Threads of a block that scales products.
+const THREADS: usize = 256;
 
 impl CudaWeight {
     /// The product with so many tokens, as the library is told it.
@@ -21,38 +26,61 @@ pub(super) fn algorithm(
     tokens: usize,
     bias: bool,
 ) -> Option<Algorithm> {
+    s.device.bind("linear").ok()?;
+    // A bias of F16 comes with the scales.
+    let bias = bias && weight.format != Format::F16;
     s.device.blas()?.algorithm(weight.shape(tokens, bias))
 }
 
-/// Queues a product whose input is there in its form, with `scalars` behind it.
+/// Queues a product whose input is there in its form.
 ///
 /// # Safety
 /// As for [`Product::run`].
 pub(super) unsafe fn run(s: &mut CudaStream, p: &Product<'_>, o: &Output<'_>) -> Result<()> {
-    let weight = o.weight;
-    let missing = || KernelError::shape(p.op, "no algorithm of cuBLASLt");
-    let shape = weight.shape(p.count, o.bias.is_some());
-    let algorithm = algorithm(s, weight, p.count, shape.bias).ok_or_else(missing)?;
-    let workspace = s.scratch(Scratch::Library, algorithm.workspace)?;
-    let form = Method::Library.form(weight.format);
+    if o.weight.format != Format::F16 {
+        // SAFETY: the caller's promise.
+        return unsafe { multiply(s, p, o) };
+    }
+    // Rows of F16 numbers have scales, which the library knows nothing of.
+    let (weight, form) = (o.weight, Method::Library.form(o.weight.format));
+    let values = p.count.saturating_mul(weight.rows);
+    let products = s.scratch(Scratch::Unscaled, values.saturating_mul(size_of::<f32>()))?;
+    // SAFETY: likewise, and there is room for the products.
+    unsafe { multiply(s, p, &Output::plain(weight, &products)) }?;
     let (input, offset) = p.input.place(form);
-    let scalars = input.address() + (offset + form.scalars_at(p.count, weight.cols)) as u64;
-    // What `round` in `cuda/round_halves.cu` leaves: the factor of the product, 1 and 0.
-    let number = size_of::<f32>() as u64;
-    let of_dst = scalars + if o.accumulate { number } else { 2 * number };
+    let launch = s.launch(p.op, Source::RoundHalves(weight.format), "scale_rows");
+    let launch = launch.memory(o.dst, 0).memory(&products, 0);
+    let launch = launch.memory(input, offset + form.scales_at(p.count, weight.cols));
+    let launch = launch.memory_if(o.bias.map(|bias| (bias, 0)));
+    let launch = launch.int(p.count).int(weight.rows).flag(o.accumulate);
+    let blocks = [values.div_ceil(THREADS), 1, 1];
+    // SAFETY: likewise.
+    unsafe { launch.run(Grid { blocks, threads: THREADS, shared: 0 }) }
+}
+
+/// Queues the product itself.
+///
+/// # Safety
+/// As for [`Product::run`].
+unsafe fn multiply(s: &mut CudaStream, p: &Product<'_>, o: &Output<'_>) -> Result<()> {
+    let missing = || KernelError::shape(p.op, "no algorithm of cuBLASLt");
+    let shape = o.weight.shape(p.count, o.bias.is_some());
+    let device = s.device.clone();
+    device.bind(p.op)?;
+    let blas = device.blas().ok_or_else(missing)?;
+    let algorithm = blas.algorithm(shape).ok_or_else(missing)?;
+    let workspace = s.scratch(Scratch::Library, algorithm.workspace)?;
+    let (input, offset) = p.input.place(Method::Library.form(o.weight.format));
     let operands = Operands {
-        weight: weight.values(),
+        weight: o.weight.values(),
         input: input.address() + offset as u64,
         dst: o.dst.address(),
         bias: o.bias.map_or(0, |bias| bias.address()),
-        factors: [scalars, of_dst],
+        accumulate: o.accumulate,
         workspace: workspace.address(),
     };
-    s.device.bind(p.op)?;
-    let device = s.device.clone();
-    let blas = device.blas().ok_or_else(missing)?;
     // SAFETY: the caller's promise; the workspace is as large as the algorithm asks for.
     unsafe { blas.multiply(p.op, &shape, &algorithm, &operands, s.raw) }?;
-    s.mention([Some(weight.memory()), Some(input), Some(o.dst), o.bias, Some(&workspace)]);
+    s.mention([Some(o.weight.memory()), Some(input), Some(o.dst), o.bias, Some(&workspace)]);
     Ok(())
 }

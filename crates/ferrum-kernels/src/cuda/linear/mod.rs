@@ -7,7 +7,8 @@
 //! installed and inputs may be rounded ([`library`]).
 //!
 //! A token's results do not depend on the tokens beside it, except that those of different kernels
-//! may differ by rounding: those for up to 8 tokens, up to 64, and more.
+//! may differ by rounding: those for up to 8 tokens, up to 64, and more; of cuBLASLt's, those for one
+//! number of tokens and another.
 
 mod embed;
 mod experts;

@@ -9,8 +9,9 @@ use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, StepInput, StepShape};
 use super::DecoderRunner;
 use crate::runner::Runner;
 
-/// Tokens of a prompt that is read to warm up: more than kernels for a few of them take.
-const WARM_UP_TOKENS: usize = 65;
+/// Tokens of the steps that warm up: one that decodes, and prompts that kernels for more than a few tokens
+/// take, and those for many.
+const WARM_UP_TOKENS: [usize; 3] = [1, 16, 65];
 
 /// Kinds that are kept; a device has a few hundred kilobytes for each.
 const MOST: usize = 128;
@@ -79,13 +80,13 @@ impl<B: Backend> Recordings<B> {
 }
 
 impl<B: Backend> DecoderRunner<B> {
-    /// Runs a step that decodes and one that reads a prompt, so that no request waits for kernels, and
+    /// Runs a step that decodes and some that read a prompt, so that no request waits for kernels, and
     /// what the device cannot do shows now. What they leave in the cache is overwritten before it is
     /// read.
     pub(super) fn warm_up(&mut self) -> Result<(), KernelError> {
         let limits = self.limits;
         let most = limits.capacity.tokens.min(limits.context).min(limits.kv_blocks * KV_BLOCK_SIZE);
-        for tokens in [1, WARM_UP_TOKENS.min(most)] {
+        for tokens in WARM_UP_TOKENS.map(|tokens| tokens.min(most)) {
             let blocks = tokens.div_ceil(KV_BLOCK_SIZE);
             let step = StepInput {
                 tokens: vec![0; tokens],
