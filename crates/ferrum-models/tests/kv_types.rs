@@ -54,12 +54,15 @@ fn bytes_with_scales_change_little_in_half_the_memory() -> Result<()> {
 
 #[test]
 fn bfloat16_changes_little() -> Result<()> {
+    // Measured: 0.99981 and more, and 0.99969 after 33 tokens.
     beside_half_precision(KvDType::BF16, [0.9995, 0.9995, 0.999, 0.9995, 0.9995])
 }
 
 #[test]
 fn floats_of_eight_bits_change_more_in_half_the_memory() -> Result<()> {
-    beside_half_precision(KvDType::Fp8E4M3, [0.9, 0.9, 0.9, 0.9, 0.9])
+    // Measured: 0.99998, 0.99967, 0.99838, 0.99997 and 0.99988. A value is off by up to a sixteenth of
+    // itself, but each in its own direction, so that over many positions most of it cancels.
+    beside_half_precision(KvDType::Fp8E4M3, [0.9995, 0.999, 0.996, 0.9995, 0.9995])
 }
 
 #[test]
