@@ -18,6 +18,7 @@ mod gather_rows;
 mod invariance;
 mod layer_norm;
 mod linear;
+mod logprobs;
 mod packed_attention;
 mod refusals;
 mod rms_norm;
@@ -124,6 +125,10 @@ on! { cpu, super::cpus:
     invariance::gated_linear_rows_are_independent,
     invariance::attention_of_sequences_is_independent,
     invariance::threads_do_not_change_results,
+    logprobs::logprobs_of_every_shape,
+    logprobs::logprobs_of_extremes,
+    logprobs::logprobs_worked_by_hand,
+    logprobs::wrong_logprobs_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -152,6 +157,10 @@ on! { profiled, super::profiled:
     gather_rows::a_gate_after_linears_is_a_gated_linear,
     gather_rows::wrong_scatters_and_gates_are_refused,
     attention::attention_of_every_shape,
+    logprobs::logprobs_of_every_shape,
+    logprobs::logprobs_of_extremes,
+    logprobs::logprobs_worked_by_hand,
+    logprobs::wrong_logprobs_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -205,6 +214,10 @@ on! { cuda, super::cudas:
     invariance::few_gated_linear_rows_are_independent,
     invariance::many_gated_linear_rows_are_independent,
     invariance::attention_of_sequences_is_independent,
+    logprobs::logprobs_of_every_shape,
+    logprobs::logprobs_of_extremes,
+    logprobs::logprobs_worked_by_hand,
+    logprobs::wrong_logprobs_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -279,6 +292,8 @@ on! { reference, super::references:
     experts::experts_worked_by_hand,
     experts_refused::wrong_operands_of_experts_are_refused,
     experts_refused::stacks_are_refused_where_one_weight_is_meant,
+    logprobs::logprobs_worked_by_hand,
+    logprobs::wrong_logprobs_are_refused,
     sample::samples_worked_by_hand,
     sample::samples_of_what_is_no_number,
     sample::wrong_samples_are_refused,
