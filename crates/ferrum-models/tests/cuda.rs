@@ -8,6 +8,7 @@ mod support;
 use anyhow::{Result, bail, ensure};
 use ferrum_models::draw::{Candidates, Draw, Drawn, RowDraw, Scored, apply_mask, logprobs};
 use ferrum_models::{Device, LoadOptions, Runner};
+use support::cards::cards;
 use support::greedy::{PROMPTS, argmax, sequences, write};
 use support::hf::distance;
 use support::{pack, synthetic_model};
@@ -23,15 +24,6 @@ fn load(preset: &str, device: Device) -> Result<Box<dyn Runner>> {
         ..LoadOptions::default()
     };
     synthetic_model(preset, &options)
-}
-
-/// One of each schedule; or a real one, for `cargo xtask gpu-check`.
-fn cards() -> Result<Vec<usize>> {
-    if std::env::var("FERRUM_TEST_CUDA").is_ok_and(|which| which == "card") {
-        return Ok(vec![0]);
-    }
-    ferrum_cuda_emulator::load()?;
-    Ok(ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.into())
 }
 
 fn check(preset: &str) -> Result<()> {
