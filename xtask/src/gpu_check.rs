@@ -1,6 +1,6 @@
 //! `cargo xtask gpu-check`: what only a real card can tell. The tests that otherwise run on an
-//! emulated driver, then the speed of a model of Llama 8B's shape, beside what the card's memory and
-//! arithmetic allow.
+//! emulated driver, and with several cards those of ranks and the time of their sums; then the speed of a
+//! model of Llama 8B's shape, beside what the card's memory and arithmetic allow.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,10 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
     let card = devices["cuda"]["devices"][0].clone();
     ensure!(card.is_object(), "no card: {}", devices["cuda"]["problem"]);
     test(root)?;
+    if devices["cuda"]["devices"].as_array().is_some_and(|cards| cards.len() > 1) {
+        println!("\n## Several cards\n");
+        several_cards(root)?;
+    }
 
     println!("\n## {}, {preset}\n", card["description"].as_str().unwrap_or_default());
     println!(
@@ -60,14 +64,23 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
 
 /// The tests that use an emulated driver elsewhere.
 fn test(root: &Path) -> Result<()> {
-    let on_card = |args: &[&str]| {
-        let mut command = cargo(root, &["test", "--release"]);
-        command.args(args).env("FERRUM_TEST_CUDA", "card");
-        status(command)
-    };
-    on_card(&["-p", "ferrum-kernels", "--test", "backends", "cuda::"])?;
-    on_card(&["-p", "ferrum-kernels", "--test", "recordings"])?;
-    on_card(&["-p", "ferrum-models", "--test", "cuda"])
+    on_card(root, &["-p", "ferrum-kernels", "--test", "backends", "cuda::"])?;
+    on_card(root, &["-p", "ferrum-kernels", "--test", "recordings"])?;
+    on_card(root, &["-p", "ferrum-models", "--test", "cuda"])
+}
+
+/// Those of ranks, and what a sum over all cards takes.
+fn several_cards(root: &Path) -> Result<()> {
+    on_card(root, &["-p", "ferrum-kernels", "--test", "backends", "collectives_of_cuda_world"])?;
+    on_card(root, &["-p", "ferrum-models", "--test", "cuda_ranks"])?;
+    status(cargo(root, &["bench", "-p", "ferrum-kernels", "--bench", "collectives"]))
+}
+
+/// Runs tests with the machine's cards.
+fn on_card(root: &Path, args: &[&str]) -> Result<()> {
+    let mut command = cargo(root, &["test", "--release"]);
+    command.args(args).env("FERRUM_TEST_CUDA", "card");
+    status(command)
 }
 
 /// The model in a format, made where it is not there yet.

@@ -399,10 +399,13 @@ fn draws<'a>(
 ) -> Vec<Option<RowDraw<'a>>> {
     let mut draws = Vec::with_capacity(plan.step.sample_rows.len());
     for (chunk, &prepared) in plan.chunks.iter().zip(prepared) {
-        let known = scheduler.tokens(chunk.id).map_or(0, <[u32]>::len);
-        let generation = generations.get(&chunk.id).filter(|_| prepared);
-        // What follows an earlier token than the last is known.
-        let of = |len: usize| generation.filter(|_| len >= known).map(|g| g.row_draw(len));
+        let tokens = scheduler.tokens(chunk.id).unwrap_or_default();
+        let generation = generations.get(&chunk.id);
+        let of = |len: usize| match tokens.get(len) {
+            // What follows an earlier token than the last is known, and may be scored.
+            Some(&token) => generation?.row_score(token),
+            None => generation.filter(|_| prepared).map(|g| g.row_draw(len)),
+        };
         draws.extend((chunk.first_row()..chunk.start + chunk.len).map(|position| of(position + 1)));
     }
     draws
@@ -414,7 +417,7 @@ fn rows<'a>(
     drawing: &[bool],
     vocab: usize,
 ) -> Result<Vec<Row<'a>>, EngineError> {
-    let &Sampled { logits, drawn } = sampled;
+    let &Sampled { logits, drawn, scored } = sampled;
     let wanted = match drawn.len() == drawing.len() {
         true => drawing.iter().rposition(|drawing| !drawing).map_or(0, |last| last + 1),
         false => drawing.len(),
@@ -423,7 +426,7 @@ fn rows<'a>(
         return Err(EngineError::Logits { rows: wanted, vocab, got: logits.len() });
     }
     let row = |(row, &drawing): (usize, &bool)| match drawn.get(row) {
-        Some(&token) if drawing => Row::Drawn(token),
+        Some(&token) if drawing => Row::Drawn(token, scored.get(row).and_then(Option::as_ref)),
         _ => Row::Logits(&logits[row * vocab..][..vocab]),
     };
     Ok(drawing.iter().enumerate().map(row).collect())

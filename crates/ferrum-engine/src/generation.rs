@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use ferrum_models::draw::{Drawn, RowDraw};
+use ferrum_models::draw::{Drawn, RowDraw, Scored, logprobs};
 
 use crate::{
     engine::Event,
     reasoning::Reasoning,
     request::{FinishReason, Request, RequestId, TokenLogprobs, Usage},
-    sampler::{ParamError, SampleError, Sampler, Workspace, logprobs},
+    sampler::{ParamError, SampleError, Sampler, Workspace},
     scheduler::Next,
     stop::StopMatcher,
     vocabulary::{Detokenizer, Vocabulary},
@@ -51,8 +51,18 @@ pub(crate) struct Progress {
 pub(crate) enum Row<'a> {
     /// Logits `[vocab]`.
     Logits(&'a [f32]),
-    /// The next token, drawn on the device.
-    Drawn(Drawn),
+    /// The next token, drawn on the device or known, and its log-probabilities where they are wanted.
+    Drawn(Drawn, Option<&'a Scored>),
+}
+
+impl Row<'_> {
+    /// Log-probabilities of `token`, which came, and of the `top` likeliest.
+    fn logprobs(&self, token: u32, top: usize) -> Result<Option<TokenLogprobs>, SampleError> {
+        Ok(match self {
+            Row::Logits(logits) => Some(logprobs(logits, token, top)?),
+            Row::Drawn(_, scored) => scored.cloned().transpose()?,
+        })
+    }
 }
 
 /// What the model gave for consecutive tokens of a request.
@@ -117,14 +127,21 @@ impl Generation {
     /// Makes ready for [`Self::row_draw`] of the next `sampled` tokens, the first of them after all
     /// known ones and the others after proposed ones. `false`: logits are wanted.
     pub(crate) fn prepare_draws(&mut self, sampled: usize) -> bool {
-        // A grammar's mask is for one token, and log-probabilities are of all tokens.
+        // A grammar's mask is for one token, and log-probabilities are of the token that is drawn.
         let at_once = sampled == 1 || !self.sampler.is_constrained();
-        at_once && self.logprobs.is_none() && self.sampler.prepare()
+        let forced = self.reasoning.as_ref().is_some_and(|reasoning| reasoning.may_force(sampled));
+        at_once && !(self.logprobs.is_some() && forced) && self.sampler.prepare()
     }
 
     /// How a device draws the token after `len` others.
     pub(crate) fn row_draw(&self, len: usize) -> RowDraw<'_> {
-        self.sampler.row_draw(len)
+        RowDraw { logprobs: self.logprobs, ..self.sampler.row_draw(len) }
+    }
+
+    /// How a device scores this token of the prompt, where that is wanted.
+    pub(crate) fn row_score(&self, token: u32) -> Option<RowDraw<'_>> {
+        let logprobs = Some(self.prompt.top?);
+        Some(RowDraw { known: Some(token), logprobs, ..RowDraw::default() })
     }
 
     /// How far it is.
@@ -144,8 +161,8 @@ impl Generation {
         let mut sampled = Vec::new();
         for (position, &row) in (rows.start..).zip(rows.rows) {
             let result = match (rows.tokens.get(position + 1), self.prompt.top, row) {
-                (Some(&known), Some(top), Row::Logits(logits)) => self.score(logits, known, top),
-                (Some(_), ..) => Ok(()),
+                (Some(&known), Some(top), row) => self.score(row, known, top),
+                (Some(_), None, _) => Ok(()),
                 (None, ..) => {
                     // Behind a proposed token that did not come, logits are of another text.
                     if sampled[..] != rows.draft[..sampled.len()] {
@@ -189,8 +206,8 @@ impl Generation {
     }
 
     /// Keeps the log-probability of a token of the prompt.
-    fn score(&mut self, logits: &[f32], token: u32, top: usize) -> Result<(), SampleError> {
-        self.prompt.logprobs.push(Some(logprobs(logits, token, top)?));
+    fn score(&mut self, row: Row<'_>, token: u32, top: usize) -> Result<(), SampleError> {
+        self.prompt.logprobs.push(row.logprobs(token, top)?);
         Ok(())
     }
 
@@ -210,11 +227,11 @@ impl Generation {
         let token = match (forced, row) {
             (Some(token), _) => token,
             (None, Row::Logits(logits)) => self.sampler.sample(logits, history, workspace)?,
-            (None, Row::Drawn(drawn)) => self.sampler.take(drawn)?,
+            (None, Row::Drawn(drawn, _)) => self.sampler.take(drawn)?,
         };
-        let logprobs = match (self.logprobs, row) {
-            (Some(top), Row::Logits(logits)) => Some(logprobs(logits, token, top)?),
-            _ => None,
+        let logprobs = match self.logprobs {
+            Some(top) => row.logprobs(token, top)?,
+            None => None,
         };
         self.usage.completion_tokens += 1;
         let (text, reason) = self.judge(token, forced.is_some());

@@ -67,6 +67,12 @@ impl Reasoning {
         }
     }
 
+    /// Whether one of the next `tokens` tokens may be forced.
+    pub(crate) fn may_force(&self, tokens: usize) -> bool {
+        let later = self.spec.tokens.is_some() && self.state != State::Over;
+        self.forced().is_some() || (tokens > 1 && later)
+    }
+
     /// The token that should have been forced cannot come: the model goes on.
     pub(crate) fn barred(&mut self) {
         if let State::Closing(_) = self.state {

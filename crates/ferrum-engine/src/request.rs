@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use ferrum_models::draw::MOST_LOGPROBS;
+pub use ferrum_models::draw::TokenLogprobs;
+
 use crate::{constraint::Constraint, reasoning::ReasoningSpec, sampler::SamplingParams};
 
 /// Names a request for as long as the engine lives. Ids grow in order of arrival.
@@ -49,19 +52,7 @@ pub struct Request {
 }
 
 /// Alternatives that a request may ask for with each token.
-pub const MAX_LOGPROBS: usize = 20;
-
-/// The log-probability of a token by the model itself: log-softmax of its logits as they come,
-/// before bias, penalties, filters and temperature, to base e.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenLogprobs {
-    /// The token that came.
-    pub token: u32,
-    /// Its log-probability; minus infinity where the model rules it out.
-    pub logprob: f32,
-    /// The likeliest tokens in its place, the likeliest first, whether or not it is among them.
-    pub top: Vec<(u32, f32)>,
-}
+pub const MAX_LOGPROBS: usize = MOST_LOGPROBS;
 
 /// What ends an answer, besides its length.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

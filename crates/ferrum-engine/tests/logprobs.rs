@@ -64,15 +64,18 @@ fn run(engine: &mut Engine) -> BTreeMap<RequestId, Told> {
     told
 }
 
-/// Engines with many rows and with one per sequence, and with a cache that is too small for all.
+/// Engines with many rows and with one per sequence, and with a cache that is too small for all, on
+/// runners that draw and score tokens and on those that give logits.
 fn engines() -> Vec<Engine> {
-    let new = |(samples, kv_blocks, step_tokens)| {
+    let new = |draws, (samples, kv_blocks, step_tokens)| {
         let capacity = StepCapacity { tokens: step_tokens, seqs: 4, blocks_per_seq: 6, samples };
         let limits = RunnerLimits { capacity, ..limits(kv_blocks) };
-        let runner = Box::new(FakeRunner::new(limits));
+        let mut runner = Box::new(FakeRunner::new(limits));
+        runner.draws = draws;
         Engine::new(runner, Arc::new(FakeVocabulary), EngineConfig::default()).unwrap()
     };
-    [(64, 40, 64), (4, 40, 64), (7, 40, 33), (64, 6, 64), (5, 7, 9)].map(new).into()
+    let sizes = [(64, 40, 64), (4, 40, 64), (7, 40, 33), (64, 6, 64), (5, 7, 9)];
+    [true, false].iter().flat_map(|&draws| sizes.map(|sizes| new(draws, sizes))).collect()
 }
 
 #[test]

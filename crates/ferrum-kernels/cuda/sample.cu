@@ -5,21 +5,11 @@
 // finer, until one token is in it. Weights are whole numbers of 2^-40, whose sums are the same in any
 // order, so that a draw does not depend on how the card runs. A row is read once where the most likely
 // token is wanted, and about ten times (from the second-level cache) with all filters.
-#include "ptx.cuh"
+#include "logits.cuh"
 
-constexpr int THREADS = 1024, WARPS = THREADS / 32, BINS = 256;
-constexpr u32 ALL = 0xffffffffu;
-// Of a weight. A sum of 2^22 of them fits in 64 bits.
-constexpr float WEIGHT_UNITS = 1099511627776.0f;
+constexpr int BINS = 256;
 // Bins of the first histogram for each unit of a logit: they end where weights are no longer counted.
 constexpr float BINS_PER_UNIT = 8.0f;
-
-struct Row {
-  const float* values;
-  const u32* mask;
-  float scale, cap;
-  int vocab;
-};
 
 struct Scratch {
   u64 partials[WARPS];
@@ -36,59 +26,10 @@ struct Scratch {
   u64 place;
 };
 
-// Minus infinity where the token may not come; but NaN stays, so that it is found.
-DEVICE float logit(const Row& row, int token) {
-  float x = row.scale * row.values[token];
-  if (row.cap > 0.0f) x = row.cap * tanhf(x / row.cap);
-  bool allowed = row.mask == nullptr || (row.mask[token / 32] >> (token % 32) & 1);
-  // The two zeroes are equal.
-  return allowed || x != x ? x + 0.0f : -INFINITY;
-}
-
-// A number that grows with the float.
-DEVICE u32 order(float x) {
-  u32 bits = __float_as_uint(x);
-  return bits ^ (bits >> 31 ? ALL : 0x80000000u);
-}
-
-// The likelier the higher, and of equals the lower token. No two have the same.
-DEVICE u64 rank(float x, int token) { return (u64)order(x) << 32 | (u32)~token; }
-
-DEVICE u64 weight(float difference) { return (u64)(expf(difference) * WEIGHT_UNITS); }
-
 // The bin of a distance from the highest logit; the last has all that lie further.
 DEVICE int bin_of(float distance) {
   float bin = distance * BINS_PER_UNIT;
   return bin < (float)(BINS - 1) ? (int)bin : BINS - 1;
-}
-
-// The largest of all threads' numbers, the same in each.
-DEVICE u64 block_max(u64 v, u64* partials) {
-#pragma unroll
-  for (int m = 16; m > 0; m >>= 1) {
-    u64 other = __shfl_xor_sync(ALL, v, m);
-    v = other > v ? other : v;
-  }
-  if (threadIdx.x % 32 == 0) partials[threadIdx.x / 32] = v;
-  __syncthreads();
-  v = partials[threadIdx.x % 32];
-#pragma unroll
-  for (int m = 16; m > 0; m >>= 1) {
-    u64 other = __shfl_xor_sync(ALL, v, m);
-    v = other > v ? other : v;
-  }
-  __syncthreads();
-  return v;
-}
-
-// The sum over the lanes up to this one.
-DEVICE u64 sum_so_far(u64 v) {
-#pragma unroll
-  for (int by = 1; by < 32; by <<= 1) {
-    u64 other = __shfl_up_sync(ALL, v, by);
-    if ((int)(threadIdx.x % 32) >= by) v += other;
-  }
-  return v;
 }
 
 // The sum of the histogram, the same in each thread.
@@ -230,19 +171,24 @@ DEVICE void draw(int* dst, const Row& row, float highest, u64 from, float temper
   }
 }
 
-// dst: [R]; logits: [R, vocab]; ints: [R, 4]; floats: [R, 3]; masks: [M, ceil(vocab / 32)]. A cap of
-// 0 is none.
+// dst: [R]; logits: [R, vocab]; ints: [R, DRAW_INTS]; floats: [R, DRAW_FLOATS]; masks: [M, ceil(vocab
+// / 32)]. A cap of 0 is none.
 KERNEL(sample, 1024,
        (int* dst, const float* logits, const int* ints, const float* floats, const u32* masks,
         int vocab, float scale, float cap)) {
   __shared__ Scratch s;
-  const int* whole = ints + 4 * blockIdx.x;
-  const float* real = floats + 3 * blockIdx.x;
+  const int* whole = ints + DRAW_INTS * blockIdx.x;
+  const float* real = floats + DRAW_FLOATS * blockIdx.x;
   int top_k = whole[0], masked = whole[1];
   float temperature = real[0], top_p = real[1], min_p = real[2];
   const u32* mask = masked < 0 ? nullptr : masks + (u64)masked * ((vocab + 31) / 32);
   Row row = {logits + (u64)blockIdx.x * vocab, mask, scale, cap, vocab};
   dst += blockIdx.x;
+  int known = whole[4];
+  if (known >= 0) {
+    if (threadIdx.x == 0) *dst = known;
+    return;
+  }
 
   // What is no number is found by the lowest token: by the highest complement.
   u64 best = 0, wrong = 0;

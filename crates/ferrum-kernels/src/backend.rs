@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
-    GatedLinear, GatherRows, KvSpec, KvValues, KvWrite, LayerNorm, Linear, PackedAttention,
-    RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
+    GatedLinear, GatherRows, KvSpec, KvValues, KvWrite, LayerNorm, Linear, Logprobs,
+    PackedAttention, RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
 };
 use crate::{DType, Format, KernelError, KvDType, Result, StepInput, WeightSource};
 
@@ -231,6 +231,9 @@ pub trait Backend: Send + Sized + 'static {
         dst: &mut Self::Buffer,
         p: &Sample<'_, Self>,
     ) -> Result<()>;
+
+    /// Log-probabilities of the tokens that came and of the likeliest ones, in the rows that want them.
+    fn logprobs(&self, s: &mut Self::Stream, p: Logprobs<'_, Self>) -> Result<()>;
 
     /// Makes a world of these devices: a communicator for each, in their order, to be taken to the
     /// thread of its rank. Asked for at load; a backend that has no collectives refuses.

@@ -12,7 +12,7 @@ pub(crate) use attention::{
     AttentionSeq, AttentionView, KvWriteView, PackedAttentionView, attention, kv_write,
     packed_attention,
 };
-pub(crate) use rows::{GateView, gate, gather_rows, sample, scatter_add};
+pub(crate) use rows::{GateView, gate, gather_rows, logprobs, sample, scatter_add};
 
 use crate::host::HostBuffer;
 use crate::params::{

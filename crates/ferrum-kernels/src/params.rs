@@ -2,7 +2,7 @@
 //!
 //! `T` is the number of tokens of a step, `S` of its sequences, `R` of the rows to sample.
 
-use crate::draw::DrawBatch;
+use crate::draw::{DrawBatch, LogprobBatch};
 use crate::{Backend, KvDType, StepBatch};
 
 /// [`Backend::embed`]: token ids to vectors.
@@ -359,7 +359,7 @@ pub struct ScatterAdd<'a, B: Backend> {
     pub width: usize,
 }
 
-/// [`Backend::sample`]: a token for each row of logits.
+/// [`Backend::sample`]: a token for each row of logits; where it is known, that one.
 ///
 /// The logit of a token that its row's mask bars is minus infinity, or else `scale · x`, then
 /// `softcap · tanh(· / softcap)`, of the value `x` in `logits`. [`crate::draw`] says which token a
@@ -377,6 +377,30 @@ pub struct Sample<'a, B: Backend> {
     pub scale: f32,
     /// Bound of what that gives.
     pub softcap: Option<f32>,
+}
+
+/// [`Backend::logprobs`]: log-probabilities of each row for which `draws` wants them.
+///
+/// They are `logit[t] - ln Σ exp(logit)` of the logits of [`Sample`], masks left aside: of the token that
+/// came and of the likeliest tokens, the likeliest first and of equals (as the two zeroes are) the lower
+/// number. A token outside the vocabulary has minus infinity.
+pub struct Logprobs<'a, B: Backend> {
+    /// `F32 [R, vocab]`
+    pub logits: &'a B::Buffer,
+    /// The tokens that came, `I32 [R]`: what [`Backend::sample`] gave.
+    pub came: &'a B::Buffer,
+    /// How many are wanted of each row: at least `R` rows.
+    pub draws: &'a DrawBatch<B::Buffer>,
+    /// `R`
+    pub rows: usize,
+    /// Values in a row.
+    pub vocab: usize,
+    /// Factor on the values.
+    pub scale: f32,
+    /// Bound of what that gives.
+    pub softcap: Option<f32>,
+    /// Where they go: room for `R` rows.
+    pub dst: &'a mut LogprobBatch<B::Buffer>,
 }
 
 /// [`Backend::all_gather`].

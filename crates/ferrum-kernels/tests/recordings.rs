@@ -184,7 +184,7 @@ fn tokens_are_drawn_in_a_replay_with_other_draws() -> Result<()> {
     let last = Draw { temperature: 5.0, uniform: 0.99, ..Draw::GREEDY };
     let masked = RowDraw { mask: Some(&[1 << 7]), ..RowDraw::default() };
     let first = [Some(masked), None, None, None, None];
-    let second = [Some(RowDraw { draw: last, mask: None }); 5];
+    let second = [Some(RowDraw { draw: last, ..RowDraw::default() }); 5];
     let sample = |stream: &mut Stream, draws: &DrawBatch<Buffer>, tokens: &mut Buffer| {
         let p = Sample { logits: &src, draws, rows, vocab, scale: 1.0, softcap: None };
         card.sample(stream, tokens, &p)

@@ -1,6 +1,6 @@
 //! What the engine needs of a model: a step of tokens in, logits or drawn tokens out.
 
-use ferrum_kernels::draw::{Drawn, RowDraw};
+use ferrum_kernels::draw::{Drawn, RowDraw, Scored};
 use ferrum_kernels::{KernelError, StepCapacity, StepInput};
 
 /// A model on its device, with its KV cache. The type of the backend ends here.
@@ -38,7 +38,7 @@ pub trait Runner: Send {
         draws: &[Option<RowDraw<'_>>],
     ) -> Result<Sampled<'_>, KernelError> {
         let _ = draws;
-        Ok(Sampled { logits: self.step(step)?, drawn: &[] })
+        Ok(Sampled { logits: self.step(step)?, drawn: &[], scored: &[] })
     }
 }
 
@@ -50,6 +50,8 @@ pub struct Sampled<'a> {
     /// What was drawn from each row, `[R]`, or nothing where there was no draw. Of a row without a
     /// draw it means nothing.
     pub drawn: &'a [Drawn],
+    /// Log-probabilities of each row for which a draw wants them, `[R]`, or nothing where none does.
+    pub scored: &'a [Option<Scored>],
 }
 
 /// Sizes of a [`Runner`].

@@ -5,9 +5,10 @@
 
 mod support;
 
-use anyhow::{Result, ensure};
-use ferrum_models::draw::{Candidates, Draw, Drawn, RowDraw, apply_mask};
+use anyhow::{Result, bail, ensure};
+use ferrum_models::draw::{Candidates, Draw, Drawn, RowDraw, Scored, apply_mask, logprobs};
 use ferrum_models::{Device, LoadOptions, Runner};
+use support::cards::cards;
 use support::greedy::{PROMPTS, argmax, sequences, write};
 use support::hf::distance;
 use support::{pack, synthetic_model};
@@ -25,15 +26,6 @@ fn load(preset: &str, device: Device) -> Result<Box<dyn Runner>> {
 fn load_with(preset: &str, options: LoadOptions) -> Result<Box<dyn Runner>> {
     let options = LoadOptions { context: Some(96), max_seqs: PROMPTS.len(), ..options };
     synthetic_model(preset, &options)
-}
-
-/// One of each schedule; or a real one, for `cargo xtask gpu-check`.
-fn cards() -> Result<Vec<usize>> {
-    if std::env::var("FERRUM_TEST_CUDA").is_ok_and(|which| which == "card") {
-        return Ok(vec![0]);
-    }
-    ferrum_cuda_emulator::load()?;
-    Ok(ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.into())
 }
 
 fn check(preset: &str) -> Result<()> {
@@ -102,6 +94,27 @@ fn draws(step: usize, row: usize) -> (Draw, Option<u32>) {
     (draws[(step + row) % 5], masks[(step + 2 * row) % 4])
 }
 
+/// Log-probabilities that a step's row wants: none of many steps, and of some rows of others.
+fn wanted_logprobs(step: usize, row: usize) -> Option<usize> {
+    [None, Some(0), Some(5), Some(20)][(step / 2 + row * step) % 4]
+}
+
+/// What a card says of a row, against what a host computes from its logits.
+fn check_scores(got: &Option<Scored>, (logits, token): (&[f32], u32), top: usize) -> Result<()> {
+    let Some(Ok(got)) = got else { bail!("no log-probabilities: {got:?}") };
+    let expected = logprobs(logits, token, top)?;
+    let tokens = |top: &[(u32, f32)]| top.iter().map(|&(token, _)| token).collect::<Vec<_>>();
+    ensure!(
+        (got.token, tokens(&got.top)) == (token, tokens(&expected.top)),
+        "{got:?}, {expected:?}"
+    );
+    let values = got.top.iter().zip(&expected.top).map(|(got, expected)| (got.1, expected.1));
+    for (got, expected) in values.chain([(got.logprob, expected.logprob)]) {
+        ensure!((got - expected).abs() < 1e-5, "{got}, not {expected}");
+    }
+    Ok(())
+}
+
 /// What a card draws, in steps that are recorded and replayed with other draws, is what a host draws
 /// from the logits of the same step.
 fn check_draws(preset: &str, device: Device) -> Result<()> {
@@ -119,19 +132,25 @@ fn check_draws(preset: &str, device: Device) -> Result<()> {
         let asked = [0, 1, 2].map(|row| {
             let (draw, mask) = chosen[row];
             let mask = mask.map(|_| words[row].as_slice());
-            (Some(row) != whole).then_some(RowDraw { draw, mask })
+            let (known, logprobs) = ((n == 4).then_some(row as u32), wanted_logprobs(n, row));
+            (Some(row) != whole).then_some(RowDraw { draw, mask, known, logprobs })
         });
         let sampled = runner.sample(&input, &asked)?;
         let wanted = whole.map_or(0, |row| row + 1);
         ensure!(*sampled.logits == logits[..wanted * vocab], "step {n}: other logits");
         for (row, sequence) in sequences.iter_mut().enumerate() {
-            let mut logits = logits[row * vocab..][..vocab].to_vec();
+            let plain = &logits[row * vocab..][..vocab];
+            let mut logits = plain.to_vec();
             if asked[row].is_some_and(|asked| asked.mask.is_some()) {
                 apply_mask(&words[row], &mut logits);
             }
-            let expected = Candidates::default().choose(&logits, &chosen[row].0, 1.0)?;
+            let chosen = Candidates::default().choose(&logits, &chosen[row].0, 1.0)?;
+            let expected = asked[row].and_then(|asked| asked.known).unwrap_or(chosen);
             if let Some(asked) = asked[row] {
                 let got = sampled.drawn[row];
+                if let Some(top) = asked.logprobs {
+                    check_scores(&sampled.scored[row], (plain, expected), top)?;
+                }
                 ensure!(got == Drawn(expected as i32), "step {n}: {got:?}, {expected}: {asked:?}");
             }
             sequence.tokens.push(expected);

@@ -7,6 +7,7 @@ mod support;
 use anyhow::{Context, Result, ensure};
 use ferrum_models::synth::SynthSpec;
 use ferrum_models::{Device, LoadOptions, load, memory_estimate};
+use support::cards::{self, cards};
 use support::greedy::{PROMPTS, argmax, write};
 use support::hf::distance;
 use support::{failing::Failing, synthetic};
@@ -28,9 +29,8 @@ fn check(preset: &str) -> Result<()> {
     let spec = SynthSpec::preset(preset).context("no such preset")?;
     let model = synthetic(&SynthSpec { kv_heads: spec.kv_heads.max(2), ..spec })?;
     let expected = write(load(&model, &options(Device::Cpu, 1))?.as_mut(), WRITTEN)?;
-    ferrum_cuda_emulator::load()?;
     // Each with the card after it, which has the same schedule.
-    for card in ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE {
+    for card in cards()? {
         let order = ferrum_cuda_emulator::schedule(card);
         let got = write(load(&model, &options(Device::Cuda(card), 2))?.as_mut(), WRITTEN)?;
         ensure!(got.len() == expected.len());
@@ -49,6 +49,9 @@ fn check(preset: &str) -> Result<()> {
 fn two_cards_write_what_a_processor_writes() -> Result<()> {
     for preset in ["llama3-tiny", "qwen3moe-tiny", "gemma3-tiny"] {
         check(preset).context(preset)?;
+    }
+    if cards::are_real() {
+        return Ok(());
     }
     too_few_cards()?;
     a_card_that_fails_at_load()

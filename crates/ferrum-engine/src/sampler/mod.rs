@@ -11,12 +11,10 @@
 //! Where bias, penalties and typical are off, a device can draw the token, with the grammar's mask
 //! ([`Sampler::row_draw`]): it is the same but for the rounding of weights.
 
-mod logprobs;
 mod params;
 mod penalties;
 mod rng;
 
-pub use logprobs::logprobs;
 pub use params::{ParamError, SamplingParams};
 pub(crate) use rng::derive as derive_seed;
 
@@ -115,7 +113,7 @@ impl Sampler {
     /// How the token after `len` others is drawn, once [`Self::prepare`] has said that it can be.
     pub fn row_draw(&self, len: usize) -> RowDraw<'_> {
         let mask = self.constraint.as_ref().map(|constraint| constraint.last_mask().words());
-        RowDraw { draw: self.draw(len), mask }
+        RowDraw { draw: self.draw(len), mask, ..RowDraw::default() }
     }
 
     /// Takes the token that was drawn, as if [`Self::sample`] had given it.

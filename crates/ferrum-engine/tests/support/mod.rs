@@ -20,7 +20,7 @@ use ferrum_engine::{
 };
 use ferrum_models::{
     KV_BLOCK_SIZE, KernelError, StepCapacity, StepInput,
-    draw::{Candidates, Drawn, RowDraw, apply_mask},
+    draw::{Candidates, Drawn, RowDraw, Scored, apply_mask, logprobs},
     runner::{Runner, RunnerLimits, Sampled},
 };
 
@@ -51,6 +51,7 @@ pub struct FakeRunner {
     cache: Vec<Option<(i32, i32)>>,
     logits: Vec<f32>,
     drawn: Vec<Drawn>,
+    scored: Vec<Option<Scored>>,
     /// Whether it draws tokens where that is asked for.
     pub draws: bool,
     /// Tokens that were computed, recomputed ones included.
@@ -70,6 +71,7 @@ impl FakeRunner {
             cache: vec![None; limits.kv_blocks * KV_BLOCK_SIZE],
             logits: Vec::new(),
             drawn: Vec::new(),
+            scored: Vec::new(),
             draws: true,
             computed: Arc::default(),
             failures: 0,
@@ -132,25 +134,32 @@ impl Runner for FakeRunner {
     ) -> Result<Sampled<'_>, KernelError> {
         self.step(step)?;
         if !self.draws || draws.iter().all(Option::is_none) {
-            return Ok(Sampled { logits: &self.logits, drawn: &[] });
+            return Ok(Sampled { logits: &self.logits, drawn: &[], scored: &[] });
         }
         assert_eq!(draws.len(), step.sample_rows.len());
         self.drawn.clear();
+        self.scored.clear();
         for (row, draw) in self.logits.chunks_exact_mut(VOCAB).zip(draws) {
-            let Some(RowDraw { draw, mask }) = draw else {
+            let Some(RowDraw { draw, mask, known, logprobs: wanted }) = draw else {
                 self.drawn.push(Drawn(-1));
+                self.scored.push(None);
                 continue;
             };
+            let plain = row.to_vec();
             if let Some(mask) = mask {
                 apply_mask(mask, row);
             }
-            self.drawn.push(Drawn::new(Candidates::default().choose(row, draw, 1.0)));
+            let chosen = || Candidates::default().choose(row, draw, 1.0);
+            let token = known.map_or_else(chosen, Ok);
+            self.drawn.push(Drawn::new(token));
+            let score = |top| token.and_then(|token| logprobs(&plain, token, top));
+            self.scored.push(wanted.map(score));
             // Nobody may look at them.
             row.fill(f32::NAN);
         }
         let wanted = draws.iter().rposition(Option::is_none).map_or(0, |last| last + 1);
         self.logits.truncate(wanted * VOCAB);
-        Ok(Sampled { logits: &self.logits, drawn: &self.drawn })
+        Ok(Sampled { logits: &self.logits, drawn: &self.drawn, scored: &self.scored })
     }
 }
 

@@ -1,9 +1,9 @@
 //! Checks of the operations that work on some rows, or on rows as they are.
 
 use super::{Operand, ensure, indices, product, uploaded};
-use crate::draw::{DRAW_FLOATS, DRAW_INTS, DrawBatch};
+use crate::draw::{DRAW_FLOATS, DRAW_INTS, DrawBatch, LOGPROB_ENTRIES, MOST_LOGPROBS};
 use crate::host::HostBuffer;
-use crate::params::{Gate, GatherRows, Sample, ScatterAdd};
+use crate::params::{Gate, GatherRows, Logprobs, Sample, ScatterAdd};
 use crate::{Backend, Buffer, Result};
 
 /// Operands of [`Backend::gather_rows`].
@@ -91,27 +91,72 @@ pub(crate) fn sample<'a, B: Backend<Buffer: Operand>>(
     p: &Sample<'a, B>,
 ) -> Result<SampleView<'a, B::Buffer>> {
     let (op, draws) = ("sample", p.draws);
-    // Results are told apart by their sign.
-    let fits = p.vocab > 0 && i32::try_from(p.vocab).is_ok_and(|vocab| vocab < i32::MAX - 1);
-    ensure(op, fits, || format!("a vocabulary of {}", p.vocab))?;
-    let same = p.vocab == draws.vocab();
-    ensure(op, same, || format!("draws for a vocabulary of {}, not {}", draws.vocab(), p.vocab))?;
-    ensure(op, p.rows <= draws.rows, || format!("{} rows, {} draws", p.rows, draws.rows))?;
-    let softcap = p.softcap.unwrap_or(1.0);
-    let good = p.scale.is_finite() && softcap.is_finite() && softcap > 0.0;
-    ensure(op, good, || format!("a factor of {}, a cap of {:?}", p.scale, p.softcap))?;
-    let ints = product(op, &[p.rows, DRAW_INTS])?;
-    let masked = draws.masked as i32;
-    for row in uploaded(op, &draws.ints, ints)?.chunks_exact(DRAW_INTS) {
-        let good = row[0] >= 0 && (-1..masked).contains(&row[1]) && row[2] >= 0;
-        ensure(op, good, || format!("a draw of {row:?} with {masked} masks"))?;
-    }
+    let ints = draw_ints(op, draws, (p.rows, p.vocab), (p.scale, p.softcap))?;
     let words = DrawBatch::<B::Buffer>::words(p.vocab);
     Ok(SampleView {
         logits: p.logits.floats(op, product(op, &[p.rows, p.vocab])?)?,
-        ints: draws.ints.ints(op, ints)?,
+        ints,
         floats: draws.floats.floats(op, product(op, &[p.rows, DRAW_FLOATS])?)?,
         masks: draws.masks.ints(op, product(op, &[draws.masked, words])?)?,
         dst: dst.ints_mut(op, p.rows)?,
+    })
+}
+
+/// [`DrawBatch::ints`] of the first rows, with what [`Backend::sample`] and [`Backend::logprobs`] have in
+/// common.
+fn draw_ints<'a, M: Operand>(
+    op: &'static str,
+    draws: &'a DrawBatch<M>,
+    (rows, vocab): (usize, usize),
+    (scale, softcap): (f32, Option<f32>),
+) -> Result<M::Ints<'a>> {
+    // Results are told apart by their sign.
+    let fits = vocab > 0 && i32::try_from(vocab).is_ok_and(|vocab| vocab < i32::MAX - 1);
+    ensure(op, fits, || format!("a vocabulary of {vocab}"))?;
+    let same = vocab == draws.vocab();
+    ensure(op, same, || format!("draws for a vocabulary of {}, not {vocab}", draws.vocab()))?;
+    ensure(op, rows <= draws.rows, || format!("{rows} rows, {} draws", draws.rows))?;
+    let good = scale.is_finite() && softcap.is_none_or(|cap| cap.is_finite() && cap > 0.0);
+    ensure(op, good, || format!("a factor of {scale}, a cap of {softcap:?}"))?;
+    let ints = product(op, &[rows, DRAW_INTS])?;
+    let (masked, most) = (draws.masked as i32, MOST_LOGPROBS as i32);
+    for row in uploaded(op, &draws.ints, ints)?.chunks_exact(DRAW_INTS) {
+        let good = row[0] >= 0
+            && (-1..masked).contains(&row[1])
+            && row[2] >= 0
+            && (-1..vocab as i32).contains(&row[4])
+            && (-1..=most).contains(&row[5]);
+        ensure(op, good, || format!("a draw of {row:?} with {masked} masks"))?;
+    }
+    draws.ints.ints(op, ints)
+}
+
+/// Operands of [`Backend::logprobs`].
+pub(crate) struct LogprobsView<'a, M: Operand + 'a = HostBuffer> {
+    /// `[R, vocab]`
+    pub logits: M::Floats<'a>,
+    /// `[R]`
+    pub came: M::Ints<'a>,
+    /// `[R, DRAW_INTS]`
+    pub ints: M::Ints<'a>,
+    /// `[R, LOGPROB_ENTRIES]`
+    pub tokens: M::IntsMut<'a>,
+    /// `[R, LOGPROB_ENTRIES]`
+    pub values: M::FloatsMut<'a>,
+}
+
+/// [`Backend::logprobs`]
+pub(crate) fn logprobs<'a, B: Backend<Buffer: Operand>>(
+    p: Logprobs<'a, B>,
+) -> Result<LogprobsView<'a, B::Buffer>> {
+    let (op, rows) = ("logprobs", p.rows);
+    let ints = draw_ints(op, p.draws, (rows, p.vocab), (p.scale, p.softcap))?;
+    let entries = product(op, &[rows, LOGPROB_ENTRIES])?;
+    Ok(LogprobsView {
+        logits: p.logits.floats(op, product(op, &[rows, p.vocab])?)?,
+        came: p.came.ints(op, rows)?,
+        ints,
+        tokens: p.dst.tokens.ints_mut(op, entries)?,
+        values: p.dst.values.floats_mut(op, entries)?,
     })
 }

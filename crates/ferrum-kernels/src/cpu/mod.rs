@@ -15,6 +15,7 @@ mod kv_quantize;
 mod kv_write;
 mod layer_norm;
 mod linear;
+mod logprobs;
 mod math;
 mod measure;
 mod rms_norm;
@@ -44,8 +45,8 @@ use crate::host::HostBuffer;
 use crate::host::collectives::HostCommunicator;
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
-    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
-    RouteTopk, Sample, ScatterAdd,
+    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, Logprobs, PackedAttention,
+    RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
 };
 use crate::{Backend, DType, Format, KernelError, Need, Result, StepInput, WeightSource};
 
@@ -319,6 +320,10 @@ impl Backend for Cpu {
 
     fn sample(&self, s: &mut CpuStream, dst: &mut HostBuffer, p: &Sample<'_, Self>) -> Result<()> {
         sample::sample(s, dst, p)
+    }
+
+    fn logprobs(&self, s: &mut CpuStream, p: Logprobs<'_, Self>) -> Result<()> {
+        logprobs::logprobs(s, p)
     }
 
     fn communicators(ranks: &[&Self]) -> Result<Vec<HostCommunicator>> {

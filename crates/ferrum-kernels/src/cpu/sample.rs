@@ -2,7 +2,9 @@
 
 use super::shared::SharedSlice;
 use super::{Cpu, CpuStream};
-use crate::draw::{Candidates, DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, Drawn, apply_mask};
+use crate::draw::{
+    Candidates, DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, Drawn, Scored, apply_mask, logprobs,
+};
 use crate::host::HostBuffer;
 use crate::params::Sample;
 use crate::{Result, checks};
@@ -16,21 +18,18 @@ pub(crate) struct Workspace {
 }
 
 /// A row of values, and what becomes of them.
-struct Row<'a> {
-    values: &'a [f32],
-    mask: Option<&'a [i32]>,
-    scale: f32,
-    softcap: Option<f32>,
+pub(super) struct Row<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) mask: Option<&'a [i32]>,
+    pub(super) scale: f32,
+    pub(super) softcap: Option<f32>,
 }
 
 /// [`crate::Backend::sample`]
 pub(super) fn sample(s: &mut CpuStream, dst: &mut HostBuffer, p: &Sample<'_, Cpu>) -> Result<()> {
     let view = checks::sample(dst, p)?;
     let words = DrawBatch::<HostBuffer>::words(p.vocab);
-    if s.sample.len() < s.team.threads() {
-        s.sample.resize_with(s.team.threads(), Workspace::default);
-    }
-    let workspaces = SharedSlice::new(&mut s.sample);
+    let workspaces = SharedSlice::new(workspaces(&mut s.sample, s.team.threads()));
     let dst = SharedSlice::new(view.dst);
     s.team.chunks(p.rows, &|thread, row| {
         let (ints, floats) = (&view.ints[row * DRAW_INTS..], &view.floats[row * DRAW_FLOATS..]);
@@ -41,16 +40,40 @@ pub(super) fn sample(s: &mut CpuStream, dst: &mut HostBuffer, p: &Sample<'_, Cpu
         let (workspace, dst) =
             unsafe { (workspaces.range_mut(thread..thread + 1), dst.range_mut(row..row + 1)) };
         let row = Row { values, mask, scale, softcap };
-        dst[0] = row.draw(&Draw::of_arrays(ints, floats), &mut workspace[0]).0;
+        dst[0] = match ints[4] {
+            known @ 0.. => known,
+            _ => row.draw(&Draw::of_arrays(ints, floats), &mut workspace[0]).0,
+        };
     });
     Ok(())
 }
 
-impl Row<'_> {
+/// One for each of so many threads.
+pub(super) fn workspaces(all: &mut Vec<Workspace>, threads: usize) -> &mut [Workspace] {
+    if all.len() < threads {
+        all.resize_with(threads, Workspace::default);
+    }
+    all
+}
+
+impl<'a> Row<'a> {
     fn draw(&self, draw: &Draw, workspace: &mut Workspace) -> Drawn {
         let Workspace { logits, mask, candidates } = workspace;
+        if let Some(bits) = self.mask {
+            mask.clear();
+            mask.extend(bits.iter().map(|word| word.cast_unsigned()));
+        }
+        let logits = self.logits(mask, logits);
+        Drawn::new(candidates.choose(logits, draw, 1.0))
+    }
+
+    /// The logits: the values themselves, where nothing becomes of them.
+    fn logits<'w>(&self, mask: &[u32], logits: &'w mut Vec<f32>) -> &'w [f32]
+    where
+        'a: 'w,
+    {
         if self.mask.is_none() && self.scale == 1.0 && self.softcap.is_none() {
-            return Drawn::new(candidates.choose(self.values, draw, 1.0));
+            return self.values;
         }
         logits.clear();
         // The same arithmetic as where whole rows are wanted.
@@ -58,11 +81,15 @@ impl Row<'_> {
         if let Some(cap) = self.softcap {
             logits.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
         }
-        if let Some(bits) = self.mask {
-            mask.clear();
-            mask.extend(bits.iter().map(|word| word.cast_unsigned()));
+        if self.mask.is_some() {
             apply_mask(mask, logits);
         }
-        Drawn::new(candidates.choose(logits, draw, 1.0))
+        logits
+    }
+
+    /// Log-probabilities of a token and of the `top` likeliest ones, without the mask.
+    pub(super) fn logprobs(&self, token: u32, top: usize, workspace: &mut Workspace) -> Scored {
+        let row = Row { mask: None, ..*self };
+        logprobs(row.logits(&[], &mut workspace.logits), token, top)
     }
 }

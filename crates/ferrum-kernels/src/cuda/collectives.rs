@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::nccl::sys::{self, ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclResult_t};
 
 use super::device::Device;
+use super::event::Event;
 use super::memory::Memory;
 use super::stream::CudaStream;
 use super::{Cuda, CudaBuffer, NAME};
@@ -20,10 +21,18 @@ const F32: ncclDataType_t = ncclDataType_t::ncclFloat32;
 /// first used, and has others for few values than for many.
 const FIRST_SUMS: [usize; 2] = [1, 1 << 20];
 
+/// Collectives between two looks at how far the card is behind. With this, a rank queues some hundred
+/// launches ahead at most, a part of what a driver has room for.
+const BETWEEN_LOOKS: usize = 16;
+
 /// A card's place in a world of several.
 pub struct CudaCommunicator {
     world: Arc<World>,
     rank: usize,
+    /// Collectives that were queued, recorded ones not counted.
+    queued: usize,
+    /// A point among them, [`BETWEEN_LOOKS`] to twice as many ago.
+    mark: Option<Event>,
 }
 
 /// All communicators of a world, so that whoever fails can free those that wait for it.
@@ -113,7 +122,7 @@ pub(super) fn communicators(ranks: &[&Cuda]) -> Result<Vec<CudaCommunicator>> {
     let world = Arc::new(World { members });
     // Made first, so that dropping them ends the world where the cards do not find one another.
     let places: Vec<CudaCommunicator> =
-        (0..ranks.len()).map(|rank| CudaCommunicator { world: world.clone(), rank }).collect();
+        (0..ranks.len()).map(|rank| CudaCommunicator::new(&world, rank)).collect();
     for values in FIRST_SUMS {
         connect(&world, values)?;
     }
@@ -165,6 +174,28 @@ fn connect(world: &World, values: usize) -> Result<()> {
 }
 
 impl CudaCommunicator {
+    fn new(world: &Arc<World>, rank: usize) -> Self {
+        CudaCommunicator { world: world.clone(), rank, queued: 0, mark: None }
+    }
+
+    /// Waits for the card where it is far behind. Where the queue of launches is full, a launch waits
+    /// for room; one of NCCL's would do so with its communicator in use, so that nobody could end it,
+    /// and if the card itself waits for a rank that has failed, all would wait for ever. Here nothing
+    /// is held.
+    fn stay_near(&mut self, op: &'static str, s: &mut CudaStream) -> Result<()> {
+        if s.recording.is_some() {
+            return Ok(());
+        }
+        self.queued += 1;
+        if self.queued.is_multiple_of(BETWEEN_LOOKS) {
+            let now = Event::record(s)?;
+            if let Some(mark) = self.mark.replace(now) {
+                mark.wait(op)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Queues a collective on the stream; `mentioned` is the memory that it uses.
     fn queue(
         &mut self,
@@ -173,11 +204,12 @@ impl CudaCommunicator {
         mentioned: &[&Arc<Memory>],
         call: impl FnOnce(ncclComm_t, sys::cudaStream_t) -> ncclResult_t,
     ) -> Result<()> {
-        let member = &self.world.members[self.rank];
-        if !Arc::ptr_eq(&member.device, &s.device) {
+        if !Arc::ptr_eq(&self.world.members[self.rank].device, &s.device) {
             return Err(KernelError::shape(op, "the stream is of another card than the rank"));
         }
+        self.stay_near(op, s)?;
         s.device.bind(op)?;
+        let member = &self.world.members[self.rank];
         let comm = member.comm();
         let Some(Comm(raw)) = *comm else { return Err(KernelError::Peer { op }) };
         named(op, call(raw, s.raw.cast()))?;

@@ -72,6 +72,7 @@ sources! {
     Activations: "activations",
     Experts: "experts",
     LayerNorm: "layer_norm",
+    Logprobs: "logprobs",
     PackedAttention: "packed_attention",
     Pointwise: "pointwise",
     RmsNorm: "rms_norm",
@@ -132,6 +133,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("gemv.cuh", include_str!("../../cuda/gemv.cuh")),
     ("halves.cuh", include_str!("../../cuda/halves.cuh")),
     ("linear.cuh", include_str!("../../cuda/linear.cuh")),
+    ("logits.cuh", include_str!("../../cuda/logits.cuh")),
     ("products.cuh", include_str!("../../cuda/products.cuh")),
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
 ];

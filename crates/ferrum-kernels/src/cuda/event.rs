@@ -34,6 +34,13 @@ impl Event {
         Ok(event)
     }
 
+    /// Waits until the stream's work has come to it.
+    pub(super) fn wait(&self, op: &'static str) -> Result<()> {
+        self.device.bind(op)?;
+        // SAFETY: the event is alive, and was recorded.
+        unsafe { sys::cuEventSynchronize(self.raw) }.result().op(op)
+    }
+
     /// The time from this to `later`, to half a microsecond; waits for that one.
     pub(super) fn until(&self, later: &Event) -> Result<Duration> {
         let op = "elapsed";

@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::backend::{Backend, Need};
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
-    GatedLinear, GatherRows, KvSpec, KvValues, KvWrite, LayerNorm, Linear, PackedAttention,
-    RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
+    GatedLinear, GatherRows, KvSpec, KvValues, KvWrite, LayerNorm, Linear, Logprobs,
+    PackedAttention, RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
 };
 use crate::{DType, Format, KernelError, KvDType, Result, WeightSource};
 
@@ -31,6 +31,7 @@ mod launch;
 mod layer_norm;
 mod libraries;
 mod linear;
+mod logprobs;
 mod memory;
 mod modules;
 mod packed_attention;
@@ -302,6 +303,10 @@ impl Backend for Cuda {
 
     fn sample(&self, s: &mut CudaStream, dst: &mut CudaBuffer, p: &Sample<'_, Self>) -> Result<()> {
         sample::sample(s, dst, p)
+    }
+
+    fn logprobs(&self, s: &mut CudaStream, p: Logprobs<'_, Self>) -> Result<()> {
+        logprobs::logprobs(s, p)
     }
 
     fn communicators(ranks: &[&Self]) -> Result<Vec<CudaCommunicator>> {

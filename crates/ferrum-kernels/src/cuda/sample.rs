@@ -11,14 +11,20 @@ use crate::{KernelError, Result, checks};
 const MOST_TOKENS: usize = 1 << 22;
 
 /// Threads of a block, as the kernel has them.
-const THREADS: usize = 1024;
+pub(super) const THREADS: usize = 1024;
+
+/// Refuses vocabularies whose weights could overflow.
+pub(super) fn vocabulary_fits(op: &'static str, vocab: usize) -> Result<()> {
+    if vocab > MOST_TOKENS {
+        let what = format!("a vocabulary of {vocab}, more than {MOST_TOKENS}");
+        return Err(KernelError::shape(op, what));
+    }
+    Ok(())
+}
 
 pub(super) fn sample(s: &mut CudaStream, dst: &mut CudaBuffer, p: &Sample<'_, Cuda>) -> Result<()> {
     let view = checks::sample(dst, p)?;
-    if p.vocab > MOST_TOKENS {
-        let what = format!("a vocabulary of {}, more than {MOST_TOKENS}", p.vocab);
-        return Err(KernelError::shape("sample", what));
-    }
+    vocabulary_fits("sample", p.vocab)?;
     let launch = s.launch("sample", Source::Sample, "sample");
     let launch = launch.write(&view.dst).read(&view.logits).read(&view.ints).read(&view.floats);
     let launch = launch.read(&view.masks).int(p.vocab).float(p.scale);

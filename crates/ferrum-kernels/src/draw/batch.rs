@@ -1,10 +1,10 @@
 //! The draws of a step on the device.
 
-use super::{Draw, DrawError, RowDraw};
+use super::{Draw, DrawError, MOST_LOGPROBS, RowDraw};
 use crate::{Backend, DType, KernelError, Result};
 
 /// Numbers of a row in [`DrawBatch::ints`].
-pub const DRAW_INTS: usize = 4;
+pub const DRAW_INTS: usize = 6;
 /// Numbers of a row in [`DrawBatch::floats`].
 pub const DRAW_FLOATS: usize = 3;
 
@@ -13,8 +13,9 @@ const UNIFORM_UNIT: f64 = 1.0 / (1u64 << 53) as f64;
 
 /// How the tokens of a step's rows are drawn, in buffers of type `T` that are allocated once.
 pub struct DrawBatch<T> {
-    /// `I32 [R, 4]`: top-k; the row of `masks`, or -1; and the upper 21 and lower 32 bits of the
-    /// uniform number in units of 2⁻⁵³.
+    /// `I32 [R, 6]`: top-k; the row of `masks`, or -1; the upper 21 and lower 32 bits of the uniform
+    /// number in units of 2⁻⁵³; the token that is known, or -1; and how many of the likeliest tokens
+    /// are told with their log-probabilities, or -1.
     pub ints: T,
     /// `F32 [R, 3]`: temperature, top-p, min-p.
     pub floats: T,
@@ -94,8 +95,9 @@ impl<T> DrawBatch<T> {
         masks.clear();
         let (words, mut masked) = (Self::words(self.vocab), 0);
         for (row, draw) in draws.iter().enumerate() {
-            let RowDraw { draw, mask } = draw.unwrap_or_default();
-            draw.check(row)?;
+            let wanted = draw.unwrap_or_default();
+            wanted.check(row, self.vocab)?;
+            let RowDraw { draw, mask, known, logprobs } = wanted;
             let mask = match mask {
                 None => -1,
                 Some(mask) => {
@@ -107,10 +109,29 @@ impl<T> DrawBatch<T> {
             };
             let uniform = (draw.uniform / UNIFORM_UNIT) as u64;
             let top_k = i32::try_from(draw.top_k).unwrap_or(i32::MAX);
-            ints.extend([top_k, mask, (uniform >> 32) as i32, (uniform as u32).cast_signed()]);
+            let known = known.map_or(-1, u32::cast_signed);
+            let logprobs = logprobs.map_or(-1, |count| count as i32);
+            let (upper, lower) = ((uniform >> 32) as i32, (uniform as u32).cast_signed());
+            ints.extend([top_k, mask, upper, lower, known, logprobs]);
             floats.extend([draw.temperature, draw.top_p, draw.min_p]);
         }
         Ok(masked as usize)
+    }
+}
+
+impl RowDraw<'_> {
+    /// Refuses numbers that are out of range.
+    fn check(&self, row: usize, vocab: usize) -> Result<()> {
+        self.draw.check(row)?;
+        if let Some(token) = self.known.filter(|&token| token as usize >= vocab) {
+            let what = format!("row {row}: token {token} of a vocabulary of {vocab}");
+            return Err(KernelError::shape("sample", what));
+        }
+        if let Some(count) = self.logprobs.filter(|&count| count > MOST_LOGPROBS) {
+            let what = format!("row {row}: {count} log-probabilities, more than {MOST_LOGPROBS}");
+            return Err(KernelError::shape("sample", what));
+        }
+        Ok(())
     }
 }
 
@@ -201,17 +222,21 @@ mod tests {
         };
         let uniforms = [0.0, 1.0 - UNIFORM_UNIT, 0x1_2345_6789_abcd_u64 as f64 * UNIFORM_UNIT];
         let mask = [5u32];
-        let rows = uniforms.map(|u| Some(RowDraw { draw: draw(u), mask: None }));
+        let rows = uniforms.map(|u| Some(RowDraw { draw: draw(u), ..RowDraw::default() }));
         batch.upload(&backend, &mut s, &rows)?;
         for (row, uniform) in uniforms.into_iter().enumerate() {
-            let (ints, floats) = (&batch.host.ints[row * 4..], &batch.host.floats[row * 3..]);
+            let (ints, floats) =
+                (&batch.host.ints[row * DRAW_INTS..], &batch.host.floats[row * 3..]);
             let expected = Draw { top_k: i32::MAX as usize, ..draw(uniform) };
             assert_eq!(Draw::of_arrays(ints, floats), expected);
         }
-        let masked = RowDraw { draw: draw(0.5), mask: Some(&mask) };
+        let mask = Some(mask.as_slice());
+        let masked = RowDraw { draw: draw(0.5), mask, known: Some(39), logprobs: Some(20) };
         batch.upload(&backend, &mut s, &[None, Some(masked)])?;
         assert_eq!((batch.rows, batch.masked), (2, 1));
-        assert_eq!((batch.host.ints[1], batch.host.ints[5]), (-1, 0));
+        let (first, second) = batch.host.ints.split_at(DRAW_INTS);
+        assert_eq!((first[1], first[4], first[5]), (-1, -1, -1));
+        assert_eq!((second[1], second[4], second[5]), (0, 39, 20));
         assert_eq!(batch.host.masks, [5, 0], "padded");
         // What does not fit, and what is out of range.
         assert!(batch.upload(&backend, &mut s, &[Some(masked), Some(masked)]).is_err());
@@ -223,8 +248,13 @@ mod tests {
             Draw { min_p: 1.5, ..Draw::GREEDY },
             Draw { uniform: 1.0, ..Draw::GREEDY },
         ] {
-            let row = RowDraw { draw: wrong, mask: None };
+            let row = RowDraw { draw: wrong, ..RowDraw::default() };
             assert!(batch.upload(&backend, &mut s, &[Some(row)]).is_err(), "{wrong:?}");
+        }
+        let outside = RowDraw { known: Some(40), ..RowDraw::default() };
+        let many = RowDraw { logprobs: Some(MOST_LOGPROBS + 1), ..RowDraw::default() };
+        for wrong in [outside, many] {
+            assert!(batch.upload(&backend, &mut s, &[Some(wrong)]).is_err(), "{wrong:?}");
         }
         Ok(())
     }

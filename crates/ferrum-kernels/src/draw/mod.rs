@@ -7,9 +7,11 @@
 
 mod batch;
 mod candidates;
+pub(crate) mod logprobs;
 
 pub use batch::{DRAW_FLOATS, DRAW_INTS, DrawBatch, Drawn};
 pub use candidates::Candidates;
+pub use logprobs::{LOGPROB_ENTRIES, LogprobBatch, MOST_LOGPROBS, Scored, TokenLogprobs, logprobs};
 
 /// How the token of a row is drawn. The default is greedy.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,7 +43,7 @@ impl Default for Draw {
     }
 }
 
-/// A draw, and the tokens that it is from.
+/// What is wanted of a row: a token and how it is found, and perhaps log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RowDraw<'a> {
     /// How.
@@ -49,6 +51,11 @@ pub struct RowDraw<'a> {
     /// A bit for each token, the lowest of the first word for token 0; tokens beyond them may not
     /// come. `None`: all may.
     pub mask: Option<&'a [u32]>,
+    /// The token that comes, where it is known: nothing is drawn.
+    pub known: Option<u32>,
+    /// Log-probabilities are wanted: of the token that comes, and of this many likeliest ones; at most
+    /// [`MOST_LOGPROBS`].
+    pub logprobs: Option<usize>,
 }
 
 /// Why a row of logits gives no token.

@@ -2,9 +2,10 @@
 //! least. A weight or a cached position counts once for a call, however often it is read.
 
 use super::record::Cost;
+use crate::draw::LOGPROB_ENTRIES;
 use crate::params::{
     Activate, Attention, Embed, ExpertCombine, ExpertGatedLinear, Gate, GatedLinear, KvWrite,
-    LayerNorm, Linear, PackedAttention, RmsNorm, Rope, Sample, ScatterAdd,
+    LayerNorm, Linear, Logprobs, PackedAttention, RmsNorm, Rope, Sample, ScatterAdd,
 };
 use crate::{Backend, KV_BLOCK_SIZE, KvStorage, PackedWeight, StepInput};
 
@@ -158,6 +159,13 @@ pub(super) fn scatter_add<B: Backend>(p: &ScatterAdd<'_, B>) -> Cost {
 pub(super) fn sample<B: Backend>(p: &Sample<'_, B>) -> Cost {
     let values = times([p.rows, p.vocab]);
     cost(floats(values.saturating_add(p.rows)), values)
+}
+
+/// Each logit is looked at twice, as if all rows wanted it.
+pub(super) fn logprobs<B: Backend>(p: &Logprobs<'_, B>) -> Cost {
+    let values = times([p.rows, p.vocab]);
+    let results = times([2, p.rows, LOGPROB_ENTRIES]);
+    cost(floats(times([2, values]).saturating_add(results)), times([2, values]))
 }
 
 /// Copies: every value is read and written.

@@ -18,8 +18,8 @@ pub use record::{Op, OpRecord, Profiler};
 
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
-    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, LinearOutput, PackedAttention,
-    RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
+    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, LinearOutput, Logprobs,
+    PackedAttention, RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
 };
 use crate::{Backend, DType, Format, Need, PackedWeight, Result, StepInput, WeightSource};
 use record::{Cost, Formats};
@@ -340,6 +340,13 @@ impl<B: Backend> Backend for Profiled<B> {
         let &Sample { logits, draws, rows, vocab, scale, softcap } = p;
         let p = Sample { logits, draws, rows, vocab, scale, softcap };
         self.record(s, what, |b, s| b.sample(s, dst, &p))
+    }
+
+    fn logprobs(&self, s: &mut Stream<B>, p: Logprobs<'_, Self>) -> Result<()> {
+        let what = (Op::Logprobs, Formats::default(), cost::logprobs(&p));
+        let Logprobs { logits, came, draws, rows, vocab, scale, softcap, dst } = p;
+        let p = Logprobs { logits, came, draws, rows, vocab, scale, softcap, dst };
+        self.record(s, what, |b, s| b.logprobs(s, p))
     }
 
     fn route_topk(&self, s: &mut Stream<B>, p: RouteTopk<'_, Self>) -> Result<()> {

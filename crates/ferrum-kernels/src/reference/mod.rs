@@ -10,8 +10,8 @@ use crate::host::collectives::HostCommunicator;
 use crate::host::{HostBuffer, zeroed};
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
-    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, PackedAttention, RmsNorm, Rope,
-    RouteTopk, Sample, ScatterAdd,
+    GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, Logprobs, PackedAttention,
+    RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
 };
 use crate::weight::dequantize_row;
 use crate::{DType, Format, KernelError, Result, WeightSource, checks};
@@ -27,6 +27,7 @@ mod gather_rows;
 mod kv_write;
 mod layer_norm;
 mod linear;
+mod logprobs;
 mod packed_attention;
 mod rms_norm;
 mod rope;
@@ -315,6 +316,10 @@ impl Backend for Reference {
 
     fn sample(&self, _: &mut Stream, dst: &mut HostBuffer, p: &Sample<'_, Self>) -> Result<()> {
         sample::sample(dst, p)
+    }
+
+    fn logprobs(&self, _: &mut Stream, p: Logprobs<'_, Self>) -> Result<()> {
+        logprobs::logprobs(p)
     }
 
     fn communicators(ranks: &[&Self]) -> Result<Vec<HostCommunicator>> {

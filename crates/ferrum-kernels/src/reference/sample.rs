@@ -14,19 +14,22 @@ pub(super) fn sample(dst: &mut HostBuffer, p: &Sample<'_, Reference>) -> Result<
     for ((dst, values), (ints, floats)) in view.dst.iter_mut().zip(rows).zip(draws) {
         let mask = usize::try_from(ints[1]).ok().map(|mask| &view.masks[mask * words..][..words]);
         let allowed = |token: usize| mask.is_none_or(|m| m[token / 32] >> (token % 32) & 1 == 1);
-        let logit = |(token, &value): (usize, &f32)| match transformed(p, value) {
+        let logit = |(token, &value): (usize, &f32)| match transformed(p.scale, p.softcap, value) {
             logit if logit.is_nan() || allowed(token) => logit,
             _ => f32::NEG_INFINITY,
         };
         let logits: Vec<f32> = values.iter().enumerate().map(logit).collect();
-        *dst = Drawn::new(token(&logits, &Draw::of_arrays(ints, floats))).0;
+        *dst = match ints[4] {
+            known @ 0.. => known,
+            _ => Drawn::new(token(&logits, &Draw::of_arrays(ints, floats))).0,
+        };
     }
     Ok(())
 }
 
-fn transformed(p: &Sample<'_, Reference>, value: f32) -> f32 {
-    let scaled = p.scale * value;
-    p.softcap.map_or(scaled, |cap| cap * (scaled / cap).tanh())
+pub(super) fn transformed(scale: f32, softcap: Option<f32>, value: f32) -> f32 {
+    let scaled = scale * value;
+    softcap.map_or(scaled, |cap| cap * (scaled / cap).tanh())
 }
 
 /// The token of a row.

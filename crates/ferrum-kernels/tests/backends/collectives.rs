@@ -12,11 +12,18 @@ const LENGTHS: [usize; 6] = [1, 7, 100, 4096, 4097, 10_007];
 /// All that is asked of collectives. It is one test, as an error stays with a device while anybody has
 /// it open.
 pub fn collectives<B: Backend>(open: fn() -> Vec<Subject<B>>) {
-    sums_are_the_same_on_all_ranks(open);
-    gathers_and_broadcasts(open);
+    collectives_of_good_ranks(open);
+    a_rank_that_goes_ahead_comes_back(open);
     a_rank_that_leaves_is_an_error(open);
     ranks_that_disagree_are_an_error(open);
     wrong_operands_of_collectives_are_refused(open);
+}
+
+/// What does not end a world.
+pub fn collectives_of_good_ranks<B: Backend>(open: fn() -> Vec<Subject<B>>) {
+    sums_are_the_same_on_all_ranks(open);
+    gathers_and_broadcasts(open);
+    ranks_may_run_far_ahead(open);
 }
 
 /// Runs `rank` on a thread for each of the subjects.
@@ -110,6 +117,38 @@ fn sums<B: Backend>(subject: &mut Subject<B>, c: &mut B::Communicator, len: usiz
     backend.synchronize(stream)?;
     backend.all_reduce(stream, c, &mut x, len)?;
     backend.synchronize(stream)
+}
+
+/// So many sums of sums that no rank waits for, until the end.
+const AHEAD: i32 = 40;
+
+fn many_sums<B: Backend>(s: &mut Subject<B>, c: &mut B::Communicator) -> Result<Vec<f32>> {
+    let mut x = s.target(&[1.0; 5]);
+    for _ in 0..AHEAD {
+        s.backend.all_reduce(&mut s.stream, c, &mut x, 5)?;
+    }
+    s.backend.synchronize(&mut s.stream)?;
+    Ok(s.result(&x, 5))
+}
+
+fn ranks_may_run_far_ahead<B: Backend>(open: fn() -> Vec<Subject<B>>) {
+    of_every_size(open, |subjects| {
+        let expected = (subjects.len() as f32).powi(AHEAD);
+        for sums in on_threads(subjects, |subject, mut c| many_sums(subject, &mut c)) {
+            let sums = sums.expect("sums");
+            assert!(sums.iter().all(|sum| (sum / expected - 1.0).abs() < 1e-5), "{sums:?}");
+        }
+    });
+}
+
+/// Nobody follows it.
+fn a_rank_that_goes_ahead_comes_back<B: Backend>(open: fn() -> Vec<Subject<B>>) {
+    let mut subjects = open();
+    let results = on_threads(&mut subjects, |subject, mut c| match c.rank() {
+        0 => many_sums(subject, &mut c).map(|_| ()),
+        _ => Ok(()),
+    });
+    assert!(results[0].is_err());
 }
 
 fn a_rank_that_leaves_is_an_error<B: Backend>(open: fn() -> Vec<Subject<B>>) {

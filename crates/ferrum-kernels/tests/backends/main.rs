@@ -21,6 +21,7 @@ mod gather_rows;
 mod invariance;
 mod layer_norm;
 mod linear;
+mod logprobs;
 mod packed_attention;
 mod refusals;
 mod rms_norm;
@@ -54,11 +55,16 @@ fn profiled() -> Vec<Subject<Profiled<Cpu>>> {
     vec![Subject::new("profiled cpu".into(), Profiled::new(cpu).0)]
 }
 
-/// Emulated cards, which run blocks, warps and lanes in three different orders; or a real one, for
-/// `cargo xtask gpu-check`.
+/// Whether cards are the machine's, for `cargo xtask gpu-check`.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn real_cards() -> bool {
+    std::env::var("FERRUM_TEST_CUDA").is_ok_and(|which| which == "card")
+}
+
+/// Emulated cards, which run blocks, warps and lanes in three different orders; or a real one.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn cudas() -> Vec<Subject<Cuda>> {
-    let real = std::env::var("FERRUM_TEST_CUDA").is_ok_and(|which| which == "card");
+    let real = real_cards();
     // The emulator has a cache of its own.
     let kernel_cache = real.then(|| concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into());
     let open = |ordinal| {
@@ -131,6 +137,10 @@ on! { cpu, super::cpus:
     invariance::gated_linear_rows_are_independent,
     invariance::attention_of_sequences_is_independent,
     invariance::threads_do_not_change_results,
+    logprobs::logprobs_of_every_shape,
+    logprobs::logprobs_of_extremes,
+    logprobs::logprobs_worked_by_hand,
+    logprobs::wrong_logprobs_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -160,6 +170,10 @@ on! { profiled, super::profiled:
     gather_rows::a_gate_after_linears_is_a_gated_linear,
     gather_rows::wrong_scatters_and_gates_are_refused,
     attention::attention_of_every_shape,
+    logprobs::logprobs_of_every_shape,
+    logprobs::logprobs_of_extremes,
+    logprobs::logprobs_worked_by_hand,
+    logprobs::wrong_logprobs_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -221,6 +235,10 @@ on! { cuda, super::cudas:
     invariance::few_gated_linear_rows_are_independent,
     invariance::many_gated_linear_rows_are_independent,
     invariance::attention_of_sequences_is_independent,
+    logprobs::logprobs_of_every_shape,
+    logprobs::logprobs_of_extremes,
+    logprobs::logprobs_worked_by_hand,
+    logprobs::wrong_logprobs_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -251,12 +269,22 @@ fn reference_ranks() -> Vec<Subject<Reference>> {
     (0..4).map(|rank| Subject::new(format!("reference, rank {rank}"), Reference::new())).collect()
 }
 
+/// All cards of the machine.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn real_cuda_ranks() -> Vec<Subject<Cuda>> {
+    let open = |ordinal| {
+        let cuda = Cuda::new(&CudaConfig { ordinal, ..CudaConfig::default() });
+        Subject::new(format!("cuda, card {ordinal}"), cuda.expect("a card"))
+    };
+    (0..ferrum_kernels::cuda::devices().expect("cards").len()).map(open).collect()
+}
+
 /// Emulated cards that no other test has, one of each schedule: an error stays with a card.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn cuda_ranks() -> Vec<Subject<Cuda>> {
     ferrum_cuda_emulator::load().expect("an emulated driver");
     let open = |ordinal: usize| {
-        let cuda = Cuda::new(&CudaConfig { ordinal: ordinal + 1, kernel_cache: None });
+        let cuda = Cuda::new(&CudaConfig { ordinal: ordinal + 1, ..CudaConfig::default() });
         Subject::new(format!("cuda, card {}", ordinal + 1), cuda.expect("a card"))
     };
     ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.map(open).into()
@@ -280,7 +308,11 @@ fn collectives_of_reference_world() {
 #[test]
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn collectives_of_cuda_world() {
-    collectives::collectives(cuda_ranks);
+    // What real cards do with ranks that disagree is not defined.
+    match real_cards() {
+        true => collectives::collectives_of_good_ranks(real_cuda_ranks),
+        false => collectives::collectives(cuda_ranks),
+    }
 }
 
 // The oracle cannot be held against itself: against values worked out by hand.
@@ -297,6 +329,8 @@ on! { reference, super::references:
     experts::experts_worked_by_hand,
     experts_refused::wrong_operands_of_experts_are_refused,
     experts_refused::stacks_are_refused_where_one_weight_is_meant,
+    logprobs::logprobs_worked_by_hand,
+    logprobs::wrong_logprobs_are_refused,
     sample::samples_worked_by_hand,
     sample::samples_of_what_is_no_number,
     sample::wrong_samples_are_refused,

@@ -38,7 +38,9 @@ impl Case {
         let mut batch = DrawBatch::new(&s.backend, rows + 2, masked, self.vocab).expect("memory");
         let masks = self.masks.iter().map(Option::as_deref);
         let rows_of = self.draws.iter().zip(masks);
-        let draws: Vec<_> = rows_of.map(|(&draw, mask)| Some(RowDraw { draw, mask })).collect();
+        let draws: Vec<_> = rows_of
+            .map(|(&draw, mask)| Some(RowDraw { draw, mask, ..RowDraw::default() }))
+            .collect();
         batch.upload(&s.backend, &mut s.stream, &draws).expect("good draws");
         let logits = s.operand(&self.logits);
         let mut dst = s.backend.alloc(DType::I32, rows + GUARD).expect("memory");
@@ -331,7 +333,7 @@ pub fn wrong_samples_are_refused<B: Backend>(subjects: &mut [Subject<B>]) {
         let row = Some(RowDraw::default());
         assert!(draws.upload(&s.backend, &mut s.stream, &[row, row]).is_err());
         draws.upload(&s.backend, &mut s.stream, &[row]).expect("fits");
-        s.backend.upload_i32(&mut s.stream, &[0, 0, 0, 0], &mut draws.ints).expect("fits");
+        s.backend.upload_i32(&mut s.stream, &[0, 0, 0, 0, -1, -1], &mut draws.ints).expect("fits");
         let logits = s.exact(&[0.0; 33]);
         let mut dst = s.backend.alloc(i, 1).expect("memory");
         let p = Sample {

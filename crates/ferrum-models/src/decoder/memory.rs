@@ -1,6 +1,6 @@
 //! How much memory a decoder keeps: one place for the sizes that loading and estimating share.
 
-use ferrum_kernels::draw::{DRAW_FLOATS, DRAW_INTS};
+use ferrum_kernels::draw::{DRAW_FLOATS, DRAW_INTS, LOGPROB_ENTRIES};
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE};
 
 use super::adapters::{AdapterSizes, weight_bytes};
@@ -62,7 +62,7 @@ pub(super) fn masks(limits: &RunnerLimits) -> usize {
 
 /// Bytes of the draws of a step, on the device and on the host.
 fn draw_bytes(limits: &RunnerLimits) -> usize {
-    let numbers = limits.capacity.samples * (DRAW_INTS + DRAW_FLOATS + 1);
+    let numbers = limits.capacity.samples * (DRAW_INTS + DRAW_FLOATS + 1 + 2 * LOGPROB_ENTRIES);
     let words = masks(limits).saturating_mul(limits.vocab.div_ceil(32));
     2 * size_of::<f32>() * numbers.saturating_add(words)
 }

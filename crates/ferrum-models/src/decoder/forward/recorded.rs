@@ -7,6 +7,7 @@ use ferrum_kernels::draw::{Draw, RowDraw};
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, StepInput, StepShape};
 
 use super::DecoderRunner;
+use super::sampling::Wanted;
 use crate::runner::Runner;
 
 /// Tokens of the steps that warm up: one that decodes, and prompts that kernels for more than a few tokens
@@ -20,8 +21,8 @@ const MOST: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Kind {
     shape: StepShape,
-    /// Whether tokens are drawn in it.
-    draws: bool,
+    /// What is made of its logits.
+    wanted: Wanted,
 }
 
 /// Recorded steps by their kinds.
@@ -98,11 +99,14 @@ impl<B: Backend> DecoderRunner<B> {
                 sample_rows: (0..limits.capacity.samples.min(1) as i32).collect(),
                 adapters: Vec::new(),
             };
-            // Both ways, as each has recordings of its own.
+            // In all ways, as each has recordings of its own.
             self.step(&step)?;
-            let draw = RowDraw { draw: Draw { temperature: 1.0, ..Draw::GREEDY }, mask: None };
+            let draw = Draw { temperature: 1.0, ..Draw::GREEDY };
             if self.draws() && !step.sample_rows.is_empty() {
-                self.sample(&step, &[Some(draw)])?;
+                for logprobs in [None, Some(0)] {
+                    let draw = RowDraw { draw, logprobs, ..RowDraw::default() };
+                    self.sample(&step, &[Some(draw)])?;
+                }
             }
         }
         Ok(())
@@ -121,7 +125,7 @@ impl<B: Backend> DecoderRunner<B> {
     /// Computes the logits of the step that was uploaded, and what is drawn from them: anew, or by what
     /// was recorded of a step of the same kind.
     pub(super) fn run(&mut self) -> Result<(), KernelError> {
-        let kind = Kind { shape: self.batch.shape, draws: self.is_drawing() };
+        let kind = Kind { shape: self.batch.shape, wanted: self.wanted() };
         // What an adapter computes depends on more than the shape.
         if self.adapters.is_some() || !self.recordings.wants(&kind.shape) {
             return self.compute();

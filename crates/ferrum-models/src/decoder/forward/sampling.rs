@@ -1,7 +1,7 @@
 //! From hidden states to logits, and to tokens where draws say how.
 
-use ferrum_kernels::draw::{DrawBatch, Drawn, RowDraw};
-use ferrum_kernels::params::{GatherRows, Linear, LinearOutput, RmsNorm, Sample};
+use ferrum_kernels::draw::{DrawBatch, Drawn, LogprobBatch, RowDraw, Scored};
+use ferrum_kernels::params::{GatherRows, Linear, LinearOutput, Logprobs, RmsNorm, Sample};
 use ferrum_kernels::{Backend, DType, KernelError, PackedWeight};
 
 use super::DecoderRunner;
@@ -13,11 +13,36 @@ pub(super) struct Sampling<B: Backend> {
     draws: DrawBatch<B::Buffer>,
     /// `I32 [R]`
     drawn: B::Buffer,
-    /// Whether the step that was uploaded last draws.
-    active: bool,
+    logprobs: LogprobBatch<B::Buffer>,
+    /// What the step that was uploaded last wants.
+    wanted: Wanted,
     /// The results on the host, `[R]`.
     integers: Vec<i32>,
     tokens: Vec<Drawn>,
+    scored: Vec<Option<Scored>>,
+}
+
+/// What is to be made of a step's logits on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(super) enum Wanted {
+    /// Nothing: the logits themselves are wanted.
+    #[default]
+    Logits,
+    /// A token of some rows.
+    Draws,
+    /// Log-probabilities, too.
+    Logprobs,
+}
+
+impl Wanted {
+    fn of(draws: &[Option<RowDraw<'_>>]) -> Wanted {
+        let draws = || draws.iter().flatten();
+        match draws().any(|draw| draw.logprobs.is_some()) {
+            true => Wanted::Logprobs,
+            false if draws().next().is_some() => Wanted::Draws,
+            false => Wanted::Logits,
+        }
+    }
 }
 
 impl<B: Backend> Sampling<B> {
@@ -26,17 +51,19 @@ impl<B: Backend> Sampling<B> {
         Ok(Sampling {
             draws: DrawBatch::new(backend, rows, masks(limits), limits.vocab)?,
             drawn: backend.alloc(DType::I32, rows)?,
-            active: false,
+            logprobs: LogprobBatch::new(backend, rows)?,
+            wanted: Wanted::Logits,
             integers: Vec::new(),
             tokens: Vec::new(),
+            scored: Vec::new(),
         })
     }
 }
 
 impl<B: Backend> DecoderRunner<B> {
-    /// Whether the step that was uploaded last draws.
-    pub(super) fn is_drawing(&self) -> bool {
-        self.sampling.as_ref().is_some_and(|sampling| sampling.active)
+    /// What the step that was uploaded last wants of its logits.
+    pub(super) fn wanted(&self) -> Wanted {
+        self.sampling.as_ref().map_or(Wanted::Logits, |sampling| sampling.wanted)
     }
 
     /// Puts the draws of the step that was uploaded on the device, if there are any.
@@ -50,8 +77,8 @@ impl<B: Backend> DecoderRunner<B> {
             return Err(KernelError::shape("step", what));
         }
         let Some(sampling) = &mut self.sampling else { return Ok(()) };
-        sampling.active = draws.iter().any(Option::is_some);
-        if sampling.active {
+        sampling.wanted = Wanted::of(draws);
+        if sampling.wanted != Wanted::Logits {
             sampling.draws.upload(&self.backend, &mut self.stream, draws)?;
         }
         Ok(())
@@ -95,20 +122,23 @@ impl<B: Backend> DecoderRunner<B> {
         )
     }
 
-    /// Draws from the logits in `act.logits`, where that is wanted.
+    /// Draws from the logits in `act.logits`, and scores tokens by them, where that is wanted.
     pub(super) fn draw(&mut self) -> Result<(), KernelError> {
-        let Some(Sampling { draws, drawn, active: true, .. }) = &mut self.sampling else {
+        let Some(sampling) = &mut self.sampling else { return Ok(()) };
+        let &mut Sampling { ref draws, ref mut drawn, logprobs: ref mut dst, wanted, .. } =
+            sampling;
+        if wanted == Wanted::Logits {
             return Ok(());
-        };
-        let p = Sample {
-            logits: &self.act.logits,
-            draws,
-            rows: self.batch.shape.samples,
-            vocab: self.limits.vocab,
-            scale: self.spec.logits.scale,
-            softcap: self.spec.logits.softcap,
-        };
-        self.backend.sample(&mut self.stream, drawn, &p)
+        }
+        let (logits, rows, vocab) = (&self.act.logits, self.batch.shape.samples, self.limits.vocab);
+        let (scale, softcap) = (self.spec.logits.scale, self.spec.logits.softcap);
+        let p = Sample { logits, draws, rows, vocab, scale, softcap };
+        self.backend.sample(&mut self.stream, drawn, &p)?;
+        if wanted == Wanted::Draws {
+            return Ok(());
+        }
+        let p = Logprobs { logits, came: drawn, draws, rows, vocab, scale, softcap, dst };
+        self.backend.logprobs(&mut self.stream, p)
     }
 
     /// Copies to the host what is wanted of the step that has run.
@@ -119,14 +149,20 @@ impl<B: Backend> DecoderRunner<B> {
         let (b, s) = (&self.backend, &mut self.stream);
         let (samples, width) = (self.batch.shape.samples, self.weights.head().rows());
         let mut wanted = samples;
-        let mut tokens: &[Drawn] = &[];
-        if let Some(sampling) = self.sampling.as_mut().filter(|sampling| sampling.active) {
+        let (mut tokens, mut scored): (&[Drawn], &[Option<Scored>]) = (&[], &[]);
+        let draws_some = |sampling: &&mut Sampling<B>| sampling.wanted != Wanted::Logits;
+        if let Some(sampling) = self.sampling.as_mut().filter(draws_some) {
             wanted = draws.iter().rposition(Option::is_none).map_or(0, |last| last + 1);
             sampling.integers.resize(samples, 0);
             b.download_i32(s, &sampling.drawn, &mut sampling.integers)?;
             sampling.tokens.clear();
             sampling.tokens.extend(sampling.integers.iter().map(|&token| Drawn(token)));
             tokens = &sampling.tokens;
+            if sampling.wanted == Wanted::Logprobs {
+                let vocab = self.limits.vocab;
+                sampling.scored = sampling.logprobs.download(b, s, draws, vocab)?;
+                scored = &sampling.scored;
+            }
         }
         self.logits.resize(wanted * width, 0.0);
         if wanted > 0 {
@@ -136,6 +172,6 @@ impl<B: Backend> DecoderRunner<B> {
             // What goes wrong is told in its step, and no rank is at work between two of them.
             b.synchronize(s)?;
         }
-        Ok(Sampled { logits: &self.logits, drawn: tokens })
+        Ok(Sampled { logits: &self.logits, drawn: tokens, scored })
     }
 }
