@@ -31,7 +31,7 @@ pub mod cpu {
 /// NVIDIA cards: what there is, and the kernels compiled for them.
 pub mod cuda {
     pub use ferrum_kernels::cuda::compile::{Architecture, Compiled, Source, version};
-    pub use ferrum_kernels::cuda::{Peaks, Properties, devices, free_memory, keep};
+    pub use ferrum_kernels::cuda::{Peaks, Properties, Warn, devices, free_memory, keep};
 }
 
 /// What [`load_profiled`] records.
