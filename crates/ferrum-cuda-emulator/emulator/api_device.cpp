@@ -243,6 +243,14 @@ EXPORT Result cuCtxSynchronize() {
 
 // --- for tests
 
+// Leaves a device as a kernel does that touches what is not its own.
+EXPORT void ferrum_emulator_break(int ordinal) {
+  Lock lock(driver().lock);
+  if (ordinal < 0 || ordinal >= kDevices) return;
+  driver().devices[ordinal].sticky = fail(kIllegalAddress, "broken by a test");
+  driver().devices[ordinal].failure = last_message();
+}
+
 // What the sticky error of a device was: bytes written without the terminator, 0 if there is none.
 EXPORT size_t ferrum_emulator_failure(int ordinal, char* text, size_t bytes) {
   Lock lock(driver().lock);

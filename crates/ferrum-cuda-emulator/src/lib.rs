@@ -75,6 +75,18 @@ enum Error {
 /// # Errors
 /// If the platform is not supported, or g++ is missing or fails.
 pub fn load() -> Result<(), LoadError> {
+    load_libraries(true)
+}
+
+/// The same without NCCL, for a process that has not called [`load`].
+///
+/// # Errors
+/// As with [`load`].
+pub fn load_without_nccl() -> Result<(), LoadError> {
+    load_libraries(false)
+}
+
+fn load_libraries(nccl: bool) -> Result<(), LoadError> {
     static LOADED: OnceLock<Result<(), LoadError>> = OnceLock::new();
     LOADED
         .get_or_init(|| {
@@ -82,9 +94,15 @@ pub fn load() -> Result<(), LoadError> {
                 return Err(LoadError::Platform);
             }
             let built = build::build().map_err(|e| LoadError::Failed(e.to_string()))?;
-            library::load(&built).map_err(|e| LoadError::Failed(e.to_string()))
+            library::load(&built, nccl).map_err(|e| LoadError::Failed(e.to_string()))
         })
         .clone()
+}
+
+/// Leaves a device as a kernel does that touches what is not its own: every call on it fails from now
+/// on, until nobody holds it.
+pub fn break_device(ordinal: usize) {
+    library::break_device(ordinal);
 }
 
 /// What the first error was that a device's context still suffers from: the kernel, block and

@@ -23,25 +23,36 @@ type Configure = unsafe extern "C" fn(*const c_char, *const c_char);
 
 static FAILURE: OnceLock<Failure> = OnceLock::new();
 
-/// Loads the libraries for the whole process: kernels resolve their symbols against the driver.
-pub(crate) fn load(built: &Built) -> Result<(), Error> {
+/// `ferrum_emulator_break(ordinal)`.
+type Break = unsafe extern "C" fn(c_int);
+
+static BREAK: OnceLock<Break> = OnceLock::new();
+
+/// Loads the libraries for the whole process: kernels resolve their symbols against the driver. NCCL
+/// may be left out.
+pub(crate) fn load(built: &Built, nccl: bool) -> Result<(), Error> {
     let driver = open(&built.libraries.join(DRIVER))?;
     let nvrtc = open(&built.libraries.join(NVRTC))?;
-    open(&built.libraries.join(NCCL))?;
+    if nccl {
+        open(&built.libraries.join(NCCL))?;
+    }
     open(&built.libraries.join(CUBLASLT))?;
     let configure = symbol(nvrtc, c"ferrum_emulator_configure")?;
     let failure = symbol(driver, c"ferrum_emulator_failure")?;
-    // SAFETY: the two functions have these types in the sources that were just compiled.
-    let (configure, failure) = unsafe {
+    let break_one = symbol(driver, c"ferrum_emulator_break")?;
+    // SAFETY: the functions have these types in the sources that were just compiled.
+    let (configure, failure, break_one) = unsafe {
         (
             std::mem::transmute::<*mut c_void, Configure>(configure),
             std::mem::transmute::<*mut c_void, Failure>(failure),
+            std::mem::transmute::<*mut c_void, Break>(break_one),
         )
     };
     let (device, modules) = (c_path(&built.device)?, c_path(&built.modules)?);
     // SAFETY: both are strings that end in a zero byte; the function copies them.
     unsafe { configure(device.as_ptr(), modules.as_ptr()) };
     let _ = FAILURE.set(failure);
+    let _ = BREAK.set(break_one);
     Ok(())
 }
 
@@ -53,6 +64,13 @@ pub(crate) fn failure(ordinal: usize) -> Option<String> {
     let length = unsafe { failure(ordinal, text.as_mut_ptr().cast(), text.len()) };
     text.truncate(length);
     (length > 0).then(|| String::from_utf8_lossy(&text).into_owned())
+}
+
+pub(crate) fn break_device(ordinal: usize) {
+    if let (Some(break_one), Ok(ordinal)) = (BREAK.get(), c_int::try_from(ordinal)) {
+        // SAFETY: it takes any number.
+        unsafe { break_one(ordinal) };
+    }
 }
 
 fn open(path: &Path) -> Result<*mut c_void, Error> {

@@ -353,9 +353,9 @@ impl Engine {
         self.scheduler.is_idle() && self.events.is_empty()
     }
 
-    /// Whether the model has failed for good, so that every further step would be an error.
-    pub fn has_ended(&self) -> bool {
-        self.runner.has_ended()
+    /// Why the model has failed for good, if it has: every further step would be an error.
+    pub fn failure(&self) -> Option<String> {
+        self.runner.failure()
     }
 
     /// Tokens that a request may have, prompt and answer together.

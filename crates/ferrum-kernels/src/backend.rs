@@ -66,6 +66,13 @@ pub trait Backend: Send + Sized + 'static {
         Ok(())
     }
 
+    /// Whether the device still does what it is told; an error says why not. Some errors stay: after a
+    /// kernel's illegal address, say, every call on a card fails, in this process, whatever is asked.
+    /// To be asked where an operation has failed.
+    fn works(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Marks the point that the stream's work has been queued to. Refused while recording.
     fn mark(&self, s: &mut Self::Stream) -> Result<Self::Mark>;
 

@@ -32,7 +32,7 @@ pub mod cpu {
 pub mod cuda {
     pub use ferrum_kernels::cuda::compile::{Architecture, Compiled, Source, version};
     pub use ferrum_kernels::cuda::{
-        Library, Peaks, Properties, devices, free_memory, keep, libraries,
+        Library, Peaks, Properties, Warn, devices, free_memory, keep, libraries,
     };
 }
 

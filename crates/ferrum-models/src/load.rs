@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa, physical_cores};
-use ferrum_kernels::cuda::{Cuda, CudaConfig};
+use ferrum_kernels::cuda::{Cuda, CudaConfig, Warn};
 use ferrum_kernels::profiled::{Profiled, Profiler};
 use ferrum_kernels::reference::Reference;
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE, KernelError, KvDType, StepCapacity};
@@ -46,6 +46,8 @@ pub struct LoadOptions {
     pub isa: Option<Isa>,
     /// Folder for the compiled kernels of cards; `None` compiles them at each start.
     pub kernel_cache: Option<PathBuf>,
+    /// Told of what is wrong with a card and can be lived with, once each.
+    pub warn: Warn,
     /// Positions that a sequence may have; `None`: [`DEFAULT_CONTEXT`] or what the model was
     /// trained for, whichever is less.
     pub context: Option<usize>,
@@ -80,6 +82,7 @@ impl Default for LoadOptions {
             threads_batch: None,
             isa: None,
             kernel_cache: None,
+            warn: Warn::default(),
             context: None,
             kv_dtype: KvDType::F16,
             max_seqs: 1,
@@ -229,8 +232,10 @@ fn cards(first: usize, options: &LoadOptions) -> Result<Vec<Cuda>, ModelError> {
             return Err(ModelError::Split { ranks: options.tensor_parallel, what });
         }
     }
-    let kernel_cache = || options.kernel_cache.clone();
-    let card = |ordinal| Cuda::new(&CudaConfig { ordinal, kernel_cache: kernel_cache() });
+    let card = |ordinal| {
+        let (kernel_cache, warn) = (options.kernel_cache.clone(), options.warn.clone());
+        Cuda::new(&CudaConfig { ordinal, kernel_cache, warn })
+    };
     Ok((first..end).map(card).collect::<Result<_, _>>()?)
 }
 

@@ -134,8 +134,8 @@ impl Runner for RankedRunner {
         &self.limits
     }
 
-    fn has_ended(&self) -> bool {
-        self.failed.is_some()
+    fn failure(&self) -> Option<String> {
+        self.failed.as_ref().map(|(rank, why)| format!("rank {rank}: {why}"))
     }
 
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {

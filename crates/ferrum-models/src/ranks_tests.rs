@@ -115,9 +115,9 @@ fn a_rank_ends(fate: Fate, words: &'static str) {
     assert!(ends(move || {
         let mut runner = ranked(fate);
         assert!(runner.step(&step()).is_ok() && runner.step(&step()).is_ok());
-        assert!(!runner.has_ended());
+        assert_eq!(runner.failure(), None);
         let error = runner.step(&step()).expect_err("rank 1 has failed");
-        assert!(runner.has_ended());
+        assert!(runner.failure().is_some_and(|why| why.contains(words)));
         assert!(matches!(error, KernelError::Rank { rank: 1, .. }), "{error}");
         assert!(error.to_string().contains(words), "{error}");
         assert!(runner.ranks.iter().all(|rank| rank.thread.is_none()), "all have ended");

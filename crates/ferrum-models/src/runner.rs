@@ -13,9 +13,9 @@ pub trait Runner: Send {
         1
     }
 
-    /// Whether it has failed for good: every further step would be an error.
-    fn has_ended(&self) -> bool {
-        false
+    /// Why it has failed for good, if it has: every further step would be an error.
+    fn failure(&self) -> Option<String> {
+        None
     }
 
     /// Runs one packed step. The logits are those of `step.sample_rows`, `[R, vocab]`, valid until

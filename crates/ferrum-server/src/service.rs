@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ struct Shared {
     /// Of the steps.
     clock: Clock,
     alive: AtomicBool,
+    /// Why the thread ended, where it had to.
+    failure: OnceLock<String>,
     /// Milliseconds that requests took, on average over the last ones.
     request_ms: AtomicUsize,
 }
@@ -108,6 +110,7 @@ impl Service {
             stats: Mutex::new(engine.stats()),
             clock: Clock::default(),
             alive: AtomicBool::new(true),
+            failure: OnceLock::new(),
             request_ms: AtomicUsize::new(1000),
         });
         let worker = Worker {
@@ -120,7 +123,9 @@ impl Service {
         let thread = std::thread::Builder::new().name("ferrum-engine".into()).spawn(move || {
             let shared = worker.shared.clone();
             // A panic is a bug; clients and supervisors must hear of it rather than wait.
-            let _ = catch_unwind(AssertUnwindSafe(|| worker.run()));
+            if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+                let _ = shared.failure.set("a panic".into());
+            }
             shared.alive.store(false, Ordering::Release);
         })?;
         let (submissions, thread) = (Mutex::new(Some(submissions)), Mutex::new(Some(thread)));
@@ -148,7 +153,7 @@ impl Service {
     ) -> ApiResult<Answers> {
         lease.name_adapter(&mut requests);
         let (hold, mut held, under_way) = lease.into_parts();
-        let gone = || ApiError::unavailable("the engine has stopped");
+        let gone = || ApiError::unavailable(self.stopped());
         if !self.shared.alive.load(Ordering::Acquire) {
             return Err(gone());
         }
@@ -194,9 +199,19 @@ impl Service {
         *locked(&self.shared.stats)
     }
 
-    /// Whether the engine's thread ended although nobody closed the service.
-    pub fn has_failed(&self) -> bool {
-        !self.shared.alive.load(Ordering::Acquire) && locked(&self.submissions).is_some()
+    /// Why no request is answered any more, if the engine's thread ended although nobody closed the
+    /// service.
+    pub fn failure(&self) -> Option<String> {
+        let alive = self.shared.alive.load(Ordering::Acquire);
+        (!alive && locked(&self.submissions).is_some()).then(|| self.stopped())
+    }
+
+    /// That the engine has stopped, and why.
+    fn stopped(&self) -> String {
+        let stopped = "the engine has stopped";
+        self.shared.failure.get().map_or(stopped.into(), |why| {
+            format!("{stopped} and the server has to be started again: {why}")
+        })
     }
 
     /// How long the step that runs has been running.
@@ -247,8 +262,9 @@ impl Worker {
                 Ok(events) => self.report(events),
                 Err(error) => self.fail(&error),
             }
-            if self.engine.has_ended() {
+            if let Some(why) = self.engine.failure() {
                 // A supervisor sees it, and can start the server again.
+                let _ = self.shared.failure.set(why);
                 return;
             }
             let stats = self.engine.stats();

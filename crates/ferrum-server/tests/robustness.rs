@@ -45,7 +45,7 @@ fn a_client_that_leaves_frees_its_blocks() {
 fn too_many_requests_are_told_so() {
     let limits = Limits { queue: 1, ..Limits::default() };
     let config = ServerConfig { limits, ..ServerConfig::default() };
-    let server = start_with(Setup { config, max_seqs: 1 });
+    let server = start_with(Setup { config, max_seqs: 1, ..Setup::default() });
     let mut sockets = Vec::new();
     for n in 1..=2 {
         let mut socket = server.connect();

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use ferrum_models::cpu::Isa;
+use ferrum_models::cuda::Warn;
 use ferrum_models::{Device, KvDType, LoadOptions};
 
 use crate::config::CudaConfig;
@@ -109,6 +110,7 @@ impl LoadArgs {
             },
             tensor_parallel: usize::from(self.tensor_parallel),
             kernel_cache: Some(cuda.kernel_cache.clone()),
+            warn: Warn::to(|what| eprintln!("warning: {what}")),
             threads: self.threads.map(usize::from),
             threads_batch: self.threads_batch.map(usize::from),
             kv_dtype: match self.kv_dtype {

@@ -22,6 +22,33 @@ pub struct CudaConfig {
     pub ordinal: usize,
     /// Folder for compiled kernels; `None` compiles them at each start.
     pub kernel_cache: Option<PathBuf>,
+    /// Told of what is wrong and can be lived with.
+    pub warn: Warn,
+}
+
+/// Who is told, in words, of what is wrong and can be lived with; by default nobody.
+#[derive(Clone, Default)]
+pub struct Warn(Option<Arc<Tell>>);
+
+type Tell = dyn Fn(&str) + Send + Sync;
+
+impl Warn {
+    /// This one is told.
+    pub fn to(tell: impl Fn(&str) + Send + Sync + 'static) -> Warn {
+        Warn(Some(Arc::new(tell)))
+    }
+
+    pub(super) fn tell(&self, what: &str) {
+        if let Some(tell) = &self.0 {
+            tell(what);
+        }
+    }
+}
+
+impl fmt::Debug for Warn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Warn(somebody)" } else { "Warn(nobody)" })
+    }
 }
 
 /// What a card is.
@@ -164,7 +191,7 @@ impl Device {
         }
         // SAFETY: the device was opened just now; `drop` releases the context.
         let context = unsafe { result::primary_ctx::retain(device) }.op("open a context")?;
-        let modules = Modules::new(properties.architecture(), config.kernel_cache.clone());
+        let modules = Modules::new(properties.architecture(), config);
         let own_stream = std::ptr::null_mut();
         let blas = OnceLock::new();
         let mut device = Device { properties, modules, blas, device, context, own_stream };
@@ -183,6 +210,14 @@ impl Device {
     pub(super) fn blas(&self) -> Option<&Blas> {
         let open = || self.bind("open cuBLASLt").ok().and_then(|()| Blas::open());
         self.blas.get_or_init(open).as_ref()
+    }
+
+    /// An error where the context suffers from an earlier one.
+    pub(super) fn works(&self) -> Result<()> {
+        let op = "use a device after an error";
+        self.bind(op)?;
+        // SAFETY: the stream lives as long as `self`; nothing is on it but what `clear` waits for.
+        unsafe { stream::synchronize(self.own_stream) }.op(op)
     }
 
     /// Sets memory to zero, and waits until it is.

@@ -46,7 +46,7 @@ mod stream;
 pub use buffer::CudaBuffer;
 pub use cache::keep;
 pub use collectives::CudaCommunicator;
-pub use device::{CudaConfig, Peaks, Properties, devices};
+pub use device::{CudaConfig, Peaks, Properties, Warn, devices};
 pub use kv_cache::CudaKvCache;
 pub use libraries::{Library, libraries};
 pub use linear::CudaWeight;
@@ -60,7 +60,7 @@ const NAME: &str = "cuda";
 
 /// Bytes of a card's memory that nobody uses.
 pub fn free_memory(ordinal: usize) -> Result<usize> {
-    Device::open(&CudaConfig { ordinal, kernel_cache: None })?.free_memory()
+    Device::open(&CudaConfig { ordinal, ..CudaConfig::default() })?.free_memory()
 }
 
 /// A card.
@@ -131,6 +131,10 @@ impl Backend for Cuda {
 
     fn synchronize(&self, s: &mut CudaStream) -> Result<()> {
         s.synchronize("synchronize")
+    }
+
+    fn works(&self) -> Result<()> {
+        self.device.works()
     }
 
     fn mark(&self, s: &mut CudaStream) -> Result<event::Event> {

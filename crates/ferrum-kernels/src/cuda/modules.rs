@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
@@ -10,6 +10,7 @@ use cudarc::driver::{result, sys};
 
 pub(super) use super::compile::Source;
 use super::compile::{self, Architecture};
+use super::device::{CudaConfig, Warn};
 use super::driver::{self, Named};
 use super::{NAME, cache};
 use crate::{KernelError, Result};
@@ -21,6 +22,8 @@ const SHARED_UNASKED: usize = 48 << 10;
 pub(super) struct Modules {
     architecture: Architecture,
     cache: Option<PathBuf>,
+    /// Who is told where the cache cannot be written: once.
+    warn: Mutex<Warn>,
     loaded: Mutex<Loaded>,
 }
 
@@ -38,13 +41,25 @@ struct Function {
 }
 
 impl Modules {
-    pub(super) fn new(architecture: Architecture, cache: Option<PathBuf>) -> Modules {
-        Modules { architecture, cache, loaded: Mutex::default() }
+    pub(super) fn new(architecture: Architecture, config: &CudaConfig) -> Modules {
+        let (cache, warn) = (config.kernel_cache.clone(), Mutex::new(config.warn.clone()));
+        Modules { architecture, cache, warn, loaded: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Loaded> {
         // Nothing that is half done stays behind where a thread panics.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps compiled kernels. Without a cache the next start is slower, that is all.
+    fn keep(&self, folder: &Path, source: Source, image: &[u8]) {
+        let Err(error) = cache::keep(folder, source, self.architecture, image) else { return };
+        let mut warn = self.warn.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = folder.display();
+        std::mem::take(&mut *warn).tell(&format!(
+            "compiled kernels cannot be kept in {folder}: {error}; they are compiled again at each \
+             start"
+        ));
     }
 
     /// The kernel `entry` of `source`, ready for so many bytes of shared memory. The card must be
@@ -93,8 +108,7 @@ impl Modules {
         }
         let compiled = source.compile(self.architecture)?;
         if let Some(folder) = folder {
-            // Without a cache the next start is slower, that is all.
-            let _ = cache::keep(folder, source, self.architecture, &compiled.image);
+            self.keep(folder, source, &compiled.image);
         }
         load_image(source, &compiled.image).map_err(|error| {
             let (major, minor) = compile::version().unwrap_or_default();

@@ -129,6 +129,10 @@ impl<B: Backend> Backend for Profiled<B> {
         self.count(s)
     }
 
+    fn works(&self) -> Result<()> {
+        self.inner.works()
+    }
+
     fn mark(&self, s: &mut Stream<B>) -> Result<B::Mark> {
         self.inner.mark(&mut s.inner)
     }

@@ -69,7 +69,7 @@ fn cudas() -> Vec<Subject<Cuda>> {
     let kernel_cache = real.then(|| concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into());
     let open = |ordinal| {
         let kernel_cache = kernel_cache.clone();
-        Cuda::new(&CudaConfig { ordinal, kernel_cache }).expect("a card")
+        Cuda::new(&CudaConfig { ordinal, kernel_cache, ..CudaConfig::default() }).expect("a card")
     };
     if real {
         return vec![Subject::new("cuda".into(), open(0))];

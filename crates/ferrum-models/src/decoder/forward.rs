@@ -62,6 +62,8 @@ pub struct DecoderRunner<B: Backend> {
     adapter_count: usize,
     /// Drawing from whole rows; `None` where this is one of several ranks, which have parts of them.
     sampling: Option<Sampling<B>>,
+    /// Why the device does nothing any more.
+    failure: Option<String>,
     limits: RunnerLimits,
     /// Results of the last step on the host: logits `[R, vocab]`, or states `[T, hidden]`.
     logits: Vec<f32>,
@@ -188,6 +190,7 @@ impl<B: Backend> DecoderRunner<B> {
             adapters: loaded,
             adapter_count: adapters.len().max(1),
             sampling: sampling.transpose()?,
+            failure: None,
             limits,
             logits: Vec::new(),
         };
@@ -355,6 +358,10 @@ impl<B: Backend> Runner for DecoderRunner<B> {
         self.adapter_count
     }
 
+    fn failure(&self) -> Option<String> {
+        self.failure.clone()
+    }
+
     fn step(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
         Ok(self.sample(step, &[])?.logits)
     }
@@ -368,10 +375,11 @@ impl<B: Backend> Runner for DecoderRunner<B> {
         step: &StepInput,
         draws: &[Option<RowDraw<'_>>],
     ) -> Result<Sampled<'_>, KernelError> {
-        self.upload(step)?;
-        self.upload_draws(draws)?;
-        self.run()?;
-        self.download(draws)
+        if let Err(error) = self.try_step(step, draws) {
+            self.failure = self.backend.works().err().map(|error| error.to_string());
+            return Err(error);
+        }
+        Ok(self.sampled())
     }
 }
 
@@ -388,6 +396,18 @@ impl<B: Backend> DecoderRunner<B> {
         self.logits.resize(groups * width, 0.0);
         self.backend.download_f32(&mut self.stream, &self.act.h, &mut self.logits)?;
         Ok(&self.logits)
+    }
+
+    /// Runs a step; what it gives is on the host then.
+    fn try_step(
+        &mut self,
+        step: &StepInput,
+        draws: &[Option<RowDraw<'_>>],
+    ) -> Result<(), KernelError> {
+        self.upload(step)?;
+        self.upload_draws(draws)?;
+        self.run()?;
+        self.download(draws)
     }
 
     /// Checks the step and puts it on the device.

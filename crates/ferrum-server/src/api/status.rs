@@ -19,8 +19,8 @@ pub async fn health(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
         if time > app.limits.stall { Err(ApiError::unavailable(message)) } else { Ok(()) }
     };
     for model in app.models.resident() {
-        if model.service.has_failed() {
-            return Err(ApiError::unavailable(format!("the engine of {} has stopped", model.id)));
+        if let Some(why) = model.service.failure() {
+            return Err(ApiError::unavailable(format!("{}: {why}", model.id)));
         }
         hangs(&model.id, "a step", model.service.step_time())?;
     }

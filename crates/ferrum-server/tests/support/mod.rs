@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ferrum_engine::EngineConfig;
 use ferrum_models::gguf::Gguf;
 use ferrum_models::synth::SynthSpec;
-use ferrum_models::{Checkpoint, KV_BLOCK_SIZE, LoadOptions};
+use ferrum_models::{Checkpoint, Device, KV_BLOCK_SIZE, LoadOptions};
 use ferrum_server::{
     App, Encoder, Limits, Metrics, Model, ModelSpec, Models, ModelsConfig, Offer, Server,
     ServerConfig, Start, Stop,
@@ -30,12 +30,17 @@ pub const CONTEXT: usize = 2048;
 pub struct Setup {
     pub config: ServerConfig,
     pub max_seqs: usize,
+    pub device: Device,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let limits = Limits { queue: 8, ..Limits::default() };
-        Setup { config: ServerConfig { limits, ..ServerConfig::default() }, max_seqs: 4 }
+        Setup {
+            config: ServerConfig { limits, ..ServerConfig::default() },
+            max_seqs: 4,
+            device: Device::Cpu,
+        }
     }
 }
 
@@ -127,7 +132,8 @@ pub fn offer(dir: &Path, name: &str, setup: &Setup) -> Offer {
     let spec = ModelSpec {
         id: name.into(),
         load: LoadOptions {
-            threads: Some(1),
+            device: setup.device,
+            threads: (setup.device == Device::Cpu).then_some(1),
             context: Some(CONTEXT),
             max_seqs: setup.max_seqs,
             kv_blocks: Some(2 * CONTEXT / KV_BLOCK_SIZE),

@@ -142,14 +142,10 @@ impl<B: Backend> DecoderRunner<B> {
     }
 
     /// Copies to the host what is wanted of the step that has run.
-    pub(super) fn download(
-        &mut self,
-        draws: &[Option<RowDraw<'_>>],
-    ) -> Result<Sampled<'_>, KernelError> {
+    pub(super) fn download(&mut self, draws: &[Option<RowDraw<'_>>]) -> Result<(), KernelError> {
         let (b, s) = (&self.backend, &mut self.stream);
         let (samples, width) = (self.batch.shape.samples, self.weights.head().rows());
         let mut wanted = samples;
-        let (mut tokens, mut scored): (&[Drawn], &[Option<Scored>]) = (&[], &[]);
         let draws_some = |sampling: &&mut Sampling<B>| sampling.wanted != Wanted::Logits;
         if let Some(sampling) = self.sampling.as_mut().filter(draws_some) {
             wanted = draws.iter().rposition(Option::is_none).map_or(0, |last| last + 1);
@@ -157,11 +153,10 @@ impl<B: Backend> DecoderRunner<B> {
             b.download_i32(s, &sampling.drawn, &mut sampling.integers)?;
             sampling.tokens.clear();
             sampling.tokens.extend(sampling.integers.iter().map(|&token| Drawn(token)));
-            tokens = &sampling.tokens;
+            sampling.scored.clear();
             if sampling.wanted == Wanted::Logprobs {
                 let vocab = self.limits.vocab;
                 sampling.scored = sampling.logprobs.download(b, s, draws, vocab)?;
-                scored = &sampling.scored;
             }
         }
         self.logits.resize(wanted * width, 0.0);
@@ -172,6 +167,16 @@ impl<B: Backend> DecoderRunner<B> {
             // What goes wrong is told in its step, and no rank is at work between two of them.
             b.synchronize(s)?;
         }
-        Ok(Sampled { logits: &self.logits, drawn: tokens, scored })
+        Ok(())
+    }
+
+    /// What was copied to the host.
+    pub(super) fn sampled(&self) -> Sampled<'_> {
+        let drawing = self.sampling.as_ref().filter(|s| s.wanted != Wanted::Logits);
+        Sampled {
+            logits: &self.logits,
+            drawn: drawing.map_or(&[], |sampling| &sampling.tokens),
+            scored: drawing.map_or(&[], |sampling| &sampling.scored),
+        }
     }
 }
