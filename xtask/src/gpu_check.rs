@@ -33,9 +33,10 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
     let card = devices["cuda"]["devices"][0].clone();
     ensure!(card.is_object(), "no card: {}", devices["cuda"]["problem"]);
     test(root)?;
-    if devices["cuda"]["devices"].as_array().is_some_and(|cards| cards.len() > 1) {
-        println!("\n## Several cards\n");
-        several_cards(root)?;
+    println!("\n## Several cards\n");
+    match not_several()? {
+        Some(why) => println!("not run: {why}"),
+        None => several_cards(root)?,
     }
 
     println!("\n## {}, {preset}\n", card["description"].as_str().unwrap_or_default());
@@ -67,6 +68,20 @@ fn test(root: &Path) -> Result<()> {
     on_card(root, &["-p", "ferrum-kernels", "--test", "backends", "cuda::"])?;
     on_card(root, &["-p", "ferrum-kernels", "--test", "recordings"])?;
     on_card(root, &["-p", "ferrum-models", "--test", "cuda"])
+}
+
+/// Why nothing can be shared out among the cards.
+fn not_several() -> Result<Option<String>> {
+    let cards = cuda::devices()?;
+    let first = cards.first().map(|card| card.capability);
+    if cards.len() < 2 {
+        return Ok(Some("there is one card".into()));
+    }
+    if cards.iter().any(|card| card.problem().is_some() || Some(card.capability) != first) {
+        return Ok(Some("the cards are not alike".into()));
+    }
+    let missing = cuda::libraries().into_iter().find(|l| l.name == "NCCL" && l.version.is_none());
+    Ok(missing.map(|library| format!("{} is not found", library.name)))
 }
 
 /// Those of ranks, and what a sum over all cards takes.

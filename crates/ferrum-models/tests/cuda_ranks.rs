@@ -21,6 +21,7 @@ fn options(device: Device, ranks: usize) -> LoadOptions {
         tensor_parallel: ranks,
         context: Some(96),
         max_seqs: PROMPTS.len(),
+        exact: device != Device::Cpu,
         ..LoadOptions::default()
     }
 }

@@ -77,6 +77,11 @@ pub struct ModelSpec {
 }
 
 impl Model {
+    /// Why its engine has ended on its own, if it has.
+    pub fn failure(&self) -> Option<String> {
+        self.service.failure().map(|why| format!("{}: {why}", self.id))
+    }
+
     /// Loads a model and starts its engine.
     pub fn start(
         file: &dyn Checkpoint,

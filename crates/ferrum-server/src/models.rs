@@ -170,6 +170,8 @@ pub(crate) struct State {
     pub(crate) models: Vec<Option<Resident>>,
     /// Of the last load of each model that failed.
     pub(crate) failures: Vec<Failure>,
+    /// Why an engine has ended that was unloaded since: what ended it stays with the process.
+    lost: Option<String>,
     todo: Option<Step>,
     /// No further leases are given.
     pub(crate) closed: bool,
@@ -223,6 +225,7 @@ impl Models {
             residency,
             models: offers.iter().map(|_| None).collect(),
             failures: vec![Failure::default(); offers.len()],
+            lost: None,
             todo: None,
             closed: false,
             ended: false,
@@ -326,6 +329,12 @@ impl Models {
     /// The models in memory that generate.
     pub fn resident(&self) -> Vec<Arc<Model>> {
         self.all_resident().filter_map(Resident::model).collect()
+    }
+
+    /// Why an engine has ended on its own, if one has.
+    pub fn failure(&self) -> Option<String> {
+        let lost = self.0.lock().lost.clone();
+        lost.or_else(|| self.resident().into_iter().find_map(|model| model.failure()))
     }
 
     /// The models in memory that make embeddings.
@@ -472,6 +481,9 @@ impl Inner {
         // One that generates stays where it is meanwhile, so that /health sees it.
         let model = self.lock().models[index].clone().and_then(Resident::model);
         if let Some(model) = &model {
+            if let Some(why) = model.failure() {
+                self.lock().lost = Some(why);
+            }
             model.service.close();
         }
         // Out of the lock, and gone before its memory counts as free.

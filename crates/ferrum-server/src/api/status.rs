@@ -18,10 +18,10 @@ pub async fn health(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
         let message = format!("{id} hangs: {what} runs for {} s", time.as_secs());
         if time > app.limits.stall { Err(ApiError::unavailable(message)) } else { Ok(()) }
     };
+    if let Some(why) = app.models.failure() {
+        return Err(ApiError::unavailable(why));
+    }
     for model in app.models.resident() {
-        if let Some(why) = model.service.failure() {
-            return Err(ApiError::unavailable(format!("{}: {why}", model.id)));
-        }
         hangs(&model.id, "a step", model.service.step_time())?;
     }
     for encoder in app.models.encoders() {
