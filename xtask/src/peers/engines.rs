@@ -119,16 +119,16 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn describe(root: &Path, engines: &Engines) -> Result<Self> {
-        let report =
-            json(Command::new(&engines.ferrum).args(["devices", "--json"]).args(engines.isa()))?;
+        let report = json(Command::new(&engines.ferrum).args(["devices", "--json"]))?;
         let sets = report["instruction_sets"].as_array().context("no instruction sets")?;
         let used = sets.iter().find(|set| set["status"] == "in use");
+        let best = used.and_then(|set| set["name"].as_str()).unwrap_or("?");
         let mut git = Command::new("git");
         git.args(["describe", "--always", "--dirty"]).current_dir(root);
         Ok(Machine {
             cpu: cpu_name(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             cores: report["cores"].as_u64().context("no cores")? as usize,
-            isa: used.and_then(|set| set["name"].as_str()).unwrap_or("?").to_string(),
+            isa: engines.cpu_isa.clone().unwrap_or_else(|| best.to_string()),
             date: jiff::Zoned::now().date(),
             commit: output(&mut git)?.trim().to_string(),
         })
