@@ -89,11 +89,7 @@ fn check<B: Backend>(
         let got = run(s, rows, x, outputs, &packed);
         for ((got, want), out) in got.iter().zip(&want).zip(outputs) {
             let bounds = bounds(&out.weight, x);
-            let added = |i: usize| {
-                let bias = out.bias.as_ref().map_or(0.0, |bias| bias[i % bias.len()].abs());
-                F32_ERROR * f64::from(out.before[i].abs() + bias)
-            };
-            report.compare(s, case, got, want, |i| bounds[i] + added(i));
+            report.compare(s, case, got, want, |i| bounds[i] + out.rest(i));
         }
     }
 }

@@ -109,6 +109,19 @@ pub struct Output {
     pub accumulate: bool,
 }
 
+impl Output {
+    /// What rounding the bias and what is added to may cost result `i`.
+    pub fn rest(&self, i: usize) -> f64 {
+        match (&self.bias, self.accumulate) {
+            (None, false) => 0.0,
+            (bias, _) => {
+                let bias = bias.as_ref().map_or(0.0, |b| b[i % b.len()].abs());
+                F32_ERROR * f64::from(self.before[i].abs() + bias)
+            }
+        }
+    }
+}
+
 /// Runs several outputs on one input.
 pub fn run<B: Backend>(
     s: &mut Subject<B>,
@@ -154,14 +167,7 @@ fn check<B: Backend>(
         let got = run(s, rows, x, outputs, &packed);
         for (((got, want), noise), out) in got.iter().zip(&want).zip(&noises).zip(outputs) {
             let case = (case, out.weight.format, out.bias.is_some(), out.accumulate);
-            let rest = |i: usize| match (&out.bias, out.accumulate) {
-                (None, false) => 0.0,
-                (bias, _) => {
-                    let bias = bias.as_ref().map_or(0.0, |b| b[i % b.len()].abs());
-                    F32_ERROR * f64::from(out.before[i].abs() + bias)
-                }
-            };
-            report.compare(s, &case, got, want, |i| noise[i].bound + rest(i));
+            report.compare(s, &case, got, want, |i| noise[i].bound + out.rest(i));
             for (i, n) in noise.iter().enumerate().filter(|(_, n)| n.sigma > 0.0) {
                 let error = f64::from(got[i]) - f64::from(want[i]);
                 squares += (error / n.sigma).powi(2);

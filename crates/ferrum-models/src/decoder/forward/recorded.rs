@@ -87,7 +87,9 @@ impl<B: Backend> DecoderRunner<B> {
     pub(super) fn warm_up(&mut self) -> Result<(), KernelError> {
         let limits = self.limits;
         let most = limits.capacity.tokens.min(limits.context).min(limits.kv_blocks * KV_BLOCK_SIZE);
-        for tokens in WARM_UP_TOKENS.map(|tokens| tokens.min(most)) {
+        let mut lengths = WARM_UP_TOKENS.map(|tokens| tokens.min(most)).to_vec();
+        lengths.dedup();
+        for tokens in lengths {
             let blocks = tokens.div_ceil(KV_BLOCK_SIZE);
             let step = StepInput {
                 tokens: vec![0; tokens],
@@ -99,10 +101,10 @@ impl<B: Backend> DecoderRunner<B> {
                 sample_rows: (0..limits.capacity.samples.min(1) as i32).collect(),
                 adapters: Vec::new(),
             };
-            // In all ways, as each has recordings of its own.
             self.step(&step)?;
+            // A step that decodes in all ways, as each has recordings of its own.
             let draw = Draw { temperature: 1.0, ..Draw::GREEDY };
-            if self.draws() && !step.sample_rows.is_empty() {
+            if tokens == 1 && self.draws() && !step.sample_rows.is_empty() {
                 for logprobs in [None, Some(0)] {
                     let draw = RowDraw { draw, logprobs, ..RowDraw::default() };
                     self.sample(&step, &[Some(draw)])?;
