@@ -76,11 +76,20 @@ def kernels():
     yield "kv_write F16", "2048 tokens, 8 heads of 128", (2048 * KV_HEADS * DIM * 2 * 6, 0), "f32"
     yield "attention_decode F16", "1 token after 4096, 32 heads over 8 of 128", decode(1, 4096, 2, 1e6), "f16"
     yield "attention_decode F16", "64 tokens after 4096 each", decode(64, 4096, 2, 1e6), "f16"
+    yield "attention_decode BF16", "64 tokens after 4096 each", decode(64, 4096, 2, 1e6), "f16"
+    yield "attention_decode Q8_0", "64 tokens after 4096 each", decode(64, 4096, 34 / 32, 1e6), "f16"
+    yield "attention_decode E4M3", "64 tokens after 4096 each", decode(64, 4096, 1, 1e6), "f16"
     yield "attention_merge", "1 token, 32 splits, 32 heads of 128", (32 * HEADS * (DIM + 2) * 4, 0), "f32"
     # Two halves of each query and weight; queries, results, keys and values once.
     seen = 2048 * 2048 // 2
     moved = 2048 * (2 * HEADS * 4 + 2 * KV_HEADS * 2) * DIM
     yield "attention_prefill F16", "2048 tokens from 0, 32 heads over 8 of 128", (moved, 8 * seen * HEADS * DIM), "f16"
+    yield "attention_prefill BF16", "2048 tokens from 0, 32 heads over 8 of 128", (moved, 12 * seen * HEADS * DIM), "f16"
+    # 128 heads over one of 576 numbers, of which 512 are the values; two halves of each query and weight.
+    latent = 2 * 2 * 128 * (576 + 512)
+    yield "attention_latent_split F16", "1 token after 4096, 128 heads", (4096 * 576 * 2 + 1.7e7, latent * 4096), "f16"
+    moved = 2048 * (128 * (576 + 512) * 4 + 576 * 2)
+    yield "attention_latent F16", "2048 tokens from 0, 128 heads", (moved, latent * seen), "f16"
     yield "attention_plain F32", "1 token after 4096", decode(1, 4096, 4, 0), "f32"
     packed = (2048 * HEADS * DIM * 4 * 4, 4 * 2048 * 512 * HEADS * DIM)
     yield "packed_attention F32", "2048 tokens, 4 texts of 512, 32 heads of 128", packed, "f32"

@@ -24,6 +24,27 @@ inline unsigned f16x2(float low, float high) {
 inline unsigned bf16x2(float low, float high) {
   return (unsigned)emulator::f32_to_bf16(high) << 16 | emulator::f32_to_bf16(low);
 }
+namespace emulator {
+// In double precision products and differences of half precision are exact: they are rounded once.
+template <class Operation>
+inline unsigned f16x2_of(unsigned a, unsigned b, Operation operation) {
+  unsigned r = 0;
+  for (int i = 0; i < 2; i++) {
+    double x = f16_to_f32((unsigned short)(a >> 16 * i));
+    double y = f16_to_f32((unsigned short)(b >> 16 * i));
+    double z = operation(x, y);
+    unsigned bits = z != z ? 0x7fffu : bits_as<unsigned short>((_Float16)z);
+    r |= bits << 16 * i;
+  }
+  return r;
+}
+}  // namespace emulator
+inline unsigned mul_f16x2(unsigned a, unsigned b) {
+  return emulator::f16x2_of(a, b, [](double x, double y) { return x * y; });
+}
+inline unsigned sub_f16x2(unsigned a, unsigned b) {
+  return emulator::f16x2_of(a, b, [](double x, double y) { return x - y; });
+}
 
 // --- copies from global to shared memory: the bytes arrive at the wait and no earlier
 

@@ -103,6 +103,39 @@ fn floats_narrow() {
     }
 }
 
+const PAIRS: &str = r#"
+#include "ptx.cuh"
+KERNEL(pairs, 256, (const u32* x, u32* products, u32* differences, int n)) {
+  int i = blockIdx.x * 256 + threadIdx.x;
+  if (i >= n) return;
+  products[i] = mul_f16x2(x[i], x[n - 1 - i]);
+  differences[i] = sub_f16x2(x[i], x[n - 1 - i]);
+}
+"#;
+
+#[test]
+fn pairs_of_halves() {
+    let gpu = Gpu::open(0);
+    // Every half, in an order in which it meets others of all sizes.
+    let x: Vec<u32> =
+        (0..1 << 17).map(|i: u32| i.wrapping_mul(40_503) & 0xffff | i << 16).collect();
+    let n = x.len();
+    let (input, products, differences) =
+        (gpu.upload(&x), Buffer::new(n * 4).unwrap(), Buffer::new(n * 4).unwrap());
+    let arguments = [input.0, products.0, differences.0, n as u64];
+    gpu.launch(&gpu.kernel(PAIRS, "pairs"), (n as u32).div_ceil(256), 256, &arguments).unwrap();
+    let products: Vec<u32> = gpu.download(&products, n).unwrap();
+    let differences: Vec<u32> = gpu.download(&differences, n).unwrap();
+    let halves = |bits: u32| [bits, bits >> 16].map(|h| f16::from_bits(h as u16).to_f64());
+    let bits = |x: f64| if x.is_nan() { 0x7fff } else { f16::from_f64(x).to_bits() };
+    let two = |low: f64, high: f64| u32::from(bits(high)) << 16 | u32::from(bits(low));
+    for i in 0..n {
+        let ([a, b], [c, d]) = (halves(x[i]), halves(x[n - 1 - i]));
+        assert_eq!(products[i], two(a * c, b * d), "{a} · {c}, {b} · {d}");
+        assert_eq!(differences[i], two(a - c, b - d), "{a} - {c}, {b} - {d}");
+    }
+}
+
 /// c [16, 8] = a [16, K] · b [K, 8], loaded by ldmatrix: a by rows, b [K, 8] transposed on the way.
 const MMA: &str = r#"
 #include "ptx.cuh"

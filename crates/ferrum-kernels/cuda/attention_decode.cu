@@ -1,10 +1,10 @@
-// Attention of the sequences that have few tokens in a step, on tensor cores, over a cache in F16
+// Attention of the sequences that have few tokens in a step, on tensor cores, over a cache of type `KV`
 // with heads of 64, 96, 128 or 256 values: decodes, and drafts to be verified. The context is split
 // over blocks, and a split over the four warps of a block, each of which copies its own keys and
 // values and waits for nobody; `attention_merge` brings the splits together.
 //
 // Reference shape, one token with 32 heads over 8 of 128 values after 4096 positions: reads 16.8 MB
-// of keys and values once, writes and reads again 0.5 MB of states (32 splits); 67 Mflop, 4 flop a
+// of keys and values in F16 once, writes and reads again 0.5 MB of states (32 splits); 67 Mflop, 4 flop a
 // byte, so memory is the limit: 5 us at 3.35 TB/s. A block of 128 positions asks for all of its 64
 // KB at once. Tensor cores multiply 16 rows whether there are as many or not, which still takes a
 // fifth of the time that memory does.
@@ -16,34 +16,45 @@ constexpr int DECODE_WARPS = 4;
 template <int DIM>
 constexpr int DECODE_KEYS = DIM > 128 ? 16 : 32;
 
-// Numbers of a warp's keys and values. Its sums take their place in the end: [16, DIM] of floats.
+// Bytes of a warp's keys and values. Its sums take their place in the end: [16, DIM] of floats.
 template <int DIM>
-constexpr int DECODE_TILES = 2 * DECODE_KEYS<DIM> * MMA_STRIDE<DIM>;
+constexpr int DECODE_SUMS = MMA_ROWS * DIM * 4;
+template <int DIM>
+using Tile = KvTile<KV, DIM, DECODE_KEYS<DIM>>;
+template <int DIM>
+constexpr int DECODE_TILES = Tile<DIM>::PAIR > DECODE_SUMS<DIM> ? Tile<DIM>::PAIR : DECODE_SUMS<DIM>;
 
 // This warp's part of the positions `begin .. end`: every fourth tile.
 template <int DIM>
-DEVICE void attend_tiles(WarpRows<DIM>& w, const u16* high, const u16* low, u16* k_tile,
-                         const PagedRows& keys, const PagedRows& values, const Scores& scores,
-                         int begin, int end) {
+DEVICE void attend_tiles(WarpRows<DIM>& w, const u16* queries, u8* tiles, const PagedRows& keys,
+                         const PagedRows& values, const Scores& scores, int begin, int end) {
   constexpr int KEYS = DECODE_KEYS<DIM>, STEP = DECODE_WARPS * KEYS;
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  u16* v_tile = k_tile + KEYS * MMA_STRIDE<DIM>;
+  Tile<DIM> k_tile = Tile<DIM>::of_pair(tiles, 0), v_tile = Tile<DIM>::of_pair(tiles, 1);
   // Which warp takes a tile depends on the tile alone, so that sums do not depend on `begin`.
   int first = begin / KEYS;
   int ahead = (warp - first % DECODE_WARPS + DECODE_WARPS) % DECODE_WARPS;
   int at = (first + ahead) * KEYS;
-  if (at < end) copy_tile<DIM, KEYS, 32>(k_tile, keys, lane, at, begin, end);
+  if (at < end) copy_tile<32>(k_tile, keys, lane, at, begin, end);
   for (; at < end; at += STEP) {
     float weights[KEYS / 8][4];
-    copy_tile<DIM, KEYS, 32>(v_tile, values, lane, at, begin, end);
+    copy_tile<32>(v_tile, values, lane, at, begin, end);
     cp_async_wait<1>();
     __syncwarp();  // the keys are there
-    multiply_keys<DIM, KEYS>(weights, high, low, k_tile);
+    if constexpr (WIDENED<KV>) {
+      widen_tile<32>(k_tile, lane, at, begin, end);
+      __syncwarp();
+    }
+    multiply_keys(weights, queries, k_tile);
     soften<DIM, KEYS>(w, weights, scores, at);
     cp_async_wait<0>();
     __syncwarp();  // the values are there; the keys are used up
-    if (at + STEP < end) copy_tile<DIM, KEYS, 32>(k_tile, keys, lane, at + STEP, begin, end);
-    multiply_values<DIM, KEYS>(w, weights, v_tile);
+    if (at + STEP < end) copy_tile<32>(k_tile, keys, lane, at + STEP, begin, end);
+    if constexpr (WIDENED<KV>) {
+      widen_tile<32>(v_tile, lane, at, begin, end);
+      __syncwarp();
+    }
+    multiply_values(w, weights, v_tile);
     __syncwarp();  // the values are used up
   }
 }
@@ -70,10 +81,11 @@ DEVICE void leave_state(float* sums, float* states, const WarpRows<DIM>& w) {
 // DIM, of pairs (max, sum).
 template <int DIM>
 DEVICE void attention_decode(float* out, float* partials, float* states, const float* q,
-                             const u16* k, const u16* v, const int* query_starts,
-                             const int* kv_lens, const int* block_tables, int blocks_per_seq,
-                             int kv_heads, int group, const Scores& scores, int most_tokens) {
-  constexpr int STRIDE = MMA_STRIDE<DIM>, TILES = DECODE_TILES<DIM>;
+                             const u8* k, const u8* v, const u16* k_scales,
+                             const u16* v_scales, const int* query_starts, const int* kv_lens,
+                             const int* block_tables, int blocks_per_seq, int kv_heads, int group,
+                             const Scores& scores, int most_tokens) {
+  constexpr int TILES = DECODE_TILES<DIM>;
   int seq = blockIdx.z, kv_head = blockIdx.y % kv_heads, warp = threadIdx.x / 32;
   QueryRows rows;
   Splits splits;
@@ -84,18 +96,18 @@ DEVICE void attention_decode(float* out, float* partials, float* states, const f
   int end = min(begin + splits.len, end_seen(rows, scores, group));
   begin = max(begin, first_seen(rows, scores, group));
   const int* table = block_tables + (i64)seq * blocks_per_seq;
-  PagedRows keys = {reinterpret_cast<const u8*>(k), nullptr, table, kv_heads, kv_head};
-  PagedRows values = {reinterpret_cast<const u8*>(v), nullptr, table, kv_heads, kv_head};
+  PagedRows keys = {k, k_scales, table, kv_heads, kv_head};
+  PagedRows values = {v, v_scales, table, kv_heads, kv_head};
 
-  // [16, STRIDE] twice, DECODE_TILES for each warp, [DECODE_WARPS, 16] states
-  DYNAMIC_SHARED(u16, memory);
-  u16 *high = memory, *low = memory + MMA_ROWS * STRIDE, *tiles = memory + 2 * MMA_ROWS * STRIDE;
+  // WARP_QUERIES, DECODE_TILES for each warp, [DECODE_WARPS, 16] states
+  DYNAMIC_SHARED(u16, queries);
+  u8* tiles = reinterpret_cast<u8*>(queries + WARP_QUERIES<DIM>);
   float* warp_states = reinterpret_cast<float*>(tiles + DECODE_WARPS * TILES);
   WarpRows<DIM> w;
-  load_rows(w, high, low, q, rows, scores, rows.first, rows.count, group, kv_heads, kv_head,
-            warp == 0);
+  load_rows<KV>(w, queries, q, rows, scores, rows.first, rows.count, group, kv_heads, kv_head,
+                warp == 0);
   __syncthreads();  // the queries are there
-  attend_tiles(w, high, low, tiles + warp * TILES, keys, values, scores, begin, end);
+  attend_tiles(w, queries, tiles + warp * TILES, keys, values, scores, begin, end);
   leave_state(reinterpret_cast<float*>(tiles + warp * TILES), warp_states + warp * 2 * MMA_ROWS, w);
   __syncthreads();
 
@@ -132,12 +144,12 @@ DEVICE void attention_decode(float* out, float* partials, float* states, const f
 // Shared memory has room for no more blocks on a multiprocessor of sm_80.
 #define ATTENTION_DECODE(name, dim, blocks)                                                       \
   KERNEL_RESIDENT(name, 128, blocks,                                                              \
-         (float* out, float* partials, float* states, const float* q, const u16* k, const u16* v, \
-          const int* query_starts, const int* kv_lens, const int* block_tables,                   \
-          int blocks_per_seq, int kv_heads, int group, float scale, float softcap, int window,    \
-          const float* sinks, int most_tokens)) {                                                 \
-    attention_decode<dim>(out, partials, states, q, k, v, query_starts, kv_lens, block_tables,    \
-                          blocks_per_seq, kv_heads, group,                                        \
+         (float* out, float* partials, float* states, const float* q, const u8* k, const u8* v,   \
+          const u16* k_scales, const u16* v_scales, const int* query_starts, const int* kv_lens,  \
+          const int* block_tables, int blocks_per_seq, int kv_heads, int group, float scale,      \
+          float softcap, int window, const float* sinks, int most_tokens)) {                      \
+    attention_decode<dim>(out, partials, states, q, k, v, k_scales, v_scales, query_starts,       \
+                          kv_lens, block_tables, blocks_per_seq, kv_heads, group,                 \
                           Scores{scale, softcap, window, true, sinks}, most_tokens);              \
   }
 ATTENTION_DECODE(attention_decode_64, 64, 4)

@@ -1,27 +1,26 @@
-// Attention of 16 query rows by one warp on tensor cores, over keys and values in F16.
+// Attention of 16 query rows by one warp on tensor cores.
 //
-// Half precision has 11 bits, and the oracle's bound asks for twice as many. Keys and values are
-// what they are; queries and weights are each split into a sum of two halves, the high and the low
-// one, and each product is two. So that neither half leaves the range of half precision, a query
-// row is scaled by the power of two that brings its largest value to 2^14, and weights are
-// multiples of 2^-14.
+// Half precision has 11 bits and BF16 has 8, and the oracle's bound asks for 22. Keys and values are
+// what they are; queries and weights are each split into a sum of numbers of their type, two or three,
+// and each product is as many. So that no half leaves the range of half precision, a query row is
+// scaled by the power of two that brings its largest value to 2^14, and weights are multiples of 2^-14.
 #pragma once
-#include "attention.cuh"
+#include "kv_tiles.cuh"
 
 constexpr int MMA_ROWS = 16;               // query rows of a warp
 constexpr float WEIGHT_UNIT = 16384.0f;    // what the largest weight of a row is kept as
 
-// Numbers of a row of shared memory: 16 bytes more than it has values, so that the eight rows of a
-// matrix lie in different banks.
-template <int DIM>
-constexpr int MMA_STRIDE = DIM + 8;
+// Numbers that queries and weights are sums of.
+template <KvType TYPE>
+constexpr int TERMS = TYPE == KV_BF16 ? 3 : 2;
 
-// Turns of the outer loops that are unrolled: more would keep too many addresses in registers.
+// Numbers of 16 bits of a warp's queries: the high halves `[16, MMA_STRIDE]` and then the low ones, or for
+// BF16 single precision.
 template <int DIM>
-constexpr int MMA_UNROLL = DIM > 128 ? 1 : 2;
+constexpr int WARP_QUERIES = 2 * MMA_ROWS * MMA_STRIDE<DIM>;
 
-// What a warp knows of its rows, and its columns of their values. In a fragment of sums, lane `l` has columns `2(l % 4)` and the
-// next of rows `l / 4` (numbers 0 and 1 of four) and `l / 4 + 8` (2 and 3).
+// What a warp knows of its rows, and its columns of their values. In a fragment of sums, lane `l` has
+// columns `2(l % 4)` and the next of rows `l / 4` (numbers 0 and 1 of four) and `l / 4 + 8` (2 and 3).
 template <int DIM, int COLUMNS = DIM>
 struct WarpRows {
   float sums[COLUMNS / 8][4];        // weighted sums of values, [16, COLUMNS]
@@ -30,44 +29,77 @@ struct WarpRows {
   int position[2];
 };
 
-// The high and the low half of two numbers each.
-DEVICE void split_halves(float a, float b, u32& high, u32& low) {
-  high = f16x2(a, b);
-  low = f16x2(a - f16_to_f32((u16)high), b - f16_to_f32((u16)(high >> 16)));
+// Number `i` of each term of two numbers; the largest term comes first.
+template <KvType TYPE>
+DEVICE void split(u32 terms[TERMS<TYPE>][4], int i, float a, float b) {
+#pragma unroll
+  for (int t = 0; t < TERMS<TYPE>; t++) {
+    if constexpr (TYPE == KV_BF16) {
+      terms[t][i] = bf16x2(a, b);
+      a -= bf16_to_f32((u16)terms[t][i]);
+      b -= bf16_to_f32((u16)(terms[t][i] >> 16));
+    } else {
+      terms[t][i] = f16x2(a, b);
+      a -= f16_to_f32((u16)terms[t][i]);
+      b -= f16_to_f32((u16)(terms[t][i] >> 16));
+    }
+  }
 }
 
-// Brings this warp's rows, from packed row `first` on, to `high` and `low`: [16, MMA_STRIDE]. Rows
-// from `count` on are zero. Of warps that share their rows, one keeps them there.
-template <int DIM, int COLUMNS>
-DEVICE void load_rows(WarpRows<DIM, COLUMNS>& w, u16* high, u16* low, const float* q,
+// c += a · b, the small terms first.
+template <KvType TYPE>
+DEVICE void multiply(float c[4], const u32 terms[TERMS<TYPE>][4], const u32 b[2]) {
+#pragma unroll
+  for (int t = TERMS<TYPE> - 1; t >= 0; t--) {
+    if constexpr (TYPE == KV_BF16) mma_bf16(c, terms[t], b);
+    else mma_f16(c, terms[t], b);
+  }
+}
+
+// Leaves a query, of which this lane has every 32nd value, in row `row` of `queries`, and returns what
+// its products are to be multiplied by. Of warps that share their rows, one keeps them.
+template <KvType TYPE, int DIM>
+DEVICE float keep_query(u16* queries, int row, const float x[DIM / 32], bool keep) {
+  int lane = threadIdx.x % 32;
+  float largest = 0.0f;
+#pragma unroll
+  for (int i = 0; i < DIM / 32; i++) largest = fmaxf(largest, fabsf(x[i]));
+  // The power of two that brings the largest value to 2^14 .. 2^15, and its inverse.
+  int exponent = (int)(__float_as_uint(warp_max(largest)) >> 23) - 127;
+  exponent = max(exponent, -100);
+  float up = __uint_as_float((u32)(127 + 14 - exponent) << 23);
+  if (keep) {
+    int at = row * MMA_STRIDE<DIM> + lane;
+#pragma unroll
+    for (int i = 0; i < DIM / 32; i++, at += 32) {
+      if constexpr (TYPE == KV_BF16) {
+        reinterpret_cast<float*>(queries)[at] = x[i];
+      } else {
+        u16 half = f32_to_f16(x[i] * up);
+        queries[at] = half;
+        queries[MMA_ROWS * MMA_STRIDE<DIM> + at] = f32_to_f16(x[i] * up - f16_to_f32(half));
+      }
+    }
+  }
+  return TYPE == KV_BF16 ? 1.0f : __uint_as_float((u32)(127 - 14 + exponent) << 23);
+}
+
+// Brings this warp's rows, from packed row `first` on, to `queries`. Rows from `count` on are zero.
+template <KvType TYPE, int DIM, int COLUMNS>
+DEVICE void load_rows(WarpRows<DIM, COLUMNS>& w, u16* queries, const float* q,
                       const QueryRows& rows, const Scores& scores, int first, int count, int group,
                       int kv_heads, int kv_head, bool keep) {
   int lane = threadIdx.x % 32;
   for (int row = 0; row < MMA_ROWS; row++) {
     i64 from = query_offset(rows.token, first + row, group, kv_heads, kv_head, DIM);
-    float x[DIM / 32], largest = 0.0f;
+    float x[DIM / 32];
 #pragma unroll
-    for (int i = 0; i < DIM / 32; i++) {
-      x[i] = row < count ? q[from + i * 32 + lane] : 0.0f;
-      largest = fmaxf(largest, fabsf(x[i]));
-    }
-    // The power of two that brings the largest value to 2^14 .. 2^15, and its inverse.
-    int exponent = (int)(__float_as_uint(warp_max(largest)) >> 23) - 127;
-    exponent = max(exponent, -100);
-    float up = __uint_as_float((u32)(127 + 14 - exponent) << 23);
-    float down = __uint_as_float((u32)(127 - 14 + exponent) << 23);
-#pragma unroll
-    for (int i = 0; i < DIM / 32; i++) {
-      float value = x[i] * up;
-      u16 half = f32_to_f16(value);
-      if (!keep) continue;
-      high[row * MMA_STRIDE<DIM> + i * 32 + lane] = half;
-      low[row * MMA_STRIDE<DIM> + i * 32 + lane] = f32_to_f16(value - f16_to_f32(half));
-    }
+    for (int i = 0; i < DIM / 32; i++) x[i] = row < count ? q[from + i * 32 + lane] : 0.0f;
+    float scale = keep_query<TYPE, DIM>(queries, row, x, keep);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       if (row == lane / 4 + 8 * i) {
-        w.scale[i] = down * scores.scale;
+        w.scale[i] = scale * scores.scale;
         w.position[i] = rows.position + (first + row) / group;
       }
     }
@@ -82,49 +114,63 @@ DEVICE void load_rows(WarpRows<DIM, COLUMNS>& w, u16* high, u16* low, const floa
   __syncwarp();
 }
 
-// Starts copying the positions `at .. at + KEYS` of keys or values to `to`: [KEYS, MMA_STRIDE].
-// Those outside `begin .. end` become zero: what nobody has written may be no number. By `THREADS`
-// threads, of which this is number `thread`.
-template <int DIM, int KEYS, int THREADS>
-DEVICE void copy_tile(u16* to, const PagedRows& from, int thread, int at, int begin, int end) {
-  constexpr int PIECES = DIM / 8;
-#pragma unroll MMA_UNROLL<DIM>
-  for (int i = thread; i < KEYS * PIECES; i += THREADS) {
-    int row = i / PIECES, piece = i % PIECES, position = at + row;
-    bool valid = position >= begin && position < end;
-    position = valid ? position : begin;
-    i64 source = from.first_row(position / KV_BLOCK) + position % KV_BLOCK;
-    cp_async16_or_zero(to + row * MMA_STRIDE<DIM> + piece * 8,
-                       from.values + (source * DIM + piece * 8) * 2, valid);
+// Columns `k .. k + 16` of a warp's queries, as a fragment of each term.
+template <KvType TYPE, int DIM>
+DEVICE void load_queries(u32 terms[TERMS<TYPE>][4], const u16* queries, int k) {
+  int lane = threadIdx.x % 32;
+  if constexpr (TYPE == KV_BF16) {
+    const float* own = reinterpret_cast<const float*>(queries);
+    own += lane / 4 * MMA_STRIDE<DIM> + k + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float* two = own + i % 2 * 8 * MMA_STRIDE<DIM> + i / 2 * 8;
+      float2 x = *reinterpret_cast<const float2*>(two);
+      split<TYPE>(terms, i, x.x, x.y);
+    }
+  } else {
+    const u16* own = queries + lane % 16 * MMA_STRIDE<DIM> + lane / 16 * 8 + k;
+    ldmatrix_x4(terms[0], own);
+    ldmatrix_x4(terms[1], own + MMA_ROWS * MMA_STRIDE<DIM>);
   }
-  cp_async_commit();
 }
 
 // products[n] = queries · keys of positions 8n .. 8n + 8
-template <int DIM, int KEYS>
-DEVICE void multiply_keys(float products[KEYS / 8][4], const u16* high, const u16* low,
-                          const u16* keys) {
+template <KvType TYPE, int DIM, int KEYS>
+DEVICE void multiply_keys(float products[KEYS / 8][4], const u16* queries,
+                          const KvTile<TYPE, DIM, KEYS>& keys) {
+  // Columns that have one scale.
+  constexpr int STEP = TYPE == KV_Q8_0 ? SCALE_GROUP : 16, SCALES = KV_SCALES<TYPE, DIM>;
   int lane = threadIdx.x % 32;
 #pragma unroll
   for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) products[n][i] = 0.0f;
   }
-  int query = lane % 16 * MMA_STRIDE<DIM> + lane / 16 * 8;
-  int key = (lane / 16 * 8 + lane % 8) * MMA_STRIDE<DIM> + lane / 8 % 2 * 8;
-#pragma unroll MMA_UNROLL<DIM>
-  for (int k = 0; k < DIM; k += 16) {
-    u32 a_high[4], a_low[4];
-    ldmatrix_x4(a_high, high + query + k);
-    ldmatrix_x4(a_low, low + query + k);
+  const u16* key = keys.numbers + (lane / 16 * 8 + lane % 8) * MMA_STRIDE<DIM> + lane / 8 % 2 * 8;
+#pragma unroll TYPE == KV_Q8_0 ? 1 : MMA_UNROLL<DIM>
+  for (int k = 0; k < DIM; k += STEP) {
+    u32 a[STEP / 16][TERMS<TYPE>][4];
+#pragma unroll
+    for (int s = 0; s < STEP / 16; s++) load_queries<TYPE, DIM>(a[s], queries, k + 16 * s);
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n += 2) {
-      u32 b[4];
-      ldmatrix_x4(b, keys + n * 8 * MMA_STRIDE<DIM> + key + k);
-      mma_f16(products[n], a_low, b);
-      mma_f16(products[n + 1], a_low, b + 2);
-      mma_f16(products[n], a_high, b);
-      mma_f16(products[n + 1], a_high, b + 2);
+      float part[2][4] = {};
+      float(*to)[4] = TYPE == KV_Q8_0 ? part : products + n;
+#pragma unroll
+      for (int s = 0; s < STEP / 16; s++) {
+        u32 b[4];
+        ldmatrix_x4(b, key + n * 8 * MMA_STRIDE<DIM> + k + 16 * s);
+        multiply<TYPE>(to[0], a[s], b);
+        multiply<TYPE>(to[1], a[s], b + 2);
+      }
+      if constexpr (TYPE == KV_Q8_0) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+          int position = (n + i / 4) * 8 + lane % 4 * 2 + i % 2;
+          float scale = f16_to_f32(keys.scales[position * SCALES + k / SCALE_GROUP]);
+          products[n + i / 4][i % 4] += part[i / 4][i % 4] * scale;
+        }
+      }
     }
   }
 }
@@ -172,30 +218,83 @@ DEVICE void soften(WarpRows<DIM, COLUMNS>& w, float products[KEYS / 8][4], const
   }
 }
 
-// sums += weights · values
-template <int DIM, int KEYS, int COLUMNS>
-DEVICE void multiply_values(WarpRows<DIM, COLUMNS>& w, const float weights[KEYS / 8][4],
-                            const u16* values) {
+// A fragment of each term of the weights at positions `8n .. 8n + 16`: fragments of sums are fragments of
+// a left operand, two by two. Each is multiplied by the factor of its position, [KEYS / 8, 2] of a lane.
+template <KvType TYPE>
+DEVICE void split_weights(u32 terms[TERMS<TYPE>][4], const float weights[2][4],
+                          const float factors[2][2]) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float* two = weights[i / 2] + i % 2 * 2;
+    split<TYPE>(terms, i, two[0] * factors[i / 2][0], two[1] * factors[i / 2][1]);
+  }
+}
+
+// sums[n] += weights · columns 8n .. 8n + 8 of the values at `values`, `N` of them
+template <KvType TYPE, int DIM, int KEYS, int N>
+DEVICE void add_columns(float sums[N][4], const float weights[KEYS / 8][4],
+                        const float factors[KEYS / 8][2], const u16* values) {
   int lane = threadIdx.x % 32;
-  int value = lane % 16 * MMA_STRIDE<DIM> + lane / 16 * 8;
+  values += lane % 16 * MMA_STRIDE<DIM> + lane / 16 * 8;
 #pragma unroll
   for (int k = 0; k < KEYS; k += 16) {
-    // Fragments of sums are fragments of a left operand, two by two.
-    const float *left = weights[k / 8], *right = weights[k / 8 + 1];
-    u32 a_high[4], a_low[4];
-    split_halves(left[0], left[1], a_high[0], a_low[0]);
-    split_halves(left[2], left[3], a_high[1], a_low[1]);
-    split_halves(right[0], right[1], a_high[2], a_low[2]);
-    split_halves(right[2], right[3], a_high[3], a_low[3]);
+    u32 a[TERMS<TYPE>][4];
+    split_weights<TYPE>(a, weights + k / 8, factors + k / 8);
 #pragma unroll
-    for (int n = 0; n < COLUMNS / 8; n += 2) {
+    for (int n = 0; n < N; n += 2) {
       u32 b[4];
-      ldmatrix_x4_trans(b, values + k * MMA_STRIDE<DIM> + value + n * 8);
-      mma_f16(w.sums[n], a_low, b);
-      mma_f16(w.sums[n + 1], a_low, b + 2);
-      mma_f16(w.sums[n], a_high, b);
-      mma_f16(w.sums[n + 1], a_high, b + 2);
+      ldmatrix_x4_trans(b, values + k * MMA_STRIDE<DIM> + n * 8);
+      multiply<TYPE>(sums[n], a, b);
+      multiply<TYPE>(sums[n + 1], a, b + 2);
     }
+  }
+}
+
+// The scales of group `group` of the values at this lane's positions, divided by a power of two that is
+// more than any scale of the tile, so that weights times scales stay in the range of half precision.
+// Returns that power.
+template <int DIM, int KEYS>
+DEVICE float value_scales(float factors[KEYS / 8][2], const u16* scales, int group) {
+  float largest = 0.0f;
+#pragma unroll
+  for (int i = 0; i < KEYS / 4; i++) {
+    int position = i / 2 * 8 + threadIdx.x % 4 * 2 + i % 2;
+    float scale = f16_to_f32(scales[position * (DIM / SCALE_GROUP) + group]);
+    factors[i / 2][i % 2] = scale;
+    largest = fmaxf(largest, scale);
+  }
+  largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+  largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+  // An infinite scale stays infinite.
+  u32 exponent = min(max(__float_as_uint(largest) >> 23, 100u), 150u) + 1;
+  float inverse = __uint_as_float(254 - exponent << 23);
+#pragma unroll
+  for (int i = 0; i < KEYS / 4; i++) factors[i / 2][i % 2] *= inverse;
+  return __uint_as_float(exponent << 23);
+}
+
+// sums += weights · values, from column `first` of the values on
+template <KvType TYPE, int DIM, int KEYS, int COLUMNS>
+DEVICE void multiply_values(WarpRows<DIM, COLUMNS>& w, const float weights[KEYS / 8][4],
+                            const KvTile<TYPE, DIM, KEYS>& values, int first = 0) {
+  float factors[KEYS / 8][2];
+  if constexpr (TYPE == KV_Q8_0) {
+    constexpr int N = SCALE_GROUP / 8;
+#pragma unroll
+    for (int group = 0; group < COLUMNS / SCALE_GROUP; group++) {
+      float unit = value_scales<DIM, KEYS>(factors, values.scales, group), inverse = 1.0f / unit;
+      // Powers of two lose nothing, and sums that stay where they are need no further registers.
+      float(*sums)[4] = w.sums + group * N;
+#pragma unroll
+      for (int i = 0; i < 4 * N; i++) sums[i / 4][i % 4] *= inverse;
+      add_columns<TYPE, DIM, KEYS, N>(sums, weights, factors, values.numbers + group * SCALE_GROUP);
+#pragma unroll
+      for (int i = 0; i < 4 * N; i++) sums[i / 4][i % 4] *= unit;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < KEYS / 4; i++) factors[i / 2][i % 2] = 1.0f;
+    add_columns<TYPE, DIM, KEYS, COLUMNS / 8>(w.sums, weights, factors, values.numbers + first);
   }
 }
 

@@ -5,8 +5,8 @@
 //
 // Reference shape, heads of 128 values in F32, 32 over 8. One token after 4096 positions: reads
 // 33.6 MB of keys and values once; 67 Mflop, 2 flop a byte, so memory is the limit. 2048 tokens:
-// 34 Gflop; tiles of eight rows read what they see, 8.6 GB altogether,
-// nearly all from the second-level cache.
+// 34 Gflop; tiles of eight rows read what they see, 8.6 GB altogether, nearly all from the
+// second-level cache.
 #include "attention_rows.cuh"
 
 // Block (split, kv_head · tile, seq). Where a sequence has one split, its output is final.

@@ -54,6 +54,15 @@ DEVICE u32 bf16x2(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
+// Two F16 products or differences, rounded to nearest.
+#define FERRUM_F16X2(name, instruction)                                         \
+  DEVICE u32 name(u32 a, u32 b) {                                               \
+    u32 r;                                                                      \
+    asm(instruction ".rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));        \
+    return r;                                                                   \
+  }
+FERRUM_F16X2(mul_f16x2, "mul")
+FERRUM_F16X2(sub_f16x2, "sub")
 
 // --- copies from global to shared memory that run beside the threads; 16 bytes, aligned
 

@@ -194,62 +194,83 @@ struct Kernel {
     rows: usize,
     /// Bytes of its shared memory.
     shared: usize,
-    /// On tensor cores: for one head width and a cache in F16, which it need not be told.
+    /// On tensor cores: for one head width, which it need not be told.
     fixed: bool,
 }
+
+/// Keys of 576 numbers of which the first 512 are the values.
+const LATENT: (usize, KvValues) = (576, KvValues::PrefixOfKey(512));
 
 /// Bytes of a row of shared memory on tensor cores: 16 more than its values.
 fn mma_row(head_dim: usize) -> usize {
     (head_dim + 8) * size_of::<u16>()
 }
 
+/// Bytes of a tile of keys and one of values (`KvTile` in `kv_tiles.cuh`).
+fn tile_bytes(kv: KvDType, head_dim: usize, keys: usize) -> usize {
+    let numbers = keys * mma_row(head_dim);
+    let scales = if kv == KvDType::Q8_0 { head_dim / KV_SCALE_GROUP } else { 0 };
+    match kv {
+        KvDType::Fp8E4M3 | KvDType::Q8_0 => {
+            numbers + 2 * keys * (head_dim + scales * size_of::<u16>())
+        }
+        KvDType::F16 | KvDType::BF16 | KvDType::F32 => 2 * numbers,
+    }
+}
+
 /// What computes a split.
 fn decode_kernel(spec: &KvSpec) -> Kernel {
     let &KvSpec { head_dim, values, dtype, .. } = spec;
+    if dtype == KvDType::F16 && (head_dim, values) == LATENT {
+        return latent_kernel(head_dim, "attention_latent_split_576");
+    }
     let entry = match (dtype, head_dim, values) {
-        (KvDType::F16, 64, KvValues::Own) => "attention_decode_64",
-        (KvDType::F16, 96, KvValues::Own) => "attention_decode_96",
-        (KvDType::F16, 128, KvValues::Own) => "attention_decode_128",
-        (KvDType::F16, 256, KvValues::Own) => "attention_decode_256",
-        (KvDType::F16, 576, KvValues::PrefixOfKey(512)) => return latent_kernel(head_dim),
-        _ => return plain_kernel(spec, plain(dtype).split),
+        (KvDType::F32, ..) | (.., KvValues::PrefixOfKey(_)) => None,
+        (_, 64, _) => Some("attention_decode_64"),
+        (_, 96, _) => Some("attention_decode_96"),
+        (_, 128, _) => Some("attention_decode_128"),
+        (_, 256, _) => Some("attention_decode_256"),
+        _ => None,
     };
-    // Of queries two halves, of each warp's tile keys and values, and its states.
+    let Some(entry) = entry else { return plain_kernel(spec, plain(dtype).split) };
+    // Of queries two halves, of each warp keys and values, in whose place its sums come, and its states.
     let keys = if head_dim > 128 { 16 } else { 32 };
-    let tiles = 2 * (DECODE_ROWS + DECODE_WARPS * keys) * mma_row(head_dim);
-    let states = DECODE_WARPS * DECODE_ROWS * 2 * size_of::<f32>();
-    let (source, rows) = (Source::AttentionDecode, DECODE_ROWS);
-    Kernel { source, entry, rows, shared: tiles + states, fixed: true }
+    let tiles = tile_bytes(dtype, head_dim, keys).max(DECODE_ROWS * head_dim * size_of::<f32>());
+    let states = DECODE_ROWS * 2 * size_of::<f32>();
+    let shared = 2 * DECODE_ROWS * mma_row(head_dim) + DECODE_WARPS * (tiles + states);
+    let source = Source::AttentionDecode(dtype);
+    Kernel { source, entry, rows: DECODE_ROWS, shared, fixed: true }
 }
 
-/// A split, where values are the first 512 of the 576 numbers of each key.
-fn latent_kernel(head_dim: usize) -> Kernel {
+/// A split or all that a row sees, of a cache as [`LATENT`] says.
+fn latent_kernel(head_dim: usize, entry: &'static str) -> Kernel {
     // Of queries two halves, two tiles, and products of both halves of a key.
     let tiles = 2 * (DECODE_ROWS + LATENT_KEYS) * mma_row(head_dim);
     let products = 2 * DECODE_ROWS * LATENT_KEYS * size_of::<f32>();
-    Kernel {
-        source: Source::AttentionLatent,
-        entry: "attention_latent_576",
-        rows: DECODE_ROWS,
-        shared: tiles + products,
-        fixed: true,
-    }
+    let (source, rows) = (Source::AttentionLatent, DECODE_ROWS);
+    Kernel { source, entry, rows, shared: tiles + products, fixed: true }
 }
 
 /// What computes all that a row sees.
 fn prefill_kernel(spec: &KvSpec) -> Kernel {
     let &KvSpec { head_dim, values, dtype, .. } = spec;
+    if dtype == KvDType::F16 && (head_dim, values) == LATENT {
+        return latent_kernel(head_dim, "attention_latent_576");
+    }
     let entry = match (dtype, head_dim, values) {
-        (KvDType::F16, 64, KvValues::Own) => "attention_prefill_64",
-        (KvDType::F16, 96, KvValues::Own) => "attention_prefill_96",
-        (KvDType::F16, 128, KvValues::Own) => "attention_prefill_128",
-        (KvDType::F16, 256, KvValues::Own) => "attention_prefill_256",
-        _ => return plain_kernel(spec, plain(dtype).whole),
+        (KvDType::F32, ..) | (.., KvValues::PrefixOfKey(_)) => None,
+        (_, 64, _) => Some("attention_prefill_64"),
+        (_, 96, _) => Some("attention_prefill_96"),
+        (_, 128, _) => Some("attention_prefill_128"),
+        (_, 256, _) => Some("attention_prefill_256"),
+        _ => None,
     };
+    let Some(entry) = entry else { return plain_kernel(spec, plain(dtype).whole) };
     // Of queries two halves, of a tile keys and values.
     let keys = if head_dim > 128 { 16 } else { 64 };
-    let shared = 2 * (PREFILL_ROWS + keys) * mma_row(head_dim);
-    Kernel { source: Source::AttentionPrefill, entry, rows: PREFILL_ROWS, shared, fixed: true }
+    let shared = 2 * PREFILL_ROWS * mma_row(head_dim) + tile_bytes(dtype, head_dim, keys);
+    let source = Source::AttentionPrefill(dtype);
+    Kernel { source, entry, rows: PREFILL_ROWS, shared, fixed: true }
 }
 
 /// A kernel by multiply-adds.
@@ -275,17 +296,16 @@ fn plain(dtype: KvDType) -> Plain {
     Plain { split, whole }
 }
 
-/// `k` and `v`, and unless a kernel is `fixed` `k_scales` and `v_scales`. Where values are a part of the
-/// keys, theirs are null, or none of the arguments of a `fixed` one.
+/// `k`, `v`, `k_scales` and `v_scales`. Where values are a part of the keys, theirs are null; a `fixed`
+/// kernel is given `k` alone then.
 fn cache<'s>(launch: Launch<'s>, p: &Attention<'_, Cuda>, fixed: bool) -> Launch<'s> {
     let kv = p.kv;
     let v = |offset| kv.v.as_ref().map(|v| (v, offset));
     let launch = launch.memory(&kv.k, 0);
-    match (fixed, &kv.v) {
-        (true, Some(v)) => launch.memory(v, 0),
-        (true, None) => launch,
-        (false, _) => launch.memory_if(v(0)).memory(&kv.k, kv.scales).memory_if(v(kv.scales)),
+    if fixed && kv.v.is_none() {
+        return launch;
     }
+    launch.memory_if(v(0)).memory(&kv.k, kv.scales).memory_if(v(kv.scales))
 }
 
 /// `query_starts`, `kv_lens`, `block_tables`.

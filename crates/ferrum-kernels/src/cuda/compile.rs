@@ -11,14 +11,19 @@ use std::str::FromStr;
 use cudarc::nvrtc::{result, sys};
 
 use super::NAME;
-use crate::{Format, KernelError, Result};
+use crate::{Format, KernelError, KvDType, Result};
 
 macro_rules! sources {
-    ($($name:ident: $stem:literal),*; for a format: $($family:ident: $family_stem:literal),* $(,)?) => {
-        /// A file of kernels in `cuda/`; some are compiled for each format of weights.
+    (
+        $($name:ident: $stem:literal),*;
+        for a format: $($family:ident: $family_stem:literal),*;
+        for a cache: $($cached:ident: $cached_stem:literal),* $(,)?
+    ) => {
+        /// A file of kernels in `cuda/`; some are compiled for each format of weights, some for each type
+        /// of cache.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[allow(missing_docs, reason = "the names are those of the files")]
-        pub enum Source { $($name,)* $($family(Format)),* }
+        pub enum Source { $($name,)* $($family(Format),)* $($cached(KvDType)),* }
 
         impl Source {
             /// Everything that there is to compile, for tests and caches.
@@ -26,6 +31,9 @@ macro_rules! sources {
                 let families = [$(Source::$family as fn(Format) -> Source),*];
                 let of = |family: fn(Format) -> Source| Format::ALL.map(family);
                 let formats = families.into_iter().flat_map(of);
+                let families = [$(Source::$cached as fn(KvDType) -> Source),*];
+                let of = |family: fn(KvDType) -> Source| KvDType::ALL.map(family);
+                let formats = formats.chain(families.into_iter().flat_map(of));
                 [$(Source::$name),*].into_iter().chain(formats.filter(Source::fits)).collect()
             }
 
@@ -34,14 +42,16 @@ macro_rules! sources {
                 match self {
                     $(Source::$name => $stem,)*
                     $(Source::$family(_) => $family_stem,)*
+                    $(Source::$cached(_) => $cached_stem,)*
                 }
             }
 
-            /// What the file is compiled for, if for any.
-            fn format(self) -> Option<Format> {
+            /// What the file is compiled for, if for any: a macro, and what it stands for.
+            fn parameter(self) -> Option<(&'static str, String)> {
                 match self {
                     $(Source::$name => None,)*
-                    $(Source::$family(format) => Some(format),)*
+                    $(Source::$family(format) => Some(("FORMAT", format.to_string())),)*
+                    $(Source::$cached(kv) => Some(("KV", cache_type(kv).into())),)*
                 }
             }
 
@@ -52,10 +62,13 @@ macro_rules! sources {
                     $(Source::$family(_) => {
                         include_str!(concat!("../../cuda/", $family_stem, ".cu"))
                     })*
+                    $(Source::$cached(_) => {
+                        include_str!(concat!("../../cuda/", $cached_stem, ".cu"))
+                    })*
                 };
-                match self.format() {
+                match self.parameter() {
                     None => text.into(),
-                    Some(format) => format!("#define FORMAT {format}\n{text}"),
+                    Some((name, value)) => format!("#define {name} {value}\n{text}"),
                 }
             }
         }
@@ -63,11 +76,9 @@ macro_rules! sources {
 }
 
 sources! {
-    AttentionDecode: "attention_decode",
     AttentionLatent: "attention_latent",
     AttentionMerge: "attention_merge",
     AttentionPlain: "attention_plain",
-    AttentionPrefill: "attention_prefill",
     KvWrite: "kv_write",
     Activations: "activations",
     Experts: "experts",
@@ -88,11 +99,25 @@ sources! {
     PackCodes: "pack_codes",
     PackFloats: "pack_floats",
     RoundHalves: "round_halves",
-    SplitHalves: "split_halves",
+    SplitHalves: "split_halves";
+    for a cache:
+    AttentionDecode: "attention_decode",
+    AttentionPrefill: "attention_prefill",
+}
+
+/// What kernels call a type of caches: `KvType` of `attention.cuh`.
+fn cache_type(kv: KvDType) -> &'static str {
+    match kv {
+        KvDType::F16 => "KV_F16",
+        KvDType::BF16 => "KV_BF16",
+        KvDType::F32 => "KV_F32",
+        KvDType::Fp8E4M3 => "KV_E4M3",
+        KvDType::Q8_0 => "KV_Q8_0",
+    }
 }
 
 impl Source {
-    /// Whether the file is meant for such weights.
+    /// Whether the file is meant for such weights, or such a cache.
     fn fits(&self) -> bool {
         match *self {
             Source::GemmCodes(format) | Source::GemvCodes(format) | Source::PackCodes(format) => {
@@ -104,6 +129,8 @@ impl Source {
             | Source::SplitHalves(format) => {
                 matches!(format, Format::F16 | Format::BF16)
             }
+            // Tensor cores take 16 bits.
+            Source::AttentionDecode(kv) | Source::AttentionPrefill(kv) => kv != KvDType::F32,
             _ => true,
         }
     }
@@ -111,9 +138,9 @@ impl Source {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.format() {
+        match self.parameter() {
             None => f.write_str(self.stem()),
-            Some(format) => write!(f, "{} {format}", self.stem()),
+            Some((_, value)) => write!(f, "{} {value}", self.stem()),
         }
     }
 }
@@ -131,6 +158,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("formats.cuh", include_str!("../../cuda/formats.cuh")),
     ("gemm.cuh", include_str!("../../cuda/gemm.cuh")),
     ("gemv.cuh", include_str!("../../cuda/gemv.cuh")),
+    ("kv_tiles.cuh", include_str!("../../cuda/kv_tiles.cuh")),
     ("halves.cuh", include_str!("../../cuda/halves.cuh")),
     ("linear.cuh", include_str!("../../cuda/linear.cuh")),
     ("logits.cuh", include_str!("../../cuda/logits.cuh")),

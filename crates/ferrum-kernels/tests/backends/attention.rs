@@ -38,10 +38,10 @@ pub struct World {
     /// Of each sequence.
     tables: Vec<Vec<i32>>,
     /// Keys and values of each sequence, `[positions, kv_heads · head_dim]`.
-    k: Vec<Vec<f32>>,
-    v: Vec<Vec<f32>>,
+    pub k: Vec<Vec<f32>>,
+    pub v: Vec<Vec<f32>>,
     /// Queries of each sequence at all positions, `[positions, heads · head_dim]`.
-    q: Vec<Vec<f32>>,
+    pub q: Vec<Vec<f32>>,
     /// `[heads]`
     pub sinks: Option<Vec<f32>>,
 }

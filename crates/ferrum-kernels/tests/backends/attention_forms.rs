@@ -25,6 +25,9 @@ pub fn attention_with_sinks<B: Backend>(subjects: &mut [Subject<B>]) {
         (KvDType::F16, 80),
         (KvDType::F32, 128),
         (KvDType::Q8_0, 96),
+        (KvDType::Q8_0, 256),
+        (KvDType::BF16, 128),
+        (KvDType::Fp8E4M3, 64),
     ] {
         for level in [0.0, -30.0, 60.0, 3000.0] {
             for seqs in mixes {
@@ -101,7 +104,8 @@ pub fn attention_to_prefixes_of_keys<B: Backend>(subjects: &mut [Subject<B>]) {
         seqs: vec![(700, 1), (250, 3)],
     };
     let values = KvValues::PrefixOfKey(32);
-    let windowed = Case { group: 20, window: Some(200), sinks: Some(1.0), ..latent.clone() };
+    let seqs = vec![(150, 11), (300, 1), (0, 17)];
+    let windowed = Case { group: 20, window: Some(100), sinks: Some(1.0), seqs, ..latent.clone() };
     let small = Case { head_dim: 48, values, group: 5, ..latent.clone() };
     for c in [latent, windowed, small] {
         check(&mut report, subjects, &mut rng, &c);

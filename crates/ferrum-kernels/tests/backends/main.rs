@@ -9,6 +9,7 @@ mod harness;
 
 mod attention;
 mod attention_forms;
+mod attention_values;
 mod caches_refused;
 mod collectives;
 mod columns;
@@ -129,6 +130,8 @@ on! { cpu, super::cpus:
     attention::attention_of_every_shape,
     attention::attention_over_long_contexts,
     attention::attention_of_large_scores,
+    attention_values::attention_of_unlike_columns,
+    attention_values::attention_of_what_is_no_number,
     attention_forms::attention_with_sinks,
     attention_forms::sinks_that_are_nothing,
     attention_forms::attention_to_prefixes_of_keys,
@@ -226,6 +229,8 @@ on! { cuda, super::cudas:
     attention::attention_of_every_shape,
     attention::attention_over_long_contexts,
     attention::attention_of_large_scores,
+    attention_values::attention_of_unlike_columns,
+    attention_values::attention_of_what_is_no_number,
     attention_forms::attention_with_sinks,
     attention_forms::sinks_that_are_nothing,
     attention_forms::attention_to_prefixes_of_keys,
