@@ -40,7 +40,7 @@ fn without_nccl_several_cards_are_refused_and_one_works() -> Result<()> {
     let several = LoadOptions { tensor_parallel: 2, ..options(0) };
     let error = load(&model, &several).err().context("there is no NCCL")?.to_string();
     let expected = "the cuda backend does not support several cards at once: NCCL's library \
-                    (libnccl) is not installed";
+                    (libnccl.so) is not installed";
     ensure!(error == expected, "{error}");
     load(&model, &options(0))?.step(&one_token(3))?;
     Ok(())

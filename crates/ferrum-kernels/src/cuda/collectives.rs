@@ -104,7 +104,7 @@ pub(super) fn communicators(ranks: &[&Cuda]) -> Result<Vec<CudaCommunicator>> {
     let op = "communicators";
     // SAFETY: loads a library of the system and lets it go again.
     if !unsafe { sys::is_culib_present() } {
-        let what = "several cards at once: NCCL's library (libnccl) is not installed".into();
+        let what = "several cards at once: NCCL's library (libnccl.so) is not installed".into();
         return Err(KernelError::Unsupported { backend: NAME, what });
     }
     let device = |rank: &&Cuda| rank.device.clone();

@@ -14,8 +14,8 @@ use crate::runner::Runner;
 /// take, and those for many.
 const WARM_UP_TOKENS: [usize; 3] = [1, 16, 65];
 
-/// Kinds that are kept; a device has a few hundred kilobytes for each.
-const MOST: usize = 128;
+/// Kinds that are kept, those used last; a device has a few hundred kilobytes for each.
+const MOST: usize = 256;
 
 /// What a recording depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,12 +28,22 @@ pub(super) struct Kind {
 /// Recorded steps by their kinds.
 pub(super) struct Recordings<B: Backend> {
     /// `None` once something could not be recorded. A kind that has run has an entry.
-    kept: Option<HashMap<Kind, Option<B::Recording>>>,
+    kept: Option<HashMap<Kind, Kept<B::Recording>>>,
+    /// Counts uses.
+    clock: u64,
+}
+
+/// What is kept of a kind.
+struct Kept<R> {
+    /// `None` where it has run once.
+    recording: Option<R>,
+    /// The clock at its last use.
+    used: u64,
 }
 
 impl<B: Backend> Default for Recordings<B> {
     fn default() -> Self {
-        Recordings { kept: Some(HashMap::new()) }
+        Recordings { kept: Some(HashMap::new()), clock: 0 }
     }
 }
 
@@ -50,8 +60,11 @@ impl<B: Backend> Recordings<B> {
     }
 
     /// What was recorded of a step of this kind.
-    fn get(&self, kind: &Kind) -> Option<&B::Recording> {
-        self.kept.as_ref()?.get(kind)?.as_ref()
+    fn get(&mut self, kind: &Kind) -> Option<&B::Recording> {
+        self.clock += 1;
+        let kept = self.kept.as_mut()?.get_mut(kind)?;
+        kept.used = self.clock;
+        kept.recording.as_ref()
     }
 
     /// Whether a step of this kind has run, so that all scratch memory is there.
@@ -59,19 +72,22 @@ impl<B: Backend> Recordings<B> {
         self.kept.as_ref().is_some_and(|kept| kept.contains_key(kind))
     }
 
-    /// Notes that a step of this kind has run.
+    /// Notes that a step of this kind has run. Where there are too many, it takes the place of the one
+    /// that was not used for longest.
     fn ran(&mut self, kind: Kind) {
         let Some(kept) = &mut self.kept else { return };
         if kept.len() >= MOST {
-            kept.clear();
+            let oldest = kept.iter().min_by_key(|(_, kept)| kept.used).map(|(&kind, _)| kind);
+            oldest.and_then(|kind| kept.remove(&kind));
         }
-        kept.insert(kind, None);
+        kept.insert(kind, Kept { recording: None, used: self.clock });
     }
 
     /// Keeps what was recorded.
     fn keep(&mut self, kind: Kind, recording: B::Recording) -> &B::Recording {
-        let kept = self.kept.get_or_insert_default();
-        kept.entry(kind).insert_entry(None).into_mut().insert(recording)
+        let kept = self.kept.get_or_insert_default().entry(kind);
+        let kept = kept.or_insert(Kept { recording: None, used: self.clock });
+        kept.recording.insert(recording)
     }
 
     /// Records nothing any more: the backend cannot, or something went wrong.
@@ -160,5 +176,32 @@ impl<B: Backend> DecoderRunner<B> {
         let computed = self.compute();
         let recording = self.backend.end_recording(&mut self.stream);
         computed.and(recording.map(Some))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrum_kernels::reference::Reference;
+
+    use super::*;
+
+    fn kind(tokens: usize) -> Kind {
+        let shape = StepShape { tokens, seqs: tokens, blocks_per_seq: 1, samples: tokens };
+        Kind { shape, wanted: Wanted::default() }
+    }
+
+    #[test]
+    fn the_kind_that_was_not_used_for_longest_goes() {
+        let mut recordings = Recordings::<Reference>::default();
+        for tokens in 1..=MOST {
+            recordings.get(&kind(tokens));
+            recordings.ran(kind(tokens));
+        }
+        // The first is used again, so that the second is the oldest.
+        recordings.get(&kind(1));
+        recordings.ran(kind(MOST + 1));
+        let gone: Vec<usize> =
+            (1..=MOST + 1).filter(|&tokens| !recordings.has_run(&kind(tokens))).collect();
+        assert_eq!(gone, [2]);
     }
 }
