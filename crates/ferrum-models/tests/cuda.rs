@@ -7,7 +7,7 @@ mod support;
 
 use anyhow::{Result, bail, ensure};
 use ferrum_models::draw::{Candidates, Draw, Drawn, RowDraw, Scored, apply_mask, logprobs};
-use ferrum_models::{Device, LoadOptions, Runner};
+use ferrum_models::{Device, KvDType, LoadOptions, Runner};
 use support::cards::cards;
 use support::greedy::{PROMPTS, argmax, sequences, write};
 use support::hf::distance;
@@ -64,6 +64,34 @@ fn rounded_activations() -> Result<()> {
             let distance = distance(got, expected);
             println!("{preset}: {distance:.2e}");
             ensure!(distance < 3e-3, "{preset}: {distance:.2e}");
+        }
+    }
+    Ok(())
+}
+
+/// Caches of each type, from the first prompts to recorded steps. A key or value that lies between two
+/// numbers of a type may be rounded to the other one, by a step of 2⁻⁴ to 2⁻¹¹ of itself.
+#[test]
+fn caches_of_every_type() -> Result<()> {
+    let device = Device::Cuda(cards()?[0]);
+    for (kv_dtype, bound) in [
+        (KvDType::F32, 1e-3),
+        (KvDType::Q8_0, 1e-2),
+        (KvDType::BF16, 1e-2),
+        (KvDType::Fp8E4M3, 5e-2),
+    ] {
+        let load = |device, exact| {
+            let options = LoadOptions { device, exact, kv_dtype, ..LoadOptions::default() };
+            // With heads that tensor cores attend to, and a window.
+            load_with("gemma3-tiny", options)
+        };
+        let expected = write(load(Device::Cpu, false)?.as_mut(), WRITTEN)?;
+        let got = write(load(device, true)?.as_mut(), WRITTEN)?;
+        for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            let distance = distance(got, expected);
+            println!("{kv_dtype:?}: {i}: {distance:.2e}");
+            ensure!(distance < bound, "{kv_dtype:?}: {i}: {distance:.2e}");
+            ensure!(argmax(got) == argmax(expected), "{kv_dtype:?}: {i}: another token");
         }
     }
     Ok(())
