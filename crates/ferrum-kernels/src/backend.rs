@@ -186,8 +186,8 @@ pub trait Backend: Send + Sized + 'static {
     /// `x[t, :] = act(x[t, :]) ⊙ up[t, :]`
     fn gate(&self, s: &mut Self::Stream, x: &mut Self::Buffer, p: &Gate<'_, Self>) -> Result<()>;
 
-    /// Rotary position embedding, in place (Su et al. 2021, arXiv:2104.09864).
-    fn rope(&self, s: &mut Self::Stream, x: &mut Self::Buffer, p: &Rope<'_, Self>) -> Result<()>;
+    /// Rotary position embedding, in place (Su et al. 2021, arXiv:2104.09864), after the norms of heads.
+    fn rope(&self, s: &mut Self::Stream, p: Rope<'_, '_, Self>) -> Result<()>;
 
     /// Writes this step's keys and values into their slots.
     fn kv_write(

@@ -17,7 +17,7 @@ pub(crate) use rows::{GateView, gate, gather_rows, logprobs, sample, scatter_add
 use crate::host::HostBuffer;
 use crate::params::{
     Activate, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvSpec, KvValues, LayerNorm,
-    Linear, RmsNorm, Rope, RouteTopk,
+    Linear, RmsNorm, Rope, RopeInput, RouteTopk,
 };
 use crate::weight::{check_columns, check_experts};
 use crate::{
@@ -381,23 +381,37 @@ pub(crate) struct RopeView<'a, M: Operand + 'a = HostBuffer> {
     pub positions: M::Ints<'a>,
     /// `[max_positions, rotary_dim / 2, 2]`
     pub table: M::Floats<'a>,
+    pub inputs: Vec<RopeInputView<'a, M>>,
+}
+
+/// Operands of one input of [`Backend::rope`].
+pub(crate) struct RopeInputView<'a, M: Operand + 'a = HostBuffer> {
     /// `[T, heads · head_dim]`
     pub x: M::FloatsMut<'a>,
+    pub heads: usize,
+    /// `[head_dim]`
+    pub norm: Option<M::Floats<'a>>,
 }
 
 /// [`Backend::rope`]
 pub(crate) fn rope<'a, B: Backend<Buffer: Operand>>(
-    x: &'a mut B::Buffer,
-    p: &Rope<'a, B>,
+    p: Rope<'a, '_, B>,
 ) -> Result<RopeView<'a, B::Buffer>> {
     let op = "rope";
     let fits = p.rotary_dim > 0 && p.rotary_dim.is_multiple_of(2) && p.rotary_dim <= p.head_dim;
     ensure(op, fits, || {
         format!("{} of {} values per head cannot be rotated in pairs", p.rotary_dim, p.head_dim)
     })?;
+    ensure(op, p.eps >= 0.0, || format!("eps is {}", p.eps))?;
     let table = p.table.floats(op, p.table.len())?;
     let end = p.table.len() / p.rotary_dim;
     let positions = indices(op, "position", p.positions, p.rows, end)?;
-    let x = x.floats_mut(op, product(op, &[p.rows, p.heads, p.head_dim])?)?;
-    Ok(RopeView { positions, table, x })
+    let view = |input: &'a mut RopeInput<'_, B>| {
+        let (heads, norm) = (input.heads, input.norm);
+        let x = input.x.floats_mut(op, product(op, &[p.rows, heads, p.head_dim])?)?;
+        let norm = norm.map(|norm| norm.floats(op, p.head_dim)).transpose()?;
+        Ok(RopeInputView { x, heads, norm })
+    };
+    let inputs = p.inputs.iter_mut().map(view).collect::<Result<_>>()?;
+    Ok(RopeView { positions, table, inputs })
 }

@@ -194,21 +194,33 @@ pub struct RmsNorm<'a, B: Backend> {
 }
 
 /// [`Backend::rope`]: rotates pairs of values by an angle that grows with the position.
-pub struct Rope<'a, B: Backend> {
+pub struct Rope<'a, 'i, B: Backend> {
     /// Positions, `I32 [T]`.
     pub positions: &'a B::Buffer,
     /// Cosine and sine, `F32 [max_positions, rotary_dim / 2, 2]`, frequencies scaled by the model.
     pub table: &'a B::Buffer,
     /// `T`
     pub rows: usize,
-    /// Heads in a row of `x`, which is `[T, heads · head_dim]`.
-    pub heads: usize,
     /// Values per head.
     pub head_dim: usize,
     /// Values per head that are rotated, from the first; the rest stay.
     pub rotary_dim: usize,
     /// Which values form a pair.
     pub style: RopeStyle,
+    /// Of norms: added to the mean square.
+    pub eps: f32,
+    /// What is rotated, queries and keys for example.
+    pub inputs: &'a mut [RopeInput<'i, B>],
+}
+
+/// An input of [`Rope`].
+pub struct RopeInput<'a, B: Backend> {
+    /// `F32 [T, heads · head_dim]`
+    pub x: &'a mut B::Buffer,
+    /// Heads in a row.
+    pub heads: usize,
+    /// `F32 [head_dim]`: each head is normalised first, as by [`RmsNorm`] with this weight.
+    pub norm: Option<&'a B::Buffer>,
 }
 
 /// Which values of a head rotate together.

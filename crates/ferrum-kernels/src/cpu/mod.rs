@@ -269,8 +269,8 @@ impl Backend for Cpu {
         gate::gate(s, x, p)
     }
 
-    fn rope(&self, s: &mut CpuStream, x: &mut HostBuffer, p: &Rope<'_, Self>) -> Result<()> {
-        rope::rope(s, x, p)
+    fn rope(&self, s: &mut CpuStream, p: Rope<'_, '_, Self>) -> Result<()> {
+        rope::rope(s, p)
     }
 
     fn kv_write(

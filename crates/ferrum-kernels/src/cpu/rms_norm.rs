@@ -50,10 +50,7 @@ impl Kernel for Groups<'_> {
         let width = self.weight.len();
         for (g, dst) in self.dst.chunks_exact_mut(width).enumerate() {
             match self.src {
-                None => {
-                    let factor = factor::<S>(dst, self.eps);
-                    map::<S>(dst, self.weight, |x, w| x.mul(factor).mul(w));
-                }
+                None => normalise::<S>(dst, self.weight, self.eps),
                 Some(src) => {
                     let src = &src[g * width..][..width];
                     let factor = factor::<S>(src, self.eps);
@@ -66,6 +63,13 @@ impl Kernel for Groups<'_> {
             }
         }
     }
+}
+
+/// `x = x / sqrt(mean(x²) + eps) ⊙ weight`
+#[inline(always)]
+pub(super) fn normalise<S: Simd>(x: &mut [f32], weight: &[f32], eps: f32) {
+    let factor = factor::<S>(x, eps);
+    map::<S>(x, weight, |x, w| x.mul(factor).mul(w));
 }
 
 /// `1 / sqrt(mean(x²) + eps)` in all lanes.

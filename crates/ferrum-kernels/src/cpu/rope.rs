@@ -1,27 +1,36 @@
 //! Rotary position embedding.
 
+use super::rms_norm::normalise;
 use super::shared::SharedSlice;
 use super::simd::{Kernel, LANES, Simd};
 use super::{Cpu, CpuStream, split_rows};
-use crate::host::HostBuffer;
+use crate::Result;
+use crate::checks::{self, RopeView};
 use crate::params::{Rope, RopeStyle};
-use crate::{Result, checks};
 
 /// [`crate::Backend::rope`].
-pub(super) fn rope(s: &mut CpuStream, x: &mut HostBuffer, p: &Rope<'_, Cpu>) -> Result<()> {
-    let view = checks::rope(x, p)?;
-    let (width, isa) = (p.heads * p.head_dim, s.isa);
-    let x = SharedSlice::new(view.x);
-    split_rows(&mut s.team, p.rows, width, &|rows| {
+pub(super) fn rope(s: &mut CpuStream, p: Rope<'_, '_, Cpu>) -> Result<()> {
+    let Rope { rows, head_dim, rotary_dim, style, eps, .. } = p;
+    let isa = s.isa;
+    let RopeView { positions, table, inputs } = checks::rope(p)?;
+    let all: usize = inputs.iter().map(|input| input.heads * head_dim).sum();
+    let inputs: Vec<_> = inputs
+        .into_iter()
+        .map(|input| (SharedSlice::new(input.x), input.heads * head_dim, input.norm))
+        .collect();
+    split_rows(&mut s.team, rows, all, &|rows| {
         for row in rows {
-            let position = view.positions[row] as usize;
-            isa.dispatch(Token {
-                table: &view.table[position * p.rotary_dim..][..p.rotary_dim],
-                // SAFETY: each row is in one range of rows only.
-                heads: unsafe { x.range_mut(row * width..(row + 1) * width) },
-                head_dim: p.head_dim,
-                style: p.style,
-            });
+            let position = positions[row] as usize;
+            for &(ref x, width, norm) in &inputs {
+                isa.dispatch(Token {
+                    table: &table[position * rotary_dim..][..rotary_dim],
+                    // SAFETY: each row is in one range of rows only.
+                    heads: unsafe { x.range_mut(row * width..(row + 1) * width) },
+                    head_dim,
+                    style,
+                    norm: norm.map(|weight| (weight, eps)),
+                });
+            }
         }
     });
     Ok(())
@@ -35,6 +44,8 @@ struct Token<'a> {
     heads: &'a mut [f32],
     head_dim: usize,
     style: RopeStyle,
+    /// Weight `[head_dim]` and epsilon of a norm of each head.
+    norm: Option<(&'a [f32], f32)>,
 }
 
 impl Kernel for Token<'_> {
@@ -42,6 +53,10 @@ impl Kernel for Token<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
+        if let Some((weight, eps)) = self.norm {
+            let heads = self.heads.chunks_exact_mut(self.head_dim);
+            heads.for_each(|head| normalise::<S>(head, weight, eps));
+        }
         let half = self.table.len() / 2;
         // Eight pairs of all heads at a time, so that their cosines and sines are read once.
         for first in (0..half).step_by(LANES) {

@@ -256,8 +256,8 @@ impl Backend for Cuda {
         pointwise::gate(s, x, p)
     }
 
-    fn rope(&self, s: &mut CudaStream, x: &mut CudaBuffer, p: &Rope<'_, Self>) -> Result<()> {
-        rope::rope(s, x, p)
+    fn rope(&self, s: &mut CudaStream, p: Rope<'_, '_, Self>) -> Result<()> {
+        rope::rope(s, p)
     }
 
     fn kv_write(

@@ -1,23 +1,51 @@
-//! `rope`: a block a token, a thread a pair of values.
+//! `rope`: a warp a head of a token.
 
-use super::launch::Grid;
+use super::Cuda;
+use super::launch::{Grid, Launch};
 use super::modules::Source;
 use super::stream::CudaStream;
-use super::{Cuda, CudaBuffer};
+use crate::checks::{self, RopeInputView};
 use crate::params::{Rope, RopeStyle};
-use crate::{Result, checks};
+use crate::{KernelError, Result};
 
-pub(super) fn rope(s: &mut CudaStream, x: &mut CudaBuffer, p: &Rope<'_, Cuda>) -> Result<()> {
-    let view = checks::rope(x, p)?;
-    let entry = match p.style {
+use super::CudaBuffer;
+
+/// Threads of a block, and so heads: eight.
+const THREADS: usize = 256;
+const WARPS: usize = THREADS / 32;
+
+/// Inputs of a launch.
+const INPUTS: usize = 2;
+
+pub(super) fn rope(s: &mut CudaStream, p: Rope<'_, '_, Cuda>) -> Result<()> {
+    let Rope { rows, head_dim, rotary_dim, style, eps, .. } = p;
+    let view = checks::rope(p)?;
+    let entry = match style {
         RopeStyle::Split => "rope_split",
         RopeStyle::Interleaved => "rope_interleaved",
     };
-    let launch = s.launch("rope", Source::Rope, entry);
-    let launch = launch.write(&view.x).read(&view.table).read(&view.positions);
-    let launch = launch.int(p.heads).int(p.head_dim).int(p.rotary_dim);
-    let pairs = p.heads * p.rotary_dim / 2;
-    let threads = pairs.next_multiple_of(32).clamp(32, 256);
-    // SAFETY: `checks` has held the lengths, and the positions against the table.
-    unsafe { launch.run(Grid { blocks: [p.rows, 1, 1], threads, shared: 0 }) }
+    for inputs in view.inputs.chunks(INPUTS) {
+        let heads: usize = inputs.iter().map(|input| input.heads).sum();
+        if i32::try_from(heads).is_err() {
+            let what = format!("{heads} heads are more than a kernel can count");
+            return Err(KernelError::shape("rope", what));
+        }
+        let mut launch = s.launch("rope", Source::Rope, entry);
+        for i in 0..INPUTS {
+            launch = input(launch, inputs.get(i));
+        }
+        let launch = launch.read(&view.table).read(&view.positions);
+        let launch = launch.int(head_dim).int(rotary_dim).float(eps);
+        let blocks = [rows, heads.div_ceil(WARPS), 1];
+        // SAFETY: `checks` has held the lengths, and the positions against the table.
+        unsafe { launch.run(Grid { blocks, threads: THREADS, shared: 0 }) }?;
+    }
+    Ok(())
+}
+
+/// `x`, `norm` and `heads` of an input; no heads where there is none.
+fn input<'s>(launch: Launch<'s>, input: Option<&RopeInputView<'_, CudaBuffer>>) -> Launch<'s> {
+    let x = input.map(|input| (input.x.memory, 0));
+    let norm = input.and_then(|input| input.norm.as_ref()).map(|norm| (norm.memory, 0));
+    launch.memory_if(x).memory_if(norm).int(input.map_or(0, |input| input.heads))
 }

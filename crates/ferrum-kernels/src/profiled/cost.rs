@@ -71,8 +71,10 @@ pub(super) fn activate(p: &Activate) -> Cost {
     cost(floats(times([2, values])), values)
 }
 
-pub(super) fn rope<B: Backend>(p: &Rope<'_, B>) -> Cost {
-    let values = times([p.rows, p.heads, p.rotary_dim]);
+/// Norms of heads take next to nothing beside it.
+pub(super) fn rope<B: Backend>(p: &Rope<'_, '_, B>) -> Cost {
+    let heads = p.inputs.iter().map(|input| input.heads).fold(0, usize::saturating_add);
+    let values = times([p.rows, heads, p.rotary_dim]);
     let angles = times([p.rows, p.rotary_dim]);
     cost(floats(times([2, values]).saturating_add(angles)), times([3, values]))
 }

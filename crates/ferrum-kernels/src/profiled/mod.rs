@@ -19,7 +19,7 @@ pub use record::{Op, OpRecord, Profiler};
 use crate::params::{
     Activate, AllGather, Attention, Broadcast, Embed, ExpertCombine, ExpertGatedLinear, Gate,
     GatedLinear, GatherRows, KvSpec, KvWrite, LayerNorm, Linear, LinearOutput, Logprobs,
-    PackedAttention, RmsNorm, Rope, RouteTopk, Sample, ScatterAdd,
+    PackedAttention, RmsNorm, Rope, RopeInput, RouteTopk, Sample, ScatterAdd,
 };
 use crate::{Backend, DType, Format, Need, PackedWeight, Result, StepInput, WeightSource};
 use record::{Cost, Formats};
@@ -261,11 +261,20 @@ impl<B: Backend> Backend for Profiled<B> {
         self.record(s, what, |b, s| b.gate(s, x, &p))
     }
 
-    fn rope(&self, s: &mut Stream<B>, x: &mut B::Buffer, p: &Rope<'_, Self>) -> Result<()> {
-        let what = (Op::Rope, Formats::default(), cost::rope(p));
-        let &Rope { positions, table, rows, heads, head_dim, rotary_dim, style } = p;
-        let p = Rope { positions, table, rows, heads, head_dim, rotary_dim, style };
-        self.record(s, what, |b, s| b.rope(s, x, &p))
+    fn rope(&self, s: &mut Stream<B>, p: Rope<'_, '_, Self>) -> Result<()> {
+        let what = (Op::Rope, Formats::default(), cost::rope(&p));
+        let Rope { positions, table, rows, head_dim, rotary_dim, style, eps, inputs } = p;
+        let mut inputs: Vec<RopeInput<'_, B>> = inputs
+            .iter_mut()
+            .map(|RopeInput { x, heads, norm }| RopeInput {
+                x: &mut **x,
+                heads: *heads,
+                norm: *norm,
+            })
+            .collect();
+        let inputs = inputs.as_mut_slice();
+        let p = Rope { positions, table, rows, head_dim, rotary_dim, style, eps, inputs };
+        self.record(s, what, |b, s| b.rope(s, p))
     }
 
     fn kv_write(

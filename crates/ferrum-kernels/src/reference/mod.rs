@@ -270,8 +270,8 @@ impl Backend for Reference {
         gate::gate(x, p)
     }
 
-    fn rope(&self, _: &mut Stream, x: &mut HostBuffer, p: &Rope<'_, Self>) -> Result<()> {
-        rope::rope(x, p)
+    fn rope(&self, _: &mut Stream, p: Rope<'_, '_, Self>) -> Result<()> {
+        rope::rope(p)
     }
 
     fn kv_write(&self, _: &mut Stream, kv: &mut KvCache, p: &KvWrite<'_, Self>) -> Result<()> {

@@ -12,12 +12,16 @@ pub(super) fn rms_norm(dst: &mut HostBuffer, p: &RmsNorm<'_, Reference>) -> Resu
             Some(src) => src[g * p.width..][..p.width].to_vec(),
             None => y.to_vec(),
         };
-        let mean = dot(&x, &x) / p.width as f64;
-        let factor = 1.0 / (mean + f64::from(p.eps)).sqrt();
-        for ((y, &x), &w) in y.iter_mut().zip(&x).zip(view.weight) {
-            let value = f64::from(x) * factor * f64::from(w);
+        for (y, value) in y.iter_mut().zip(normalised(&x, view.weight, p.eps)) {
             *y = if p.accumulate { f64::from(*y) + value } else { value } as f32;
         }
     }
     Ok(())
+}
+
+/// `x / sqrt(mean(x²) + eps) ⊙ weight`
+pub(super) fn normalised(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
+    let mean = dot(x, x) / x.len() as f64;
+    let factor = 1.0 / (mean + f64::from(eps)).sqrt();
+    x.iter().zip(weight).map(|(&x, &w)| f64::from(x) * factor * f64::from(w)).collect()
 }

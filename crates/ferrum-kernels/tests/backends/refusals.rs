@@ -3,7 +3,7 @@
 
 use ferrum_kernels::params::{
     Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvValues, KvWrite,
-    LayerNorm, Linear, LinearOutput, RmsNorm, Rope, RopeStyle,
+    LayerNorm, Linear, LinearOutput, RmsNorm, Rope, RopeInput, RopeStyle,
 };
 use ferrum_kernels::{
     Backend, Buffer, DType, Format, KvDType, Need, PackedWeight, Result, StepBatch, StepCapacity,
@@ -238,23 +238,29 @@ fn refuse_rope<B: Backend>(s: &mut Subject<B>) {
         ("an odd width", |z: &mut Sizes| z.width = 5),
         ("a width larger than the head", |z: &mut Sizes| z.width = 10),
         ("heads of no values", |z: &mut Sizes| z.dim = 0),
+        TYPE_INPUT,
+        ("a short norm", |z: &mut Sizes| z.input -= 1),
+        ("a negative eps", |z: &mut Sizes| z.eps = -1.0),
+        ("an eps that is no number", |z: &mut Sizes| z.eps = f32::NAN),
     ];
     // Two heads of eight values, six of them rotated; a table of four positions.
-    let good = Sizes { index: 3, dim: 8, ..sizes(0, 3 * 2 * 8, 4 * 6, 3, 3, 6) };
+    let good = Sizes { index: 3, dim: 8, ..sizes(8, 3 * 2 * 8, 4 * 6, 3, 3, 6) };
     refuses(s, "rope", good, &spoils, |s, z| {
         let positions = buffer(s, z.types[3], z.ints, z.index);
         let table = buffer(s, z.types[2], z.extra, 0);
+        let norm = buffer(s, z.types[0], z.input, 0);
         let mut x = buffer(s, z.types[1], z.dst, 0);
         let p = Rope {
             positions: &positions,
             table: &table,
             rows: z.rows,
-            heads: 2,
             head_dim: z.dim,
             rotary_dim: z.width,
             style: RopeStyle::Split,
+            eps: z.eps,
+            inputs: &mut [RopeInput { x: &mut x, heads: 2, norm: Some(&norm) }],
         };
-        s.backend.rope(&mut s.stream, &mut x, &p)
+        s.backend.rope(&mut s.stream, p)
     });
 }
 

@@ -2,7 +2,7 @@
 
 use ferrum_kernels::params::{
     Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvValues, KvWrite,
-    LayerNorm, Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RopeStyle,
+    LayerNorm, Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RopeInput, RopeStyle,
 };
 use ferrum_kernels::{Backend, Format, KvDType, StepCapacity, StepInput};
 
@@ -155,12 +155,13 @@ fn rotations<B: Backend>(s: &mut Subject<B>) {
             positions: &positions,
             table: &table,
             rows: 2,
-            heads: 1,
             head_dim: 5,
             rotary_dim: 4,
             style,
+            eps: 0.0,
+            inputs: &mut [RopeInput { x: &mut y, heads: 1, norm: None }],
         };
-        s.backend.rope(&mut s.stream, &mut y, &p).unwrap();
+        s.backend.rope(&mut s.stream, p).unwrap();
         let want = [want, [6.0, 7.0, 8.0, 9.0, 10.0]].concat();
         close(&s.label.clone(), "rope", &s.result(&y, 10), &want);
     }

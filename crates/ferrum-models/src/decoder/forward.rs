@@ -7,7 +7,7 @@ mod sampling;
 
 use ferrum_kernels::draw::RowDraw;
 use ferrum_kernels::params::{
-    Attention, Embed, KvSpec, KvValues, KvWrite, Linear, LinearOutput, RmsNorm, Rope,
+    Attention, Embed, KvSpec, KvValues, KvWrite, Linear, LinearOutput, RmsNorm, Rope, RopeInput,
 };
 use ferrum_kernels::{
     Backend, Communicator, DType, KernelError, KvDType, PackedWeight, StepBatch, StepInput,
@@ -202,7 +202,7 @@ impl<B: Backend> DecoderRunner<B> {
 
     /// Query, key and value projections with their norms and rotation; writes the KV cache.
     fn project(&mut self, i: usize) -> Result<(), KernelError> {
-        let (layer, weights) = (&self.spec.layers[i], &self.weights.layers[i]);
+        let weights = &self.weights.layers[i];
         let (b, s, act) = (&self.backend, &mut self.stream, &mut self.act);
         let rows = self.batch.shape.tokens;
         let [bias_q, bias_k, bias_v] = match &weights.qkv_bias {
@@ -224,34 +224,38 @@ impl<B: Backend> DecoderRunner<B> {
                 ],
             },
         )?;
-        let sides = [(&mut act.q, layer.heads, 0), (&mut act.k, layer.kv_heads, 1)];
-        for (x, heads, which) in sides {
-            if let Some(norms) = &weights.qk_norm {
-                let (groups, width) = match layer.qk_norm {
-                    QkNorm::Row => (rows, heads * layer.head_dim),
-                    _ => (rows * heads, layer.head_dim),
-                };
-                let (weight, eps) = (&norms[which], self.spec.norm_eps);
-                let p = RmsNorm { src: None, weight, groups, width, eps, accumulate: false };
-                b.rms_norm(s, x, &p)?;
-            }
-            let Some(index) = layer.rope else { continue };
-            let rope = &self.spec.ropes[index];
-            b.rope(
-                s,
-                x,
-                &Rope {
-                    positions: &self.batch.positions,
-                    table: &self.ropes[index],
-                    rows,
-                    heads,
-                    head_dim: layer.head_dim,
-                    rotary_dim: rope.rotary_dim,
-                    style: rope.style,
-                },
-            )?;
+        self.rotate(i)?;
+        let (kv, act) = (&mut self.kv[i], &self.act);
+        let p = KvWrite { k: &act.k, v: Some(&act.v), batch: &self.batch };
+        self.backend.kv_write(&mut self.stream, kv, &p)
+    }
+
+    /// Norms and rotation of queries and keys.
+    fn rotate(&mut self, i: usize) -> Result<(), KernelError> {
+        let (layer, norms) = (&self.spec.layers[i], &self.weights.layers[i].qk_norm);
+        let (b, s, act) = (&self.backend, &mut self.stream, &mut self.act);
+        let (rows, head_dim, eps) = (self.batch.shape.tokens, layer.head_dim, self.spec.norm_eps);
+        let [norm_q, norm_k] = norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
+        let mut inputs = [
+            RopeInput { x: &mut act.q, heads: layer.heads, norm: norm_q },
+            RopeInput { x: &mut act.k, heads: layer.kv_heads, norm: norm_k },
+        ];
+        // Norms of heads come with the rotation, where there is one.
+        for RopeInput { x, heads, norm } in &mut inputs {
+            let (groups, width) = match (layer.qk_norm, layer.rope) {
+                (QkNorm::Head, Some(_)) => continue,
+                (QkNorm::Row, _) => (rows, *heads * head_dim),
+                _ => (rows * *heads, head_dim),
+            };
+            let Some(weight) = norm.take() else { continue };
+            let p = RmsNorm { src: None, weight, groups, width, eps, accumulate: false };
+            b.rms_norm(s, x, &p)?;
         }
-        b.kv_write(s, &mut self.kv[i], &KvWrite { k: &act.k, v: Some(&act.v), batch: &self.batch })
+        let Some(index) = layer.rope else { return Ok(()) };
+        let (rotary_dim, style) = (self.spec.ropes[index].rotary_dim, self.spec.ropes[index].style);
+        let (positions, table) = (&self.batch.positions, &self.ropes[index]);
+        let inputs = &mut inputs;
+        b.rope(s, Rope { positions, table, rows, head_dim, rotary_dim, style, eps, inputs })
     }
 
     /// The attention sublayer: reads the residual stream and adds to it.
