@@ -19,10 +19,10 @@ use crate::params::{
     Activate, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvSpec, KvValues, LayerNorm,
     Linear, RmsNorm, Rope, RouteTopk,
 };
-use crate::weight::{check_columns, check_experts};
+use crate::weight::{check_columns, check_experts, check_scales};
 use crate::{
-    Backend, Buffer, KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType, PackedWeight, Result,
-    WeightSource,
+    Backend, Buffer, E4m3, Format, KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType,
+    PackedWeight, Result, WeightSource,
 };
 
 /// `a · b · …`, or an error where it overflows.
@@ -138,6 +138,11 @@ pub(crate) fn pack(source: &WeightSource<'_>) -> Result<()> {
     ensure("pack", rows > 0 && cols > 0, || format!("a weight of {rows} x {cols} is empty"))?;
     check_experts(rows, experts)?;
     check_columns(source.columns, cols, experts)?;
+    check_scales(format, source.scales, rows)?;
+    let no_number = |byte: &u8| E4m3::from_bits(*byte).is_nan();
+    ensure("pack", format != Format::F8_E4M3 || !data.iter().any(no_number), || {
+        "a weight that is no number".into()
+    })?;
     WeightSource::new(format, rows, cols, data).map(|_| ())
 }
 

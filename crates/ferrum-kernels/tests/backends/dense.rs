@@ -6,7 +6,7 @@
 //! `u²/3·Σ(w·x)²`, of which 8 standard deviations are allowed. To this comes [`F32_ERROR`].
 
 use ferrum_kernels::params::{Activation, GatedLinear};
-use ferrum_kernels::{Backend, Format, WeightSource};
+use ferrum_kernels::{Backend, Format};
 
 use crate::common::{Pattern, Rng, WeightBytes};
 use crate::harness::{Report, Subject, oracle};
@@ -16,8 +16,7 @@ use crate::linear::{F32_ERROR, Inputs, Output, run};
 const ROWS: [usize; 4] = [65, 70, 128, 131];
 
 fn pack<B: Backend>(s: &mut Subject<B>, w: &WeightBytes) -> B::Weight {
-    let source = WeightSource::new(w.format, w.rows, w.cols, &w.data).expect("whole rows");
-    s.backend.pack(&mut s.stream, &source.rounded()).expect("packed")
+    s.backend.pack(&mut s.stream, &w.source().rounded()).expect("packed")
 }
 
 /// The error that each output `[rows, n]` may have.

@@ -16,6 +16,7 @@ mod dense;
 mod embed;
 mod experts;
 mod experts_refused;
+mod fp8;
 mod gated_linear;
 mod gather_rows;
 mod invariance;
@@ -151,6 +152,7 @@ on! { cpu, super::cpus:
     refusals::wrong_batches_are_refused,
     refusals::wrong_weights_are_refused,
     caches_refused::wrong_caches_are_refused,
+    fp8::fp8_is_refused,
 }
 
 on! { profiled, super::profiled:
@@ -196,6 +198,12 @@ on! { cuda, super::cudas:
     dense::dense_linear_of_unlike_tokens,
     dense::dense_linear_of_what_is_no_number,
     dense::dense_gated_linear_of_many_tokens,
+    fp8::fp8_linear,
+    fp8::fp8_gated_linear,
+    fp8::fp8_experts,
+    fp8::fp8_embed,
+    fp8::fp8_rows_are_independent,
+    fp8::fp8_weights_are_checked,
     columns::outputs_of_several_orders,
     columns::gates_of_several_orders,
     columns::wrong_orders_are_refused,
@@ -317,6 +325,7 @@ fn collectives_of_cuda_world() {
 
 // The oracle cannot be held against itself: against values worked out by hand.
 on! { reference, super::references:
+    fp8::fp8_weights_are_checked,
     linear::linear_with_outputs_of_one_format,
     linear::linear_of_nothing,
     columns::wrong_orders_are_refused,

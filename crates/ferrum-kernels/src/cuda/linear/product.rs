@@ -65,8 +65,11 @@ impl Method {
     /// What it reads of its input.
     pub(super) fn form(self, format: Format) -> Form {
         match (format, self) {
-            (Format::F32, _) | (Format::F16 | Format::BF16, Method::Gemv(_)) => Form::Floats,
-            (Format::F16, Method::Gemm(_)) => Form::F16,
+            (Format::F32, _) | (Format::F16 | Format::BF16 | Format::F8_E4M3, Method::Gemv(_)) => {
+                Form::Floats
+            }
+            // A float of eight bits is one of F16.
+            (Format::F16 | Format::F8_E4M3, Method::Gemm(_)) => Form::F16,
             (Format::BF16, Method::Gemm(_)) => Form::Bf16,
             (Format::F16, Method::Library) => Form::RoundedF16,
             (Format::BF16, Method::Library) => Form::RoundedBf16,
