@@ -36,6 +36,7 @@ struct StoredHalves {
 
 template <>
 struct HalvesOf<F16> : StoredHalves {
+  using Number = u16;
   static constexpr int TERMS = 2;
   static constexpr bool SCALED = true;
   static DEVICE u16 round(float v) { return f32_to_f16(v); }
@@ -46,6 +47,7 @@ struct HalvesOf<F16> : StoredHalves {
 
 template <>
 struct HalvesOf<BF16> : StoredHalves {
+  using Number = u16;
   static constexpr int TERMS = 3;
   static constexpr bool SCALED = false;
   static DEVICE u16 round(float v) { return (u16)(bf16x2(v, 0.0f) & 0xffff); }

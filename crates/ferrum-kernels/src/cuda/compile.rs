@@ -100,12 +100,10 @@ impl Source {
                 format.block_len() > 1
             }
             Source::GemvFloats(format) | Source::PackFloats(format) => format.block_len() == 1,
-            Source::GemmHalves(format) => {
+            Source::GemmHalves(format) | Source::RoundHalves(format) => {
                 matches!(format, Format::F16 | Format::BF16 | Format::F8_E4M3)
             }
-            Source::RoundHalves(format) | Source::SplitHalves(format) => {
-                matches!(format, Format::F16 | Format::BF16)
-            }
+            Source::SplitHalves(format) => matches!(format, Format::F16 | Format::BF16),
             _ => true,
         }
     }

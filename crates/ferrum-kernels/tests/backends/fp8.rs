@@ -1,12 +1,13 @@
 //! Weights in E4M3 with a number for each row: on backends that have them.
 //!
-//! The bounds are those of the other formats of single numbers.
+//! The bounds are those of the other formats of single numbers: of [`crate::linear`] where inputs are as
+//! they are, of [`crate::dense`] where they may be rounded.
 
 use ferrum_kernels::{Backend, Format, Need, PackedWeight};
 
 use crate::common::{Pattern, Rng, WeightBytes};
 use crate::harness::Subject;
-use crate::{embed, experts, gated_linear, invariance, linear};
+use crate::{dense, embed, experts, gated_linear, invariance, linear};
 
 const FORMAT: [Format; 1] = [Format::F8_E4M3];
 
@@ -34,6 +35,46 @@ pub fn fp8_rows_are_independent<B: Backend>(subjects: &mut [Subject<B>]) {
     invariance::linear_rows_of(subjects, &FORMAT, 8, &[1, 3]);
     invariance::linear_rows_of(subjects, &FORMAT, 37, &[9]);
     invariance::linear_rows_of(subjects, &FORMAT, 140, &[65]);
+}
+
+/// By a library of dense products, or not where rows or columns are no multiples of 16 bytes.
+pub fn fp8_linear_of_many_tokens<B: Backend>(subjects: &mut [Subject<B>]) {
+    let shapes = [(1, 1), (17, 33), (48, 31), (132, 96), (16, 576)];
+    dense::many_tokens(subjects, &FORMAT, &shapes, &[65, 70, 131]);
+    dense::many_tokens(subjects, &FORMAT, &[(64, 128)], &[512]);
+}
+
+pub fn fp8_linear_of_unlike_tokens<B: Backend>(subjects: &mut [Subject<B>]) {
+    dense::unlike_tokens(subjects, &FORMAT);
+}
+
+pub fn fp8_linear_of_what_is_no_number<B: Backend>(subjects: &mut [Subject<B>]) {
+    dense::what_is_no_number(subjects, &FORMAT);
+}
+
+pub fn fp8_gated_linear_of_many_tokens<B: Backend>(subjects: &mut [Subject<B>]) {
+    let with = |other| [Format::F8_E4M3, other];
+    dense::gates_of_many_tokens(subjects, &[Format::F8_E4M3, Format::F16, Format::Q8_0].map(with));
+}
+
+/// A card whose tensor cores have no such numbers takes the weights as they are, and rounds nothing.
+pub fn fp8_is_not_rounded<B: Backend>(subjects: &mut [Subject<B>]) {
+    let (rows, mut rng) = (70, Rng::new(6));
+    let weight = WeightBytes::new(&mut rng, Format::F8_E4M3, 16, 64, Pattern::Random);
+    let (x, before) = (rng.normals(rows * 64, 1.0), vec![0.0; rows * 16]);
+    for s in subjects {
+        assert!(!s.backend.keeps_e4m3(), "{}", s.label);
+        let rounded = s.backend.pack(&mut s.stream, &weight.source().rounded()).unwrap();
+        let packed = [s.pack(&weight), rounded];
+        let output = linear::Output {
+            weight: weight.clone(),
+            bias: None,
+            before: before.clone(),
+            accumulate: false,
+        };
+        let results = linear::run(s, rows, &x, &[output.clone(), output], &packed);
+        assert_eq!(results[0], results[1], "{}", s.label);
+    }
 }
 
 /// What is no number, or does not fit; and what memory a weight takes.

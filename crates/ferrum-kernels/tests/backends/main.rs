@@ -30,6 +30,8 @@ mod rope;
 mod sample;
 mod small_cases;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use ferrum_kernels::Backend;
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use ferrum_kernels::cuda::{Cuda, CudaConfig};
@@ -79,6 +81,27 @@ fn cudas() -> Vec<Subject<Cuda>> {
     let label = |ordinal| format!("cuda {:?}", ferrum_cuda_emulator::schedule(ordinal));
     let subject = |ordinal| Subject::new(label(ordinal), open(ordinal));
     ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.map(subject).into()
+}
+
+/// Those of them, or the machine's if it is one, that multiply floats of eight bits.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn fp8_cudas() -> Vec<Subject<Cuda>> {
+    if real_cards() {
+        return cudas().into_iter().filter(|s| s.backend.keeps_e4m3()).collect();
+    }
+    ferrum_cuda_emulator::load().expect("an emulated driver");
+    let open = |ordinal| {
+        let cuda = Cuda::new(&CudaConfig { ordinal, ..CudaConfig::default() }).expect("a card");
+        assert!(cuda.keeps_e4m3(), "compute capability 9.0 and cuBLASLt");
+        Subject::new(format!("cuda {:?}", ferrum_cuda_emulator::schedule(ordinal)), cuda)
+    };
+    ferrum_cuda_emulator::WITH_FP8.map(open).into()
+}
+
+/// Those that do not.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn other_cudas() -> Vec<Subject<Cuda>> {
+    cudas().into_iter().filter(|s| !s.backend.keeps_e4m3()).collect()
 }
 
 /// The oracle itself, as a backend among others.
@@ -258,6 +281,17 @@ on! { cuda, super::cudas:
     refusals::wrong_weights_are_refused,
     caches_refused::wrong_caches_are_refused,
 }
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+on! { fp8_cuda, super::fp8_cudas:
+    fp8::fp8_linear_of_many_tokens,
+    fp8::fp8_linear_of_unlike_tokens,
+    fp8::fp8_linear_of_what_is_no_number,
+    fp8::fp8_gated_linear_of_many_tokens,
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+on! { other_cuda, super::other_cudas: fp8::fp8_is_not_rounded }
 
 /// Processors as the ranks of a world.
 fn cpu_ranks() -> Vec<Subject<Cpu>> {
