@@ -7,7 +7,7 @@
 MEMORY = 3.35e12
 # `dp4a`: eight operations, taken to be as fast as other 32-bit integer products, 64 a clock in each of
 # 132 multiprocessors.
-PEAKS = {"int8": 1979e12, "f16": 989e12, "f32": 67e12, "dp4a": 8 * 64 * 132 * 1.83e9}
+PEAKS = {"int8": 1979e12, "fp8": 1979e12, "f16": 989e12, "f32": 67e12, "dp4a": 8 * 64 * 132 * 1.83e9}
 
 HIDDEN, FFN, VOCABULARY, LAYERS = 4096, 14336, 128256, 32
 HEADS, KV_HEADS, DIM = 32, 8, 128
@@ -19,7 +19,7 @@ HEADER = """\
 
 Written by `tools/cuda/predictions.py`. Bytes that a kernel must move to or from memory and operations
 that it must do at reference shapes (those of Llama 3 8B), and the time that an H100 SXM's data sheet
-allows for the larger of the two: 3.35 TB/s of memory, 1979 TOPS of 8-bit and 989 TFLOPS of 16-bit
+allows for the larger of the two: 3.35 TB/s of memory, 1979 TOPS or TFLOPS of 8-bit and 989 TFLOPS of 16-bit
 tensor cores, 67 TFLOPS of f32, and 124 TOPS of `dp4a` at 64 a clock of a multiprocessor. A multiply-add
 is two operations; terms of an activation or a weight that is split count each. **No card has run any of it**: these are limits, not measurements. A launch
 takes some microseconds by itself, which is what counts for the small ones, and the reason for
@@ -61,10 +61,15 @@ def kernels():
     yield "gemm_halves BF16 (3 terms)", "512 tokens, 4096 x 4096", product(512, HIDDEN, 2, BF16_TERMS, 3), "f16"
     yield "cuBLASLt BF16", "512 tokens, 4096 x 4096", product(512, HIDDEN, 2, ROUNDED), "f16"
     yield "cuBLASLt BF16", "2048 tokens, 14336 x 4096", product(2048, FFN, 2, ROUNDED), "f16"
+    yield "gemv_floats E4M3", "1 token, 4096 x 4096", product(1, HIDDEN, 1, 4), "f32"
+    yield "gemm_halves E4M3 (2 terms)", "64 tokens, 4096 x 4096", product(64, HIDDEN, 1, F16_TERMS, 2), "f16"
+    yield "cuBLASLt E4M3", "512 tokens, 4096 x 4096", product(512, HIDDEN, 1, 1), "fp8"
+    yield "cuBLASLt E4M3", "2048 tokens, 14336 x 4096", product(2048, FFN, 1, 1), "fp8"
     yield "quantize", "512 tokens of 4096", (row * (4 + CODES), 0), "f32"
     yield "split F16", "512 tokens of 4096", (row * (4 + F16_TERMS), 0), "f32"
     yield "scale_rows", "512 tokens, 14336 rows", (512 * FFN * 8, 0), "f32"
     yield "round_rows F16", "512 tokens of 4096", (row * (4 + ROUNDED), 0), "f32"
+    yield "round_rows E4M3", "512 tokens of 4096", (row * (4 + 1), 0), "f32"
     yield "embed Q4_K", "512 tokens of 4096", (row * (Q4_K + 4), 0), "f32"
     yield "rms_norm", "512 tokens of 4096", (row * 8, 0), "f32"
     yield "layer_norm", "512 tokens of 4096", (row * 8, 0), "f32"

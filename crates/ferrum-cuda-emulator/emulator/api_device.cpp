@@ -18,7 +18,10 @@ Driver& driver() {
   return *state;
 }
 
-Schedule schedule_of(int ordinal) { return static_cast<Schedule>(ordinal / 2); }
+Schedule schedule_of(int ordinal) {
+  return static_cast<Schedule>(ordinal < 6 ? ordinal / 2 : ordinal - 6);
+}
+int capability_of(int ordinal) { return ordinal < 6 ? 80 : 90; }
 
 static thread_local Device* current = nullptr;
 Device* current_device() { return current && current->retained ? current : nullptr; }
@@ -162,8 +165,8 @@ EXPORT Result cuDeviceGetAttribute(int* value, int attribute, int ordinal) {
     case 38: *value = 40 << 20; break;                    // L2 cache
     case 39: *value = 2048; break;                        // threads of a multiprocessor
     case 40: *value = 1; break;                           // copy engines
-    case 75: *value = kCapabilityMajor; break;
-    case 76: *value = kCapabilityMinor; break;
+    case 75: *value = capability_of(ordinal) / 10; break;
+    case 76: *value = capability_of(ordinal) % 10; break;
     case 81: *value = 164 << 10; break;                   // shared memory of a multiprocessor
     case 97: *value = kSharedOptIn; break;
     case 106: *value = 32; break;                         // blocks of a multiprocessor

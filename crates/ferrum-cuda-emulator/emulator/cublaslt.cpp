@@ -1,7 +1,12 @@
-// cuBLASLt, as far as dense products need it: `D = alpha · Aᵀ·B + beta · D (+ bias)` of 16-bit
+// cuBLASLt, as far as dense products need it: `D = alpha · Aᵀ·B + beta · D (+ bias)` of 16-bit or E4M3
 // numbers, added up in f32, with the factors on the host. A product is work of its stream like any
 // other. Whatever else is asked for is refused, and so are operands that an algorithm was not chosen
 // for. There is no algorithm for results of one row, as a library has gaps.
+//
+// Of E4M3 numbers as NVIDIA's documentation has it ("cublasLtMatmul", "Tensor Core Usage"): from compute
+// capability 8.9 on, columns and their distances in multiples of 16 bytes, and a bias of other numbers than
+// f32, which is not emulated.
+#include <cmath>
 #include <cstring>
 #include <map>
 
@@ -16,7 +21,7 @@ enum BlasResult {  // cublasStatus_t
   kBlasExecutionFailed = 13,
   kBlasNotSupported = 15,
 };
-enum Number { kF32 = 0, kF16 = 2, kBf16 = 14 };  // cudaDataType_t
+enum Number { kF32 = 0, kF16 = 2, kBf16 = 14, kE4m3 = 28 };  // cudaDataType_t
 enum { kSumsInF32 = 68, kTransposed = 1, kOnHost = 0, kPlain = 1, kBias = 4 };
 
 struct Library {
@@ -38,7 +43,7 @@ struct Layout {
   uint64_t rows, columns;
   int64_t stride;
 
-  size_t width() const { return type == kF32 ? 4 : 2; }
+  size_t width() const { return type == kF32 ? 4 : type == kE4m3 ? 1 : 2; }
   size_t bytes() const { return ((columns - 1) * (uint64_t)stride + rows) * width(); }
   bool operator==(const Layout& other) const {
     return type == other.type && rows == other.rows && columns == other.columns &&
@@ -87,7 +92,17 @@ struct Product {
   const Layout *a, *b, *d;
 };
 
-BlasResult find(Product* p, void* operation, void* a, void* b, void* c, void* d) {
+// Whether tensor cores take these operands of eight bits.
+bool fits_tensor_cores(const Device* device, const Product& p) {
+  auto aligned = [](const Layout* layout) {
+    return layout->rows * layout->width() % 16 == 0 && layout->stride * layout->width() % 16 == 0;
+  };
+  return capability_of(device->ordinal) >= 89 && aligned(p.a) && aligned(p.b) && aligned(p.d) &&
+         (int)p.operation->attribute(kEpilogue, kPlain) == kPlain;
+}
+
+BlasResult find(Product* p, const Device* device, void* operation, void* a, void* b, void* c,
+                void* d) {
   const Layout* added = handles<Layout>().find(c);
   *p = {handles<Descriptor>().find(operation), handles<Layout>().find(a), handles<Layout>().find(b),
         handles<Layout>().find(d)};
@@ -95,20 +110,36 @@ BlasResult find(Product* p, void* operation, void* a, void* b, void* c, void* d)
     return refuse(kBlasInvalidValue, "not a descriptor, or one that was destroyed");
   const Descriptor& o = *p->operation;
   bool known = o.compute == kSumsInF32 && o.scale_type == kF32 &&
-               (p->a->type == kF16 || p->a->type == kBf16) && p->b->type == p->a->type &&
+               (p->a->type == kF16 || p->a->type == kBf16 || p->a->type == kE4m3) &&
+               p->b->type == p->a->type &&
                p->d->type == kF32 && *added == *p->d &&
                (int)o.attribute(kTransA, 0) == kTransposed && o.attribute(kTransB, 0) == 0 &&
                o.attribute(kPointerMode, 0) == kOnHost &&
                (o.attribute(kEpilogue, kPlain) == kPlain || o.attribute(kEpilogue, 0) == kBias);
+  for (auto [attribute, value] : o.attributes)
+    known = known && (attribute == kPointerMode || attribute == kTransA || attribute == kTransB ||
+                      attribute == kEpilogue || attribute == kBiasPointer);
   if (!known) return refuse(kBlasNotSupported, "a product that is not emulated");
   bool fits = p->a->rows == p->b->rows && p->d->rows == p->a->columns &&
               p->d->columns == p->b->columns && p->a->stride >= (int64_t)p->a->rows &&
               p->b->stride >= (int64_t)p->b->rows && p->d->stride >= (int64_t)p->d->rows &&
               p->a->rows && p->a->columns && p->b->columns;
-  return fits ? kBlasSuccess : refuse(kBlasInvalidValue, "layouts that do not fit together");
+  if (!fits) return refuse(kBlasInvalidValue, "layouts that do not fit together");
+  if (p->a->type == kE4m3 && !fits_tensor_cores(device, *p))
+    return refuse(kBlasNotSupported, "numbers of eight bits that no kernel multiplies");
+  return kBlasSuccess;
 }
 
-float widen(int type, uint16_t bits) {
+// Number `i` from an address on.
+float number(int type, uint64_t address, uint64_t i) {
+  if (type == kE4m3) {
+    uint8_t code = reinterpret_cast<const uint8_t*>(address)[i];
+    int exponent = code >> 3 & 15, mantissa = code & 7;
+    if ((code & 0x7f) == 0x7f) return NAN;
+    float size = exponent == 0 ? ldexpf((float)mantissa, -9) : ldexpf(8.0f + (float)mantissa, exponent - 10);
+    return code & 0x80 ? -size : size;
+  }
+  uint16_t bits = reinterpret_cast<const uint16_t*>(address)[i];
   if (type == kBf16) {
     uint32_t wide = (uint32_t)bits << 16;
     float value;
@@ -128,7 +159,6 @@ struct Work {
 };
 
 Result compute(const Work& w) {
-  auto numbers = [](uint64_t address) { return reinterpret_cast<const uint16_t*>(address); };
   auto floats = [](uint64_t address) { return reinterpret_cast<float*>(address); };
   Result checked[] = {memory_check(w.a_at, w.a.bytes(), "cuBLASLt: A"),
                       memory_check(w.b_at, w.b.bytes(), "cuBLASLt: B"),
@@ -139,11 +169,11 @@ Result compute(const Work& w) {
   std::vector<float> weights(w.a.rows * w.a.columns);
   for (uint64_t row = 0; row < w.a.columns; row++)
     for (uint64_t i = 0; i < w.a.rows; i++)
-      weights[row * w.a.rows + i] = widen(w.a.type, numbers(w.a_at)[row * w.a.stride + i]);
+      weights[row * w.a.rows + i] = number(w.a.type, w.a_at, row * (uint64_t)w.a.stride + i);
   std::vector<float> input(w.b.rows);
   for (uint64_t column = 0; column < w.b.columns; column++) {
     for (uint64_t i = 0; i < w.b.rows; i++)
-      input[i] = widen(w.b.type, numbers(w.b_at)[column * w.b.stride + i]);
+      input[i] = number(w.b.type, w.b_at, column * (uint64_t)w.b.stride + i);
     for (uint64_t row = 0; row < w.d.rows; row++) {
       float sum = 0;
       for (uint64_t i = 0; i < w.b.rows; i++) sum += weights[row * w.a.rows + i] * input[i];
@@ -230,10 +260,11 @@ EXPORT BlasResult cublasLtMatmulAlgoGetHeuristic(void* library, void* operation,
   Lock lock(driver().lock);
   Preference* limits = handles<Preference>().find(preference);
   Product p;
-  if (!handles<Library>().find(library) || !limits || wanted < 1)
+  Library* known = handles<Library>().find(library);
+  if (!known || !limits || wanted < 1)
     return refuse(kBlasInvalidValue, "not a library, or no preference");
   *count = 0;
-  if (BlasResult refused = find(&p, operation, a, b, c, d)) return refused;
+  if (BlasResult refused = find(&p, known->device, operation, a, b, c, d)) return refused;
   if (p.d->rows == 1) return kBlasSuccess;
   Algorithm found = {p.d->rows, p.d->columns, p.a->rows};
   found.epilogue = (uint32_t)p.operation->attribute(kEpilogue, kPlain), found.type = p.a->type;
@@ -258,7 +289,8 @@ EXPORT BlasResult cublasLtMatmul(void* library, void* operation, const void* alp
   if (!known || !stream || stream->device != known->device || !algorithm)
     return refuse(kBlasInvalidValue, "the library, the stream and the algorithm must be of a device");
   Product p;
-  if (BlasResult refused = find(&p, operation, a_layout, b_layout, c_layout, d_layout)) return refused;
+  if (BlasResult refused = find(&p, known->device, operation, a_layout, b_layout, c_layout, d_layout))
+    return refused;
   const Algorithm& chosen = *algorithm;
   bool same = chosen.mark == kMark && chosen.m == p.d->rows && chosen.n == p.d->columns &&
               chosen.k == p.a->rows && chosen.type == (uint32_t)p.a->type &&

@@ -67,9 +67,8 @@ class Handles {
 };
 
 enum class Schedule { kForward, kReverse, kRandom };
-constexpr int kDevices = 6;
+constexpr int kDevices = 9;
 constexpr size_t kDeviceMemory = size_t(8) << 30;
-constexpr int kCapabilityMajor = 8, kCapabilityMinor = 0;
 constexpr unsigned kSharedDefault = 48 << 10, kSharedOptIn = 163 << 10;
 constexpr unsigned kMaxThreads = 1024;
 
@@ -168,6 +167,7 @@ Driver& driver();
 using Lock = std::lock_guard<std::recursive_mutex>;
 
 Schedule schedule_of(int ordinal);
+int capability_of(int ordinal);  // 80 for 8.0
 Device* current_device();  // of this thread's current context; null if it has none
 void set_current_device(Device* device);
 

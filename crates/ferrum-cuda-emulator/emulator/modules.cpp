@@ -25,9 +25,10 @@ Result module_load(Device* device, const void* image, Module** loaded) {
   if (memcmp(header.magic, kImageMagic, sizeof header.magic))
     return fail(kInvalidImage, "the module was not compiled by the emulated NVRTC");
   memcpy(&header, image, sizeof header);
-  if (header.capability != 10 * kCapabilityMajor + kCapabilityMinor)
-    return fail(kNoBinaryForGpu,
-                "the module is for sm_" + std::to_string(header.capability) + ", the device is sm_80");
+  int capability = capability_of(device->ordinal);
+  if (header.capability != (uint32_t)capability)
+    return fail(kNoBinaryForGpu, "the module is for sm_" + std::to_string(header.capability) +
+                                     ", the device is sm_" + std::to_string(capability));
   int file = memfd_create("ferrum-kernels", MFD_CLOEXEC);
   auto* bytes = static_cast<const char*>(image) + sizeof header;
   for (size_t written = 0; written < header.bytes;) {
@@ -154,7 +155,7 @@ EXPORT Result cuFuncGetAttribute(int* value, int attribute, void* handle) {
     case 0: *value = (int)function->entry->max_threads; return kSuccess;
     case 1: case 2: case 3: *value = 0; return kSuccess;  // static shared, constant, local bytes
     case 4: *value = 64; return kSuccess;                 // registers
-    case 5: case 6: *value = 10 * kCapabilityMajor + kCapabilityMinor; return kSuccess;
+    case 5: case 6: *value = capability_of(function->module->device->ordinal); return kSuccess;
     case 8: *value = function->max_dynamic_shared; return kSuccess;
     case 9: *value = -1; return kSuccess;                 // preferred carve-out: the default
     default: return fail(kInvalidValue, "cuFuncGetAttribute: attribute is not emulated");

@@ -25,21 +25,24 @@ pub enum Schedule {
     Random,
 }
 
-/// The number of emulated devices, of compute capability 8.0 and 8 GiB each.
-pub const DEVICES: usize = 6;
+/// The number of emulated devices, of 8 GiB each and compute capability 8.0, but for [`WITH_FP8`].
+pub const DEVICES: usize = 9;
 
 /// One device of each schedule: forward, reverse, random.
 pub const ONE_OF_EACH_SCHEDULE: [usize; 3] = [0, 2, 4];
 
-/// The schedule of a device: 0 and 1 run forward, 2 and 3 in reverse, 4 and 5 at random.
+/// Those of compute capability 9.0, in the same order.
+pub const WITH_FP8: [usize; 3] = [6, 7, 8];
+
+/// The schedule of a device: 0, 1 and 6 run forward, 2, 3 and 7 in reverse, 4, 5 and 8 at random.
 ///
 /// # Panics
 /// If there is no such device.
 pub fn schedule(ordinal: usize) -> Schedule {
     match ordinal {
-        0 | 1 => Schedule::Forward,
-        2 | 3 => Schedule::Reverse,
-        4 | 5 => Schedule::Random,
+        0 | 1 | 6 => Schedule::Forward,
+        2 | 3 | 7 => Schedule::Reverse,
+        4 | 5 | 8 => Schedule::Random,
         _ => panic!("the emulator has no device {ordinal}"),
     }
 }

@@ -11,9 +11,12 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     cublasComputeType_t::CUBLAS_COMPUTE_32F,
     cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
-    cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
+    cublasLtMatmulDescAttributes_t::{
+        CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, CUBLASLT_MATMUL_DESC_EPILOGUE,
+        CUBLASLT_MATMUL_DESC_TRANSA,
+    },
     cublasLtMatmulPreferenceAttributes_t as Limit, cublasLtMatrixLayout_t,
-    cudaDataType_t::{CUDA_R_16F, CUDA_R_32F},
+    cudaDataType_t::{self, CUDA_R_8F_E4M3, CUDA_R_16F, CUDA_R_32F},
 };
 
 /// `[T, K]` times `[N, K]ᵀ`.
@@ -29,20 +32,25 @@ struct Product {
 
 impl Product {
     fn new(tokens: u64) -> Product {
+        Product::of(CUDA_R_16F, [N, K, tokens])
+    }
+
+    fn of(number: cudaDataType_t, [n, k, tokens]: [u64; 3]) -> Product {
         let operation = result::create_matmul_desc(CUBLAS_COMPUTE_32F, CUDA_R_32F).unwrap();
         let (attribute, one) = (CUBLASLT_MATMUL_DESC_TRANSA, (&raw const ONE).cast());
         unsafe { result::set_matmul_desc_attribute(operation, attribute, one, 4).unwrap() };
         let layout =
             |kind, rows, cols| result::create_matrix_layout(kind, rows, cols, rows as i64).unwrap();
-        let layouts = [
-            layout(CUDA_R_16F, K, N),
-            layout(CUDA_R_16F, K, tokens),
-            layout(CUDA_R_32F, N, tokens),
-        ];
+        let layouts =
+            [layout(number, k, n), layout(number, k, tokens), layout(CUDA_R_32F, n, tokens)];
         Product { handle: result::create_handle().unwrap(), operation, layouts }
     }
 
     fn algorithm(&self) -> cublasLtMatmulAlgo_t {
+        self.found().unwrap()
+    }
+
+    fn found(&self) -> Result<cublasLtMatmulAlgo_t, CublasError> {
         let (preference, [a, b, d]) = (result::create_matmul_pref().unwrap(), self.layouts);
         for (limit, most) in LIMITS {
             unsafe {
@@ -53,7 +61,7 @@ impl Product {
         let found = unsafe {
             result::get_matmul_algo_heuristic(self.handle, self.operation, a, b, d, d, preference)
         };
-        found.unwrap().algo
+        found.map(|found| found.algo)
     }
 
     /// Twice the product and what is there, of the weight, the input, the result and 4096 bytes of
@@ -136,6 +144,47 @@ fn a_product_and_what_is_refused() {
         assert!(product.multiply(gpu, &algorithm, nowhere, 4096).is_err(), "no workspace");
         assert_eq!(ferrum_cuda_emulator::failure(gpu.ordinal), None);
     });
+}
+
+/// One, two and three as floats of eight bits; 2^-9, the smallest; no number.
+const CODES: [u8; 5] = [0x38, 0x40, 0x44, 0x01, 0x7f];
+
+#[test]
+fn a_product_of_eight_bits_and_what_is_refused() {
+    let [one, two, three, least, nan] = CODES;
+    for ordinal in ferrum_cuda_emulator::WITH_FP8 {
+        let gpu = Gpu::open(ordinal);
+        let (mut weight, mut input) = ([0u8; 4 * 16], [0u8; 2 * 16]);
+        (weight[0], weight[15], weight[16], weight[34]) = (one, three, two | 0x80, least);
+        (input[0], input[2], input[15], input[16], input[31]) = (three, two, two, one, nan);
+        let (weight, input) = (gpu.upload(&weight), gpu.upload(&input));
+        let (dst, workspace) = (gpu.upload(&[0.0_f32; 8]), Buffer::new(4096).unwrap());
+        let operands = [weight.0, input.0, dst.0, workspace.0];
+        let product = Product::of(CUDA_R_8F_E4M3, [4, 16, 2]);
+        product.multiply(&gpu, &product.algorithm(), operands, 4096).unwrap();
+        let result: Vec<f32> = gpu.download(&dst, 8).unwrap();
+        // Twice of them; what is no number is so even where it meets zeroes.
+        assert_eq!(result[..4], [18.0, -12.0, 4.0 / 512.0, 0.0]);
+        assert!(result[4..].iter().all(|v| v.is_nan()), "{result:?}");
+
+        for shape in [[4, 8, 2], [3, 16, 2], [5, 16, 2], [4, 24, 2]] {
+            let refused = Product::of(CUDA_R_8F_E4M3, shape).found();
+            assert!(refused.is_err(), "{shape:?} is not of whole 16 bytes");
+        }
+        for (attribute, value) in
+            [(CUBLASLT_MATMUL_DESC_EPILOGUE, 4), (CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, dst.0)]
+        {
+            let product = Product::of(CUDA_R_8F_E4M3, [4, 16, 2]);
+            let value = (&raw const value).cast();
+            unsafe {
+                result::set_matmul_desc_attribute(product.operation, attribute, value, 8).unwrap();
+            }
+            assert!(product.found().is_err(), "{attribute:?}");
+        }
+        assert_eq!(ferrum_cuda_emulator::failure(gpu.ordinal), None);
+    }
+    let _old = Gpu::open(0);
+    assert!(Product::of(CUDA_R_8F_E4M3, [4, 16, 2]).found().is_err(), "compute capability 8.0");
 }
 
 #[test]

@@ -14,6 +14,14 @@ DEVICE float e4m3_to_f32(u8 bits) {
   return __uint_as_float(number | sign);
 }
 
+// The first or second pair of a word's codes as F16 numbers, which are 2^-8 of theirs: the exponent is as it
+// is, and that of F16 is biased by eight more. Codes that are no number do not stay what they are.
+constexpr float E4M3_OF_F16 = 256.0f;
+DEVICE u32 e4m3_as_f16(u32 codes, int pair) {
+  u32 high = __byte_perm(codes, 0, pair == 0 ? 0x1404 : 0x3424);
+  return (high & 0x80008000u) | (high & 0x7f007f00u) >> 1;
+}
+
 // To nearest, ties to even; what is beyond the largest becomes the largest, and what is not finite no
 // number.
 DEVICE u8 f32_to_e4m3(float x) {

@@ -21,7 +21,7 @@ constexpr int GROUP = 32;
 struct Planes {
   const u8* low;      // [rows, groups, 4 * LOW]
   const u8* high;     // [rows, groups, 4 * HIGH]
-  const u8* scales;   // [rows, blocks, SCALES]
+  const u8* scales;   // [rows, blocks, SCALES], or of single numbers f32 [rows]
   const u8* factors;  // [rows, blocks, FACTORS]
 };
 

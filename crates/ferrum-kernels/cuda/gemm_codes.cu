@@ -70,6 +70,8 @@ struct CodesStep {
     }
   }
 
+  static DEVICE void finish(const GemmRows&, float (*)[TILES][4]) {}
+
   // The products of a group with eight slots.
   static DEVICE void multiply_tile(const Scales<F::HALVES> (*scales)[2], const u32 (*a)[4],
                                    const u32* b, const u8* stage, int within, int n,

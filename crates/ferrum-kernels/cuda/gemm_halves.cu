@@ -1,5 +1,5 @@
-// Products of an F16 or BF16 weight with many tokens, by tensor cores. Compiled for both, with
-// `FORMAT` defined as the name.
+// Products of an F16, BF16 or E4M3 weight with many tokens, by tensor cores. Compiled for each, with
+// `FORMAT` defined as the name. E4M3 numbers become F16 ones, and meet what those meet.
 //
 // Of 4096 x 4096 in F16 and 512 tokens: 17.2 billion operations, twice that on the tensor cores for
 // the two terms of an activation; 33.6 MB of weight for each tile of 64 tokens, all but the first
@@ -20,16 +20,17 @@ struct HalvesStep {
 
   // A lane's part of a group: of the rows `g` and `g + 8` of two fragments, the columns from 8·t
   // on (t = lane % 4), as `fragment_place` has them.
+  static constexpr int WORDS = 2 * F::BYTES;
   struct Weights {
-    u32 words[2][2][4];
+    u32 words[2][2][WORDS];
   };
 
   static DEVICE void load(const Linear& p, const GemmRows& rows, int group, Weights& w) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       i64 at = (i64)rows.row[i / 2][i % 2] * p.groups + group;
-      load_words<4>(w.words[i / 2][i % 2],
-                    rows.planes[i / 2].low + at * (2 * GROUP) + threadIdx.x % 4 * 16);
+      load_words<WORDS>(w.words[i / 2][i % 2], rows.planes[i / 2].low + at * (F::BYTES * GROUP) +
+                                                   threadIdx.x % 4 * (4 * WORDS));
     }
   }
 
@@ -37,6 +38,9 @@ struct HalvesStep {
                               const u8* stage, float (*sums)[TILES][4]) {
     const Records* records = reinterpret_cast<const Records*>(stage);
     int lane = threadIdx.x % 32;
+    u32 a[2][2][4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) Of::halves(w.words[i / 2][i % 2], a[i / 2][i % 2]);
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
       float c[2][4] = {};
@@ -45,7 +49,7 @@ struct HalvesStep {
         // Lane l names row l % 8 of matrix l / 8: of a slot, eight of the term's 32 places.
         u32 b[4];
         ldmatrix_x4(b, records[8 * n + lane % 8].terms[term] + lane / 8 * 8);
-        multiply_term(w, b, c);
+        multiply_term(a, b, c);
       }
       int slot = 8 * n + 2 * (lane % 4);
       float scale[2] = {records[slot].scale, records[slot + 1].scale};
@@ -54,13 +58,25 @@ struct HalvesStep {
     }
   }
 
-  static DEVICE void multiply_term(const Weights& w, const u32 b[4], float (*c)[4]) {
+  static DEVICE void multiply_term(const u32 (*w)[2][4], const u32 b[4], float (*c)[4]) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
 #pragma unroll
       for (int s = 0; s < 4; s += 2) {
-        u32 a[4] = {w.words[i][0][s], w.words[i][1][s], w.words[i][0][s + 1], w.words[i][1][s + 1]};
+        u32 a[4] = {w[i][0][s], w[i][1][s], w[i][0][s + 1], w[i][1][s + 1]};
         Of::mma(c[i], a, b + s);
+      }
+    }
+  }
+
+  static DEVICE void finish(const GemmRows& rows, float (*sums)[TILES][4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float scale = F::scale(rows.planes[i / 2], rows.row[i / 2][i % 2]);
+#pragma unroll
+      for (int n = 0; n < TILES; n++) {
+        sums[i / 2][n][i % 2 * 2] *= scale;
+        sums[i / 2][n][i % 2 * 2 + 1] *= scale;
       }
     }
   }

@@ -3,7 +3,7 @@
 // as its name.
 //
 // Of 4096 x 4096 in F16 and one token, 33.6 MB are read for the weight; 33.6 million operations. Two
-// to eight tokens read as much.
+// to eight tokens read as much. In E4M3 it is half of that.
 #include "floats.cuh"
 #include "gemv.cuh"
 
@@ -37,6 +37,12 @@ struct FloatsStep {
           for (int i = 0; i < LANE_COLUMNS; i++) sums[r][t] += w[r][i] * x[i];
         }
       }
+    }
+#pragma unroll
+    for (int r = 0; r < GEMV_ROWS; r++) {
+      float scale = F::scale(rows.planes[r], rows.row[r]);
+#pragma unroll
+      for (int t = 0; t < TOKENS; t++) sums[r][t] *= scale;
     }
   }
 };

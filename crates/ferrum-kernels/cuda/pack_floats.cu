@@ -27,6 +27,6 @@ KERNEL(embed, 128, (Planes table, const i32* tokens, float* dst, int count, int 
   int row = tokens[at / cols];
   if (row < 0 || row >= rows) return;
   i64 from = (i64)row * padded + at % cols;
-  float value = scale * FORMAT::value(table.low + from * FORMAT::BYTES);
+  float value = scale * (FORMAT::scale(table, row) * FORMAT::value(table.low + from * FORMAT::BYTES));
   dst[at] = accumulate ? dst[at] + value : value;
 }

@@ -50,6 +50,12 @@ pub trait Backend: Send + Sized + 'static {
         false
     }
 
+    /// Whether weights of [`Format::F8_E4M3`] are best left as they are: the device multiplies such numbers
+    /// with inputs that are rounded to them (asked of weights that may be [`WeightSource::rounded`]).
+    fn keeps_e4m3(&self) -> bool {
+        false
+    }
+
     /// Creates the stream that operations run on.
     fn stream(&self) -> Result<Self::Stream>;
 

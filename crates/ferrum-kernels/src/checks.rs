@@ -19,10 +19,10 @@ use crate::params::{
     Activate, Embed, ExpertCombine, ExpertGatedLinear, GatedLinear, KvSpec, KvValues, LayerNorm,
     Linear, RmsNorm, Rope, RopeInput, RouteTopk,
 };
-use crate::weight::{check_columns, check_experts};
+use crate::weight::{check_columns, check_experts, check_scales};
 use crate::{
-    Backend, Buffer, KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType, PackedWeight, Result,
-    WeightSource,
+    Backend, Buffer, E4m3, Format, KV_BLOCK_SIZE, KV_SCALE_GROUP, KernelError, KvDType,
+    PackedWeight, Result, WeightSource,
 };
 
 /// `a · b · …`, or an error where it overflows.
@@ -138,7 +138,18 @@ pub(crate) fn pack(source: &WeightSource<'_>) -> Result<()> {
     ensure("pack", rows > 0 && cols > 0, || format!("a weight of {rows} x {cols} is empty"))?;
     check_experts(rows, experts)?;
     check_columns(source.columns, cols, experts)?;
+    check_scales(format, source.scales, rows)?;
+    ensure("pack", format != Format::F8_E4M3 || are_numbers(data), || {
+        "a weight that is no number".into()
+    })?;
     WeightSource::new(format, rows, cols, data).map(|_| ())
+}
+
+/// Whether all of these E4M3 codes are numbers: some thousand at once, which is done by vectors.
+fn are_numbers(codes: &[u8]) -> bool {
+    let any_is_none =
+        |codes: &[u8]| codes.iter().fold(false, |any, code| any | E4m3::from_bits(*code).is_nan());
+    !codes.chunks(4096).any(any_is_none)
 }
 
 /// Whether there is a cache with heads of this shape: of whole groups that share a scale.

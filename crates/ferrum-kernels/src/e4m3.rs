@@ -34,6 +34,12 @@ impl E4m3 {
         self.0
     }
 
+    /// Whether it is no number.
+    #[inline(always)]
+    pub fn is_nan(self) -> bool {
+        u32::from(self.0 & 0x7f) == NAN
+    }
+
     /// Rounds to nearest, ties to even. What is larger than any becomes the largest, ±448; what is
     /// not finite becomes no number, so that it is seen.
     #[inline(always)]

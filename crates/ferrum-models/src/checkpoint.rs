@@ -46,6 +46,15 @@ pub trait Checkpoint: Send + Sync {
         memory: &'a mut Vec<u8>,
     ) -> Result<&'a [u8], ModelError>;
 
+    /// Tensor `name` as the files keep it, where that is floats of eight bits with a number for each row or for
+    /// all, and [`Checkpoint::find`] and [`Checkpoint::read`] tell of what they are rounded to.
+    fn kept(&self, _name: &str) -> Option<Kept<'_>> {
+        None
+    }
+
+    /// Gives back the memory that holds what [`Checkpoint::kept`] gave, as [`Checkpoint::give_back`] does.
+    fn give_back_kept(&self, _name: &str) {}
+
     /// Gives back the memory that holds a range of what [`Checkpoint::read`] gave; call it once
     /// these bytes are packed. They stay valid and are read from the file again.
     fn give_back(&self, name: &str, range: Range<usize>);
@@ -74,6 +83,15 @@ pub trait Checkpoint: Send + Sync {
         let missing = || GgufError::MissingTensor { name: self.name_in_file(name) };
         Ok(self.find(name).ok_or_else(missing)?)
     }
+}
+
+/// A tensor in [`Format::F8_E4M3`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept<'a> {
+    /// The bytes of its matrices: of the experts, or one.
+    pub matrices: Vec<&'a [u8]>,
+    /// What each row of all of them is multiplied with.
+    pub scales: Vec<f32>,
 }
 
 /// Whose conventions tensors follow.

@@ -62,7 +62,8 @@ pub struct LoadOptions {
     /// Blocks in the KV pool; `None`: enough for `max_seqs` sequences of full length.
     pub kv_blocks: Option<usize>,
     /// Models that make embeddings, and those that generate text on cards, compute with their numbers as
-    /// they are, and do not round them, which is faster ([`ferrum_kernels::WeightSource::rounded`]).
+    /// they are, and do not round them, which is faster ([`ferrum_kernels::WeightSource::rounded`]). Weights in
+    /// fp8 become Q8_0, in which activations are rounded to eight bits in another way.
     pub exact: bool,
     /// LoRA adapters, all of them applied to every sequence that names none.
     pub lora: Vec<LoraSource>,

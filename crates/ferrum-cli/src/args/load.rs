@@ -34,8 +34,9 @@ pub struct LoadArgs {
     /// Element type of the KV cache
     #[arg(long, value_enum, default_value_t)]
     pub kv_dtype: KvDTypeArg,
-    /// Multiply numbers as they are, where rounding them is faster. On a card, what weights in f16 and
-    /// bf16 are multiplied with in steps of more than 64 tokens is rounded to their type. On the
+    /// Multiply numbers as they are, where rounding them is faster. On a card, what weights in f16, bf16
+    /// and fp8 are multiplied with in steps of more than 64 tokens is rounded to their type (with this
+    /// option fp8 becomes q8_0, as on cards without such tensor cores). On the
     /// processor, models that make embeddings from weights in f32, f16 and bf16 round numbers by at most
     /// 1/8192 of the largest of 64 neighbours, which moves a vector by an angle whose cosine is about
     /// 0.9999995

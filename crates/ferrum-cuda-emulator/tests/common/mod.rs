@@ -85,7 +85,7 @@ impl Gpu {
 
     /// Compiles a source whose only kernel, or the one that is asked for, is `name`.
     pub fn kernel(&self, source: &str, name: &str) -> Kernel {
-        let image = compile(source).unwrap_or_else(|log| panic!("{log}"));
+        let image = compile(source, self.ordinal).unwrap_or_else(|log| panic!("{log}"));
         unsafe {
             let module = result::module::load_data(image.as_ptr().cast()).unwrap();
             let function =
@@ -141,13 +141,16 @@ impl Buffer {
     }
 }
 
-/// The cubin of a source that includes `ptx.cuh`, or the compiler's log.
-pub fn compile(source: &str) -> std::result::Result<Vec<u8>, String> {
+/// The cubin for a device of a source that includes `ptx.cuh`, or the compiler's log.
+pub fn compile(source: &str, ordinal: usize) -> std::result::Result<Vec<u8>, String> {
     let text = |t: &str| CString::new(t).unwrap();
     let (source, name, header, include) =
         (text(source), text("test.cu"), text(PTX), text("ptx.cuh"));
     let (headers, includes) = ([header.as_ptr()], [include.as_ptr()]);
-    let options = [text("--gpu-architecture=sm_80"), text("--std=c++17")];
+    let fp8 = ferrum_cuda_emulator::WITH_FP8.contains(&ordinal);
+    let architecture =
+        text(if fp8 { "--gpu-architecture=sm_90" } else { "--gpu-architecture=sm_80" });
+    let options = [architecture, text("--std=c++17")];
     let options: Vec<_> = options.iter().map(|o| o.as_ptr()).collect();
     unsafe {
         let mut program = ptr::null_mut();

@@ -35,7 +35,7 @@ unsafe impl Sync for Blas {}
 /// `dst[tokens, rows] = input[tokens, cols] · weight[rows, cols]ᵀ + bias`, also added to what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
-    /// Of the weight and the input: F16 or BF16. Results are F32, and so are sums.
+    /// Of the weight and the input: F16, BF16, or without a bias E4M3. Results are F32, and so are sums.
     pub(super) format: Format,
     pub(super) tokens: usize,
     pub(super) rows: usize,
@@ -160,8 +160,12 @@ struct Descriptors {
 
 impl Descriptors {
     fn new(shape: &Shape, bias: u64) -> std::result::Result<Self, CublasError> {
-        use sys::cudaDataType_t::{CUDA_R_16BF, CUDA_R_16F, CUDA_R_32F};
-        let half = if shape.format == Format::F16 { CUDA_R_16F } else { CUDA_R_16BF };
+        use sys::cudaDataType_t::{CUDA_R_8F_E4M3, CUDA_R_16BF, CUDA_R_16F, CUDA_R_32F};
+        let number = match shape.format {
+            Format::F16 => CUDA_R_16F,
+            Format::F8_E4M3 => CUDA_R_8F_E4M3,
+            _ => CUDA_R_16BF,
+        };
         let sums = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         // One after the other, so that those that are there are destroyed where one cannot be made.
         let mut d = Descriptors {
@@ -173,8 +177,8 @@ impl Descriptors {
         let layout = |number, width: usize, height: usize| {
             result::create_matrix_layout(number, width as u64, height as u64, width as i64)
         };
-        d.weight = layout(half, shape.cols, shape.rows)?;
-        d.input = layout(half, shape.cols, shape.tokens)?;
+        d.weight = layout(number, shape.cols, shape.rows)?;
+        d.input = layout(number, shape.cols, shape.tokens)?;
         d.dst = layout(CUDA_R_32F, shape.rows, shape.tokens)?;
         d.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
         if shape.bias {

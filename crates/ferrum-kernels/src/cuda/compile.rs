@@ -29,7 +29,8 @@ macro_rules! sources {
             /// Everything that there is to compile, for tests and caches.
             pub fn all() -> Vec<Source> {
                 let families = [$(Source::$family as fn(Format) -> Source),*];
-                let of = |family: fn(Format) -> Source| Format::ALL.map(family);
+                let all = || Format::ALL.into_iter().chain([Format::F8_E4M3]);
+                let of = |family: fn(Format) -> Source| all().map(family);
                 let formats = families.into_iter().flat_map(of);
                 let families = [$(Source::$cached as fn(KvDType) -> Source),*];
                 let of = |family: fn(KvDType) -> Source| KvDType::ALL.map(family);
@@ -124,11 +125,10 @@ impl Source {
                 format.block_len() > 1
             }
             Source::GemvFloats(format) | Source::PackFloats(format) => format.block_len() == 1,
-            Source::GemmHalves(format)
-            | Source::RoundHalves(format)
-            | Source::SplitHalves(format) => {
-                matches!(format, Format::F16 | Format::BF16)
+            Source::GemmHalves(format) | Source::RoundHalves(format) => {
+                matches!(format, Format::F16 | Format::BF16 | Format::F8_E4M3)
             }
+            Source::SplitHalves(format) => matches!(format, Format::F16 | Format::BF16),
             // Tensor cores take 16 bits.
             Source::AttentionDecode(kv) | Source::AttentionPrefill(kv) => kv != KvDType::F32,
             _ => true,

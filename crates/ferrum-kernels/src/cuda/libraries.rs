@@ -22,7 +22,11 @@ pub fn libraries() -> [Library; 3] {
     let nvrtc = compile::version().ok().map(|(major, minor)| format!("{major}.{minor}"));
     [
         Library { name: "NVRTC", version: nvrtc, without: "nothing runs on cards" },
-        Library { name: "cuBLASLt", version: cublaslt(), without: "dense prompts are slower" },
+        Library {
+            name: "cuBLASLt",
+            version: cublaslt(),
+            without: "dense and fp8 prompts are slower",
+        },
         Library { name: "NCCL", version: nccl(), without: "cards cannot share a model" },
     ]
 }

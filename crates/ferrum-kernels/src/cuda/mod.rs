@@ -58,6 +58,9 @@ use device::Device;
 /// [`Backend::name`], also in errors.
 const NAME: &str = "cuda";
 
+/// Oldest compute capability whose tensor cores multiply E4M3 numbers.
+const OLDEST_WITH_FP8: (u32, u32) = (8, 9);
+
 /// Bytes of a card's memory that nobody uses.
 pub fn free_memory(ordinal: usize) -> Result<usize> {
     Device::open(&CudaConfig { ordinal, ..CudaConfig::default() })?.free_memory()
@@ -117,6 +120,11 @@ impl Backend for Cuda {
 
     fn compiles_at_first_use(&self) -> bool {
         true
+    }
+
+    fn keeps_e4m3(&self) -> bool {
+        self.device.properties.capability >= OLDEST_WITH_FP8
+            && linear::multiplies_e4m3(&self.device)
     }
 
     fn stream(&self) -> Result<CudaStream> {

@@ -119,6 +119,10 @@ impl<B: Backend> Backend for Profiled<B> {
         self.inner.compiles_at_first_use()
     }
 
+    fn keeps_e4m3(&self) -> bool {
+        self.inner.keeps_e4m3()
+    }
+
     fn stream(&self) -> Result<Stream<B>> {
         let (inner, step) = (self.inner.stream()?, StepInput::default());
         Ok(Stream { inner, last: None, step, queued: Vec::new() })

@@ -192,6 +192,8 @@ impl Backend for Reference {
         let mut data = zeroed(rows.saturating_mul(cols))?;
         for (row, dst) in data.chunks_exact_mut(cols).enumerate() {
             dequantize_row(format, source.row(row), dst)?;
+            let scale = source.scales.map_or(1.0, |scales| scales[row]);
+            dst.iter_mut().for_each(|value| *value *= scale);
             if let Some(columns) = source.columns {
                 let stored = dst.to_vec();
                 columns.iter().zip(stored).for_each(|(&at, value)| dst[at as usize] = value);

@@ -43,10 +43,13 @@ pub enum Format {
     /// Not of GGUF: 4 bits with a scale and a zero point, of which GPTQ and AWQ make groups of
     /// columns. A block of 32 has both, so that groups of any multiple of 32 are stored.
     Q4_Z,
+    /// Not of GGUF: [`crate::E4m3`], each row times a number beside it ([`WeightSource::scales`]). Not
+    /// every backend has it: [`crate::Backend::keeps_e4m3`].
+    F8_E4M3,
 }
 
 impl Format {
-    /// Every format, for tests and tables.
+    /// Every format that all backends have, for tests and tables: all but [`Format::F8_E4M3`].
     pub const ALL: [Format; 17] = [
         Format::F32,
         Format::F16,
@@ -70,7 +73,7 @@ impl Format {
     /// Values in a block.
     pub const fn block_len(self) -> usize {
         match self {
-            Format::F32 | Format::F16 | Format::BF16 => 1,
+            Format::F32 | Format::F16 | Format::BF16 | Format::F8_E4M3 => 1,
             Format::Q4_0
             | Format::Q4_1
             | Format::Q5_0
@@ -93,6 +96,7 @@ impl Format {
         match self {
             Format::F32 => 4,
             Format::F16 | Format::BF16 => 2,
+            Format::F8_E4M3 => 1,
             Format::Q4_0 | Format::IQ4_NL => 18,
             Format::Q4_1 => 20,
             Format::Q5_0 => 22,
@@ -142,11 +146,14 @@ pub struct WeightSource<'a> {
     /// Which value of an input each stored column is multiplied with, where columns are in another
     /// order than an input's values: a permutation of `0..cols`.
     pub columns: Option<&'a [u32]>,
+    /// Of [`Format::F8_E4M3`], `[rows]`: what each row is multiplied with. None of other formats.
+    pub scales: Option<&'a [f32]>,
     /// Hears of the ranges of `data` that will not be read again, while the rest is being packed:
     /// so a large matrix need not be in memory twice.
     pub consumed: Option<&'a (dyn Fn(Range<usize>) + Sync)>,
     /// Numbers of the weight, and of the inputs that it is multiplied with, may be rounded where that
-    /// is faster, by at most 2⁻¹³ of the largest of 64 neighbours or 2⁻⁸ of themselves.
+    /// is faster, by at most 2⁻¹³ of the largest of 64 neighbours or 2⁻⁸ of themselves; of
+    /// [`Format::F8_E4M3`] the inputs, by 2⁻⁴ of themselves or 2⁻¹⁷ of the largest of their row.
     pub rounded: bool,
 }
 
@@ -154,8 +161,8 @@ impl<'a> WeightSource<'a> {
     /// A source whose size has been checked.
     pub fn new(format: Format, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
         check_size(format, rows, cols, data.len())?;
-        let (experts, columns, consumed) = (1, None, None);
-        Ok(WeightSource { format, rows, cols, experts, data, columns, consumed, rounded: false })
+        let (experts, columns, scales, consumed, rounded) = (1, None, None, None, false);
+        Ok(WeightSource { format, rows, cols, experts, data, columns, scales, consumed, rounded })
     }
 
     /// The same rows as `experts` matrices.
@@ -168,6 +175,12 @@ impl<'a> WeightSource<'a> {
     pub fn ordered(self, columns: Option<&'a [u32]>) -> Result<Self> {
         check_columns(columns, self.cols, self.experts)?;
         Ok(WeightSource { columns, ..self })
+    }
+
+    /// The same, with a number for each row, as [`WeightSource::scales`] says.
+    pub fn scaled(self, scales: Option<&'a [f32]>) -> Result<Self> {
+        check_scales(self.format, scales, self.rows)?;
+        Ok(WeightSource { scales, ..self })
     }
 
     /// The same, and `consumed` hears of what will not be read again.
@@ -198,13 +211,15 @@ impl<'a> WeightSource<'a> {
 /// Dequantises one row: `src` holds `dst.len() / block_len` blocks of `format`.
 ///
 /// The operations and their order in `f32` are those of the `gguf` Python package, so the values
-/// are the same to the last bit. Lengths that do not fit are an error.
+/// are the same to the last bit. Lengths that do not fit are an error. What a row of
+/// [`Format::F8_E4M3`] is multiplied with, the caller knows.
 pub fn dequantize_row(format: Format, src: &[u8], dst: &mut [f32]) -> Result<()> {
     check_size(format, 1, dst.len(), src.len())?;
     match format {
         Format::F32 => blocks(src, dst, float::f32),
         Format::F16 => blocks(src, dst, float::f16),
         Format::BF16 => blocks(src, dst, float::bf16),
+        Format::F8_E4M3 => blocks(src, dst, float::e4m3),
         Format::Q4_0 => blocks(src, dst, legacy::q4_0),
         Format::Q4_1 => blocks(src, dst, legacy::q4_1),
         Format::Q5_0 => blocks(src, dst, legacy::q5_0),
@@ -247,6 +262,22 @@ pub(crate) fn check_columns(columns: Option<&[u32]>, cols: usize, experts: usize
         false => {
             Err(KernelError::shape("weight", format!("an order that is none of {cols} columns")))
         }
+    }
+}
+
+/// Each row has a finite number of its own, where the format asks for them.
+pub(crate) fn check_scales(format: Format, scales: Option<&[f32]>, rows: usize) -> Result<()> {
+    let wrong = |what| Err(KernelError::shape("weight", what));
+    match (format, scales) {
+        (Format::F8_E4M3, Some(scales)) if scales.len() != rows => {
+            wrong(format!("{} scales of {rows} rows", scales.len()))
+        }
+        (Format::F8_E4M3, Some(scales)) if !scales.iter().all(|scale| scale.is_finite()) => {
+            wrong("a scale that is no number".into())
+        }
+        (Format::F8_E4M3, None) => wrong(format!("{format} without scales of its rows")),
+        (Format::F8_E4M3, Some(_)) | (_, None) => Ok(()),
+        (_, Some(_)) => wrong(format!("{format} with scales of its rows")),
     }
 }
 

@@ -1,12 +1,15 @@
 //! `linear` and `gated_linear` with weights of single numbers that may be rounded, with as many tokens
 //! as a library of dense products is asked for.
 //!
-//! The bound. An input may be rounded to the type of its weight, each value by at most `u = 2⁻¹¹` (F16)
-//! or `2⁻⁸` (BF16) of itself: an output by at most `u·Σ|w·x|`, and with a variance of at most
+//! The bound. An input may be rounded to the type of its weight, each value by at most `u = 2⁻¹¹` (F16),
+//! `2⁻⁸` (BF16) or `2⁻⁴` (E4M3) of itself: an output by at most `u·Σ|w·x|`, and with a variance of at most
 //! `u²/3·Σ(w·x)²`, of which 8 standard deviations are allowed. To this comes [`F32_ERROR`].
+//!
+//! The smallest E4M3 numbers are multiples of 2⁻⁹, so that where a token's largest value lies between 2⁷
+//! and 2⁸ its small ones are off by up to 2⁻¹⁰, which is 2⁻¹⁷ of the largest.
 
 use ferrum_kernels::params::{Activation, GatedLinear};
-use ferrum_kernels::{Backend, Format, WeightSource};
+use ferrum_kernels::{Backend, Format};
 
 use crate::common::{Pattern, Rng, WeightBytes};
 use crate::harness::{Report, Subject, oracle};
@@ -15,23 +18,34 @@ use crate::linear::{F32_ERROR, Inputs, Output, run};
 /// Around the tiles of products, and more than kernels for few tokens take.
 const ROWS: [usize; 4] = [65, 70, 128, 131];
 
+/// Weights of 16 bits.
+const HALVES: [Format; 2] = [Format::F16, Format::BF16];
+
 fn pack<B: Backend>(s: &mut Subject<B>, w: &WeightBytes) -> B::Weight {
-    let source = WeightSource::new(w.format, w.rows, w.cols, &w.data).expect("whole rows");
-    s.backend.pack(&mut s.stream, &source.rounded()).expect("packed")
+    s.backend.pack(&mut s.stream, &w.source().rounded()).expect("packed")
 }
 
 /// The error that each output `[rows, n]` may have.
 fn bounds(w: &WeightBytes, x: &[f32]) -> Vec<f64> {
-    let unit = if w.format == Format::F16 { f64::powi(2.0, -11) } else { f64::powi(2.0, -8) };
+    let (unit, least) = match w.format {
+        Format::F16 => (f64::powi(2.0, -11), 0.0),
+        Format::F8_E4M3 => (f64::powi(2.0, -4), f64::powi(2.0, -17)),
+        _ => (f64::powi(2.0, -8), 0.0),
+    };
     let values = w.values();
     let mut all = Vec::new();
     for x in x.chunks(w.cols) {
+        let least = least * x.iter().fold(0.0, |most, x| f64::max(most, f64::from(*x).abs()));
         for w in values.chunks(w.cols) {
             let product = |(w, x): (&f32, &f32)| (f64::from(*w) * f64::from(*x)).abs();
+            let error = |(w, x): (&f32, &f32)| {
+                f64::from(*w).abs() * (unit * f64::from(*x).abs()).max(least)
+            };
             let magnitude: f64 = w.iter().zip(x).map(product).sum();
-            let squares: f64 = w.iter().zip(x).map(product).map(|v| v * v).sum();
-            let likely = 8.0 * unit * (squares / 3.0).sqrt();
-            all.push(likely.min(unit * magnitude) + F32_ERROR * magnitude);
+            let most: f64 = w.iter().zip(x).map(error).sum();
+            let squares: f64 = w.iter().zip(x).map(error).map(|v| v * v).sum();
+            let likely = 8.0 * (squares / 3.0).sqrt();
+            all.push(likely.min(most) + F32_ERROR * magnitude);
         }
     }
     all
@@ -49,13 +63,23 @@ fn sums(w: &WeightBytes, x: &[f32]) -> Vec<f64> {
 
 /// Both formats, with and without bias and accumulation, values that F16 cannot hold among them.
 pub fn dense_linear_of_many_tokens<B: Backend>(subjects: &mut [Subject<B>]) {
+    many_tokens(subjects, &HALVES, &[(1, 1), (17, 33), (130, 96), (16, 576)], &ROWS);
+}
+
+/// So many output and input features and tokens.
+pub fn many_tokens<B: Backend>(
+    subjects: &mut [Subject<B>],
+    formats: &[Format],
+    shapes: &[(usize, usize)],
+    tokens: &[usize],
+) {
     let mut report = Report::new();
     let mut rng = Rng::new(71);
     let kinds = [Inputs::Normal, Inputs::Outliers, Inputs::Alternating(1e6), Inputs::Constant(0.0)];
     let mut turn = 0;
-    for format in [Format::F16, Format::BF16] {
-        for (n, cols) in [(1, 1), (17, 33), (130, 96), (16, 576)] {
-            for rows in ROWS {
+    for &format in formats {
+        for &(n, cols) in shapes {
+            for &rows in tokens {
                 turn += 1;
                 let kind = kinds[turn % kinds.len()];
                 let x = kind.make(&mut rng, rows * cols);
@@ -96,10 +120,14 @@ fn check<B: Backend>(
 
 /// A large token takes nothing from small ones, and nothing is lost of what is small throughout.
 pub fn dense_linear_of_unlike_tokens<B: Backend>(subjects: &mut [Subject<B>]) {
+    unlike_tokens(subjects, &HALVES);
+}
+
+pub fn unlike_tokens<B: Backend>(subjects: &mut [Subject<B>], formats: &[Format]) {
     let mut report = Report::new();
     let mut rng = Rng::new(74);
     let (rows, n, cols) = (70, 24, 64);
-    for format in [Format::F16, Format::BF16] {
+    for &format in formats {
         for (common, own) in [(1.0, 1e12), (1e-7, 1e-7), (1e-3, 1e20), (1e9, 1e-9)] {
             let mut x = rng.normals(rows * cols, common);
             x[7 * cols..8 * cols].iter_mut().for_each(|x| *x *= own / common);
@@ -126,9 +154,13 @@ pub fn dense_linear_of_unlike_tokens<B: Backend>(subjects: &mut [Subject<B>]) {
 
 /// What is no number stays with its token, and is seen.
 pub fn dense_linear_of_what_is_no_number<B: Backend>(subjects: &mut [Subject<B>]) {
+    what_is_no_number(subjects, &HALVES);
+}
+
+pub fn what_is_no_number<B: Backend>(subjects: &mut [Subject<B>], formats: &[Format]) {
     let mut rng = Rng::new(72);
     let (rows, n, cols) = (70, 24, 64);
-    for format in [Format::F16, Format::BF16] {
+    for &format in formats {
         let x = Inputs::Normal.make(&mut rng, rows * cols);
         let mut wrong = x.clone();
         (wrong[5 * cols + 7], wrong[9 * cols]) = (f32::INFINITY, f32::NAN);
@@ -152,15 +184,20 @@ pub fn dense_linear_of_what_is_no_number<B: Backend>(subjects: &mut [Subject<B>]
 
 /// A gate and an up-projection, of one format or of two.
 pub fn dense_gated_linear_of_many_tokens<B: Backend>(subjects: &mut [Subject<B>]) {
-    let mut report = Report::new();
-    let mut rng = Rng::new(73);
-    let (n, cols) = (48, 96);
-    for formats in [
+    let pairs = [
         [Format::F16, Format::F16],
         [Format::BF16, Format::BF16],
         [Format::F16, Format::BF16],
         [Format::BF16, Format::Q8_0],
-    ] {
+    ];
+    gates_of_many_tokens(subjects, &pairs);
+}
+
+pub fn gates_of_many_tokens<B: Backend>(subjects: &mut [Subject<B>], pairs: &[[Format; 2]]) {
+    let mut report = Report::new();
+    let mut rng = Rng::new(73);
+    let (n, cols) = (48, 96);
+    for formats in pairs {
         let rows = 70;
         let x = rng.normals(rows * cols, 1.0);
         let weights = formats.map(|f| WeightBytes::new(&mut rng, f, n, cols, Pattern::Random));
@@ -176,7 +213,7 @@ pub fn dense_gated_linear_of_many_tokens<B: Backend>(subjects: &mut [Subject<B>]
         for s in &mut *subjects {
             let packed = [pack(s, &weights[0]), pack(s, &weights[1])];
             let got = gated(s, rows, &x, &packed, n);
-            report.compare(s, &formats, &got, &want, bound);
+            report.compare(s, formats, &got, &want, bound);
         }
     }
     report.finish();

@@ -56,10 +56,10 @@ struct Shape {
     choice: Choice,
 }
 
-/// Shapes of every format: few tokens and many, experts that fill panels and that do not.
-fn shapes() -> Vec<Shape> {
+/// Shapes of formats: few tokens and many, experts that fill panels and that do not.
+fn shapes(formats: &[Format]) -> Vec<Shape> {
     let mut shapes = Vec::new();
-    for format in Format::ALL {
+    for &format in formats {
         let widest = widths(format).last().copied().unwrap_or(256);
         for (tokens, experts, used, n, cols, choice) in [
             (1, 4, 2, 17, widths(format)[0], Choice::Random),
@@ -82,7 +82,8 @@ fn shapes() -> Vec<Shape> {
 fn matrix(stack: &WeightBytes, experts: usize, expert: usize) -> WeightBytes {
     let (rows, bytes) = (stack.rows / experts, stack.data.len() / experts);
     let data = stack.data[expert * bytes..][..bytes].to_vec();
-    WeightBytes { rows, data, ..*stack }
+    let scales = stack.scales.chunks(rows).nth(expert).unwrap_or_default().to_vec();
+    WeightBytes { rows, data, scales, ..*stack }
 }
 
 /// [`Noise`] of each slot's product with its expert, `[slots, n]`; slots share a row of `x` in
@@ -190,9 +191,13 @@ fn other(s: &Shape) -> Format {
 
 /// Every format of gate and up-projection, with few tokens for an expert and with many.
 pub fn expert_gated_linear_of_every_format<B: Backend>(subjects: &mut [Subject<B>]) {
+    expert_gated_linear_of(subjects, &Format::ALL);
+}
+
+pub fn expert_gated_linear_of<B: Backend>(subjects: &mut [Subject<B>], formats: &[Format]) {
     let mut report = Report::new();
     let mut rng = Rng::new(91);
-    for shape in shapes() {
+    for shape in shapes(formats) {
         let c = Gated::new(&mut rng, &shape);
         let want = c.run(&mut oracle(), &shape);
         let product = |w| products(w, &shape, &c.ids, &c.x, shape.used);
@@ -272,9 +277,13 @@ impl Combined {
 
 /// Every format, with and without accumulation.
 pub fn expert_combine_of_every_format<B: Backend>(subjects: &mut [Subject<B>]) {
+    expert_combine_of(subjects, &Format::ALL);
+}
+
+pub fn expert_combine_of<B: Backend>(subjects: &mut [Subject<B>], formats: &[Format]) {
     let mut report = Report::new();
     let mut rng = Rng::new(92);
-    for shape in shapes() {
+    for shape in shapes(formats) {
         let c = Combined::new(&mut rng, &shape);
         let want = c.run(&mut oracle(), &shape);
         let product = products(&c.weight, &shape, &c.ids, &c.x, 1);
@@ -372,9 +381,8 @@ pub fn route<B: Backend>(s: &mut Subject<B>, c: &Route, scores: &[f32]) -> (Vec<
     };
     s.backend.route_topk(&mut s.stream, p).expect("route_topk");
     // The contract has no way to read integers: as rows of a table they become floats.
-    let numbers: Vec<u8> = (0..c.experts).flat_map(|i| (i as f32).to_le_bytes()).collect();
-    let table = WeightBytes { format: Format::F32, rows: c.experts, cols: 1, data: numbers };
-    let table = s.pack(&table);
+    let numbers: Vec<f32> = (0..c.experts).map(|i| i as f32).collect();
+    let table = s.pack(&WeightBytes::floats(1, &numbers));
     let mut read = s.target(&vec![f32::NAN; len]);
     let p = Embed { table: &table, tokens: &ids, rows: len, scale: 1.0, accumulate: false };
     s.backend.embed(&mut s.stream, &mut read, &p).expect("embed");
@@ -441,12 +449,7 @@ pub fn experts_worked_by_hand<B: Backend>(subjects: &mut [Subject<B>]) {
         let (_, weights) = route(s, &c, &scores);
         close("of all", &weights, &[1.0, 2.0 / 3.0, 0.75, 0.75]);
 
-        let stack = |values: &[f32]| WeightBytes {
-            format: Format::F32,
-            rows: values.len(),
-            cols: 1,
-            data: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        };
+        let stack = |values: &[f32]| WeightBytes::floats(1, values);
         let gate = s.pack_stack(&stack(&[2.0, -1.0, 0.0]), 3);
         let up = s.pack_stack(&stack(&[3.0, 5.0, 7.0]), 3);
         let (x, ids) = (s.operand(&[1.0, 1.0]), s.indices(&[0, 1, 2, 0]));

@@ -74,23 +74,24 @@ fn check<B: Backend>(
 
 /// Every format of either weight, number of tokens, and activation.
 pub fn gated_linear_of_every_format<B: Backend>(subjects: &mut [Subject<B>]) {
-    gated_linear_of_shapes(subjects, &[1, 8, 17, 48], &ROWS);
+    gated_linear_of_shapes(subjects, &Format::ALL, &[1, 8, 17, 48], &ROWS);
 }
 
 /// Every format, and some shapes: for backends that are emulated.
 pub fn gated_linear_of_some_shapes<B: Backend>(subjects: &mut [Subject<B>]) {
-    gated_linear_of_shapes(subjects, &[1, 48], &SOME_ROWS);
+    gated_linear_of_shapes(subjects, &Format::ALL, &[1, 48], &SOME_ROWS);
 }
 
-/// Every format, so many output features and tokens.
-fn gated_linear_of_shapes<B: Backend>(
+/// So many output features and tokens.
+pub fn gated_linear_of_shapes<B: Backend>(
     subjects: &mut [Subject<B>],
+    formats: &[Format],
     heights: &[usize],
     tokens: &[usize],
 ) {
     let mut report = Report::new();
     let mut rng = Rng::new(11);
-    for (at, format) in Format::ALL.into_iter().enumerate() {
+    for (at, &format) in formats.iter().enumerate() {
         for &cols in widths(format) {
             for &n in heights {
                 for &rows in tokens {
@@ -121,12 +122,7 @@ fn gated_linear_of_shapes<B: Backend>(
 /// Gates so large that the exponential overflows or vanishes, and all between.
 pub fn gated_linear_of_extremes<B: Backend>(subjects: &mut [Subject<B>]) {
     let mut report = Report::new();
-    let one = |rows: &[f32]| WeightBytes {
-        format: Format::F32,
-        rows: rows.len(),
-        cols: 1,
-        data: rows.iter().flat_map(|v| v.to_le_bytes()).collect(),
-    };
+    let one = |rows: &[f32]| WeightBytes::floats(1, rows);
     let gates: Vec<f32> = (-400..=400).map(|i| i as f32 * 0.25).collect();
     for activation in [Activation::Silu, Activation::GeluTanh] {
         for x in [1.0, 1e-3, 30.0, 1e4] {

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use ferrum_kernels::reference::Reference;
-use ferrum_kernels::{Backend, DType, StepBatch, StepCapacity, StepInput, WeightSource};
+use ferrum_kernels::{Backend, DType, StepBatch, StepCapacity, StepInput};
 
 use crate::common::WeightBytes;
 
@@ -74,14 +74,12 @@ impl<B: Backend> Subject<B> {
     }
 
     pub fn pack(&mut self, w: &WeightBytes) -> B::Weight {
-        let source = WeightSource::new(w.format, w.rows, w.cols, &w.data).expect("whole rows");
-        self.backend.pack(&mut self.stream, &source).expect("packed")
+        self.backend.pack(&mut self.stream, &w.source()).expect("packed")
     }
 
     /// A stack of `experts` matrices that share out the rows.
     pub fn pack_stack(&mut self, w: &WeightBytes, experts: usize) -> B::Weight {
-        let source = WeightSource::new(w.format, w.rows, w.cols, &w.data).expect("whole rows");
-        let source = source.stacked(experts).expect("equal shares");
+        let source = w.source().stacked(experts).expect("equal shares");
         self.backend.pack(&mut self.stream, &source).expect("packed")
     }
 

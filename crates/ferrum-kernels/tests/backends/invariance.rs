@@ -31,10 +31,19 @@ pub fn many_linear_rows_are_independent<B: Backend>(subjects: &mut [Subject<B>])
 
 /// Compares `rows` rows at once with `counts` of them.
 fn linear_rows_among<B: Backend>(subjects: &mut [Subject<B>], rows: usize, counts: &[usize]) {
+    linear_rows_of(subjects, &Format::ALL, rows, counts);
+}
+
+pub fn linear_rows_of<B: Backend>(
+    subjects: &mut [Subject<B>],
+    formats: &[Format],
+    rows: usize,
+    counts: &[usize],
+) {
     let mut report = Report::new();
     let mut rng = Rng::new(81);
     let cols = 512;
-    for (at, format) in Format::ALL.into_iter().enumerate() {
+    for (at, &format) in formats.iter().enumerate() {
         let x = Inputs::Normal.make(&mut rng, rows * cols);
         let formats = [format, Format::ALL[(at + 5) % Format::ALL.len()]];
         let outputs = formats.map(|format| Output {

@@ -181,19 +181,24 @@ fn check<B: Backend>(
 /// Every format, number of tokens, input and output features, with and without bias and
 /// accumulation.
 pub fn linear_of_every_format_and_shape<B: Backend>(subjects: &mut [Subject<B>]) {
-    linear_of_shapes(subjects, &[1, 3, 8, 15, 16, 17, 48, 130], &ROWS);
+    linear_of_shapes(subjects, &Format::ALL, &[1, 3, 8, 15, 16, 17, 48, 130], &ROWS);
 }
 
 /// Every format, and some shapes: for backends that are emulated.
 pub fn linear_of_every_format<B: Backend>(subjects: &mut [Subject<B>]) {
-    linear_of_shapes(subjects, &[1, 17, 130], &SOME_ROWS);
+    linear_of_shapes(subjects, &Format::ALL, &[1, 17, 130], &SOME_ROWS);
 }
 
-/// Every format, so many output features and tokens.
-fn linear_of_shapes<B: Backend>(subjects: &mut [Subject<B>], heights: &[usize], tokens: &[usize]) {
+/// So many output features and tokens.
+pub fn linear_of_shapes<B: Backend>(
+    subjects: &mut [Subject<B>],
+    formats: &[Format],
+    heights: &[usize],
+    tokens: &[usize],
+) {
     let mut report = Report::new();
     let mut rng = Rng::new(1);
-    for format in Format::ALL {
+    for &format in formats {
         let (mut squares, mut count, mut turn) = (0.0, 0, 0);
         let widths = widths(format);
         for &cols in widths {

@@ -17,6 +17,7 @@ mod dense;
 mod embed;
 mod experts;
 mod experts_refused;
+mod fp8;
 mod gated_linear;
 mod gather_rows;
 mod invariance;
@@ -30,6 +31,8 @@ mod rope;
 mod sample;
 mod small_cases;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use ferrum_kernels::Backend;
 use ferrum_kernels::cpu::{Cpu, CpuConfig, Isa};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use ferrum_kernels::cuda::{Cuda, CudaConfig};
@@ -79,6 +82,27 @@ fn cudas() -> Vec<Subject<Cuda>> {
     let label = |ordinal| format!("cuda {:?}", ferrum_cuda_emulator::schedule(ordinal));
     let subject = |ordinal| Subject::new(label(ordinal), open(ordinal));
     ferrum_cuda_emulator::ONE_OF_EACH_SCHEDULE.map(subject).into()
+}
+
+/// Those of them, or the machine's if it is one, that multiply floats of eight bits.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn fp8_cudas() -> Vec<Subject<Cuda>> {
+    if real_cards() {
+        return cudas().into_iter().filter(|s| s.backend.keeps_e4m3()).collect();
+    }
+    ferrum_cuda_emulator::load().expect("an emulated driver");
+    let open = |ordinal| {
+        let cuda = Cuda::new(&CudaConfig { ordinal, ..CudaConfig::default() }).expect("a card");
+        assert!(cuda.keeps_e4m3(), "compute capability 9.0 and cuBLASLt");
+        Subject::new(format!("cuda {:?}", ferrum_cuda_emulator::schedule(ordinal)), cuda)
+    };
+    ferrum_cuda_emulator::WITH_FP8.map(open).into()
+}
+
+/// Those that do not.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn other_cudas() -> Vec<Subject<Cuda>> {
+    cudas().into_iter().filter(|s| !s.backend.keeps_e4m3()).collect()
 }
 
 /// The oracle itself, as a backend among others.
@@ -154,6 +178,7 @@ on! { cpu, super::cpus:
     refusals::wrong_batches_are_refused,
     refusals::wrong_weights_are_refused,
     caches_refused::wrong_caches_are_refused,
+    fp8::fp8_is_refused,
 }
 
 on! { profiled, super::profiled:
@@ -199,6 +224,12 @@ on! { cuda, super::cudas:
     dense::dense_linear_of_unlike_tokens,
     dense::dense_linear_of_what_is_no_number,
     dense::dense_gated_linear_of_many_tokens,
+    fp8::fp8_linear,
+    fp8::fp8_gated_linear,
+    fp8::fp8_experts,
+    fp8::fp8_embed,
+    fp8::fp8_rows_are_independent,
+    fp8::fp8_weights_are_checked,
     columns::outputs_of_several_orders,
     columns::gates_of_several_orders,
     columns::wrong_orders_are_refused,
@@ -255,6 +286,17 @@ on! { cuda, super::cudas:
     refusals::wrong_weights_are_refused,
     caches_refused::wrong_caches_are_refused,
 }
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+on! { fp8_cuda, super::fp8_cudas:
+    fp8::fp8_linear_of_many_tokens,
+    fp8::fp8_linear_of_unlike_tokens,
+    fp8::fp8_linear_of_what_is_no_number,
+    fp8::fp8_gated_linear_of_many_tokens,
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+on! { other_cuda, super::other_cudas: fp8::fp8_is_not_rounded }
 
 /// Processors as the ranks of a world.
 fn cpu_ranks() -> Vec<Subject<Cpu>> {
@@ -322,6 +364,7 @@ fn collectives_of_cuda_world() {
 
 // The oracle cannot be held against itself: against values worked out by hand.
 on! { reference, super::references:
+    fp8::fp8_weights_are_checked,
     linear::linear_with_outputs_of_one_format,
     linear::linear_of_nothing,
     columns::wrong_orders_are_refused,

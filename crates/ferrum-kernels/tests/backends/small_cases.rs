@@ -4,15 +4,14 @@ use ferrum_kernels::params::{
     Activate, Activation, Attention, Embed, GatedLinear, GatherRows, KvSpec, KvValues, KvWrite,
     LayerNorm, Linear, LinearOutput, PackedAttention, RmsNorm, Rope, RopeInput, RopeStyle,
 };
-use ferrum_kernels::{Backend, Format, KvDType, StepCapacity, StepInput};
+use ferrum_kernels::{Backend, KvDType, StepCapacity, StepInput};
 
 use crate::common::WeightBytes;
 use crate::harness::Subject;
 
 /// An unquantised weight, `values.len() / cols` rows.
 fn weight(cols: usize, values: &[f32]) -> WeightBytes {
-    let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    WeightBytes { format: Format::F32, rows: values.len() / cols, cols, data }
+    WeightBytes::floats(cols, values)
 }
 
 fn close(label: &str, what: &str, got: &[f32], want: &[f32]) {

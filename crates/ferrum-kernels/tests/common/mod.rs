@@ -1,7 +1,7 @@
 //! Shared by the tests: reproducible random numbers, and weights of any format as bytes.
 
-use ferrum_kernels::Format;
 use ferrum_kernels::weight::dequantize_row;
+use ferrum_kernels::{Format, WeightSource};
 use half::{bf16, f16};
 
 /// The splitmix64 generator (Steele, Lea & Flood 2014).
@@ -62,9 +62,18 @@ pub struct WeightBytes {
     pub rows: usize,
     pub cols: usize,
     pub data: Vec<u8>,
+    /// Of each row, where the format has them.
+    pub scales: Vec<f32>,
 }
 
 impl WeightBytes {
+    /// Rows of numbers in single precision.
+    pub fn floats(cols: usize, values: &[f32]) -> Self {
+        let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let rows = values.len() / cols;
+        WeightBytes { format: Format::F32, rows, cols, data, scales: Vec::new() }
+    }
+
     /// A weight whose dequantised values have a standard deviation between 0.05 and 1 or so.
     pub fn new(rng: &mut Rng, format: Format, rows: usize, cols: usize, pattern: Pattern) -> Self {
         let mut data = vec![0; rows * format.row_bytes(cols).expect("whole blocks")];
@@ -75,7 +84,20 @@ impl WeightBytes {
             }
             set_scales(rng, format, block, pattern);
         }
-        WeightBytes { format, rows, cols, data }
+        let mut scales = Vec::new();
+        if format == Format::F8_E4M3 {
+            // Random codes have a standard deviation of 115.
+            let mut scale = |sign: f32| sign * 0.05 * 20_f32.powf(rng.uniform()) / 115.0;
+            scales = (0..rows).map(|row| scale(if row % 4 == 3 { -1.0 } else { 1.0 })).collect();
+        }
+        WeightBytes { format, rows, cols, data, scales }
+    }
+
+    /// As a backend is given it.
+    pub fn source(&self) -> WeightSource<'_> {
+        let source = WeightSource::new(self.format, self.rows, self.cols, &self.data);
+        let scales = (!self.scales.is_empty()).then_some(self.scales.as_slice());
+        source.and_then(|source| source.scaled(scales)).expect("whole rows")
     }
 
     /// The values `[rows, cols]`.
@@ -84,6 +106,9 @@ impl WeightBytes {
         let bytes = self.data.len() / self.rows;
         for (src, dst) in self.data.chunks_exact(bytes).zip(values.chunks_exact_mut(self.cols)) {
             dequantize_row(self.format, src, dst).expect("whole rows");
+        }
+        for (row, scale) in values.chunks_exact_mut(self.cols).zip(&self.scales) {
+            row.iter_mut().for_each(|value| *value *= scale);
         }
         values
     }
@@ -110,6 +135,8 @@ fn set_scales(rng: &mut Rng, format: Format, block: &mut [u8], pattern: Pattern)
         Format::IQ4_XS => put(0, std / 1290.0),
         Format::Q3_K => put(108, std / 42.0),
         Format::Q6_K => put(208, std / 1370.0),
+        // What is no number is one bit away from the largest.
+        Format::F8_E4M3 => block[0] ^= u8::from(block[0] & 0x7f == 0x7f),
         Format::MXFP4 => block[0] = 120 + rng.below(6) as u8,
         Format::Q4_Z => {
             put(0, std / 4.6);

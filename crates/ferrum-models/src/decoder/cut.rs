@@ -37,13 +37,29 @@ impl Cut {
         if self.experts == 1 { self.rows.clone() } else { 0..tensor.rows() }
     }
 
+    /// The rows, of all of the tensor's, matrix by matrix.
+    fn row_ranges(&self, tensor: &Tensor<'_>) -> impl Iterator<Item = Range<usize>> {
+        let matrix = tensor.rows() / self.experts.max(1);
+        let at = move |expert: usize, i: usize| expert * matrix + i;
+        let Range { start, end } = self.rows;
+        (0..self.experts).map(move |expert| at(expert, start)..at(expert, end))
+    }
+
     /// Where the rows lie in the tensor's bytes, matrix by matrix, with all of their columns.
     pub fn ranges(&self, tensor: &Tensor<'_>) -> Vec<Range<usize>> {
         let row = bytes_of(tensor.format, tensor.cols());
-        let matrix = tensor.rows() / self.experts.max(1);
-        let at = |expert: usize, i: usize| (expert * matrix + i) * row;
-        let range = |expert| at(expert, self.rows.start)..at(expert, self.rows.end);
-        (0..self.experts).map(range).collect()
+        self.row_ranges(tensor).map(|rows| rows.start * row..rows.end * row).collect()
+    }
+
+    /// Of numbers of all of the tensor's rows, those of these.
+    pub fn of_rows(&self, tensor: &Tensor<'_>, numbers: &[f32]) -> Vec<f32> {
+        let mut own = Vec::with_capacity(self.total_rows());
+        for rows in self.row_ranges(tensor) {
+            own.extend_from_slice(numbers.get(rows).unwrap_or_default());
+        }
+        // What is added is zero times anything.
+        own.extend(self.zeros.then_some(1.0));
+        own
     }
 
     /// The bytes, of those of [`Cut::span`]: a copy unless they lie in one piece.
@@ -99,7 +115,11 @@ mod tests {
         assert_eq!(blocks(&whole), (0..12).collect::<Vec<u8>>());
         assert_eq!(blocks(&Cut { rows: 1..3, ..whole.clone() }), [2, 3, 4, 5, 8, 9, 10, 11]);
         assert_eq!(blocks(&Cut { cols: 32..64, ..whole.clone() }), [1, 3, 5, 7, 9, 11]);
+        let numbers = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
+        let some = Cut { rows: 1..3, ..whole.clone() };
+        assert_eq!(some.of_rows(&tensor, &numbers), [1.0, 2.0, 4.0, 5.0]);
         let one = Cut { experts: 1, rows: 2..4, ..whole };
+        assert_eq!(one.of_rows(&tensor, &numbers), [2.0, 3.0]);
         assert!(matches!(read(&one), Cow::Borrowed(bytes) if bytes[0] == 4));
         assert_eq!(blocks(&Cut { zeros: true, ..one.clone() }), [4, 5, 6, 7, 0, 0]);
         assert_eq!(one.ranges(&tensor).first(), Some(&(4 * 34..8 * 34)));

@@ -147,7 +147,7 @@ impl<B: Backend> DecoderRunner<B> {
         let share = communicator
             .as_ref()
             .map_or(Share::WHOLE, |c| Share { rank: c.rank(), ranks: c.ranks() });
-        check_file(&backend, file, (&whole, share), options.kv_dtype)?;
+        check_file(&backend, file, (&whole, share), (options.kv_dtype, options.rounded))?;
         let spec = share.of_spec(&whole)?;
         let limits = options.limits;
         let mut stream = backend.stream()?;

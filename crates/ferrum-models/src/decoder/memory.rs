@@ -4,7 +4,7 @@ use ferrum_kernels::draw::{DRAW_FLOATS, DRAW_INTS, LOGPROB_ENTRIES};
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE};
 
 use super::adapters::{AdapterSizes, weight_bytes};
-use super::weights::{RoleKind, check_file, tensor_roles};
+use super::weights::{RoleKind, check_file, packed_tensor, tensor_roles};
 use super::{DecoderOptions, DecoderSpec, LayerSpec, Share};
 use crate::checkpoint::Checkpoint;
 use crate::load::{MemoryEstimate, ModelError};
@@ -77,18 +77,18 @@ impl DecoderOptions {
         (whole, share): (&DecoderSpec, Share),
         adapters: &[Adapter],
     ) -> Result<MemoryEstimate, ModelError> {
-        check_file(backend, file, (whole, share), self.kv_dtype)?;
+        check_file(backend, file, (whole, share), (self.kv_dtype, self.rounded))?;
         let spec = &share.of_spec(whole)?;
         let mut weights = weight_bytes(backend, adapters, spec);
         for role in tensor_roles(spec, file.find("output.weight").is_none()) {
             let bytes = match role.kind {
                 RoleKind::Matrix { rows, cols } => {
-                    let tensor = file.require(&role.name)?;
+                    let tensor = packed_tensor(backend, file, &role.name, self.rounded)?;
                     let columns = tensor.columns.map_or(0, size_of_val);
                     backend.packed_bytes(tensor.format, rows, cols).saturating_add(columns)
                 }
                 RoleKind::Stack { experts, rows, cols } => {
-                    let format = file.require(&role.name)?.format;
+                    let format = packed_tensor(backend, file, &role.name, self.rounded)?.format;
                     backend.packed_bytes(format, rows, cols).saturating_mul(experts)
                 }
                 RoleKind::Vector(len) => size_of::<f32>().saturating_mul(len),

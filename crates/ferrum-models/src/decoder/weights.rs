@@ -5,12 +5,17 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use ferrum_kernels::params::KvValues;
-use ferrum_kernels::{Backend, DType, KvDType, Need, WeightSource};
+use ferrum_kernels::{Backend, DType, Format, KernelError, KvDType, Need, WeightSource};
 
 use super::cut::Cut;
 use super::{DecoderSpec, ExpertsSpec, LayerSpec, MlpSpec, QkNorm, Share};
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Checkpoint, Tensor, rows_of};
+use crate::gguf::GgufError;
+use crate::hf::HfError;
 use crate::load::ModelError;
+
+/// The embedding, which may be the output head too.
+const EMBEDDING: &str = "token_embd.weight";
 
 /// All weights of a decoder on a backend.
 pub(super) struct DecoderWeights<B: Backend> {
@@ -91,7 +96,7 @@ impl RoleKind {
 /// Every tensor that a model of this spec has, in the order of loading. `tied` leaves out the
 /// output head.
 pub(crate) fn tensor_roles(spec: &DecoderSpec, tied: bool) -> Vec<TensorRole> {
-    let mut roles = vec![matrix("token_embd.weight", spec.vocab, spec.hidden)];
+    let mut roles = vec![matrix(EMBEDDING, spec.vocab, spec.hidden)];
     for (i, layer) in spec.layers.iter().enumerate() {
         layer_roles(&mut roles, spec, layer, i);
     }
@@ -184,18 +189,31 @@ pub(crate) fn checked_roles(
     }
 }
 
+/// The tensor called `name` in the format that it is packed from: as the file keeps it, where inputs may be
+/// rounded and the backend multiplies such numbers, or as [`Checkpoint::read`] gives it.
+pub(super) fn packed_tensor<'a, B: Backend>(
+    backend: &B,
+    file: &'a dyn Checkpoint,
+    name: &str,
+    rounded: bool,
+) -> Result<Tensor<'a>, ModelError> {
+    let tensor = file.require(name)?;
+    let keep = rounded && name != EMBEDDING && backend.keeps_e4m3() && file.kept(name).is_some();
+    Ok(if keep { Tensor { format: Format::F8_E4M3, columns: None, ..tensor } } else { tensor })
+}
+
 /// [`checked_roles`], before any weight is packed, and that the share can be cut from the tensors and
 /// the backend has the formats.
 fn check_tensors<B: Backend>(
     backend: &B,
     file: &dyn Checkpoint,
-    spec: &DecoderSpec,
-    share: Share,
+    (spec, share): (&DecoderSpec, Share),
+    rounded: bool,
 ) -> Result<(), ModelError> {
     let tied = file.find("output.weight").is_none();
     let own = tensor_roles(&share.of_spec(spec)?, tied);
     for (whole, role) in checked_roles(file, spec)?.into_iter().zip(own) {
-        let format = file.require(&role.name)?.format;
+        let format = packed_tensor(backend, file, &role.name, rounded)?.format;
         if whole.kind.cols() != role.kind.cols() {
             let name = file.name_in_file(&role.name);
             share.check_cols(&name, format, whole.kind.cols())?;
@@ -210,7 +228,7 @@ fn check_tensors<B: Backend>(
             RoleKind::Vector(_) => {}
         }
     }
-    Ok(backend.check(&Need::Embed(file.require("token_embd.weight")?.format))?)
+    Ok(backend.check(&Need::Embed(file.require(EMBEDDING)?.format))?)
 }
 
 /// [`check_tensors`], and that the backend has the attention of every layer with such a cache.
@@ -218,9 +236,9 @@ pub(super) fn check_file<B: Backend>(
     backend: &B,
     file: &dyn Checkpoint,
     (spec, share): (&DecoderSpec, Share),
-    kv: KvDType,
+    (kv, rounded): (KvDType, bool),
 ) -> Result<(), ModelError> {
-    check_tensors(backend, file, spec, share)?;
+    check_tensors(backend, file, (spec, share), rounded)?;
     for layer in &spec.layers {
         let values = KvValues::Own;
         backend.check(&Need::Attention { head_dim: layer.head_dim, values, kv })?;
@@ -270,7 +288,7 @@ impl<B: Backend> Loader<'_, B> {
     pub fn load(&mut self, spec: &DecoderSpec) -> Result<DecoderWeights<B>, ModelError> {
         let tokens = self.share.of(spec.vocab);
         let zeros = self.share.is_part();
-        let embed = self.pack("token_embd.weight", 1, |cut| Cut { rows: tokens, zeros, ..cut })?;
+        let embed = self.pack(EMBEDDING, 1, |cut| Cut { rows: tokens, zeros, ..cut })?;
         let layers = spec
             .layers
             .iter()
@@ -397,15 +415,18 @@ impl<B: Backend> Loader<'_, B> {
         experts: usize,
         cut: impl FnOnce(Cut) -> Cut,
     ) -> Result<B::Weight, ModelError> {
-        let tensor = self.file.require(name)?;
+        // Rows of the embedding are taken as they are.
+        let rounded = self.rounded && name != EMBEDDING;
+        let tensor = packed_tensor(self.backend, self.file, name, rounded)?;
         let cut = cut(Cut::whole(&tensor, experts));
+        if tensor.format == Format::F8_E4M3 {
+            return self.pack_kept(name, &tensor, &cut);
+        }
         let (ranks, memory) = (self.share.ranks, &mut self.memory);
         let data = self.file.read_rows(name, cut.span(&tensor), ranks, memory)?;
         let (ranges, part) = (cut.ranges(&tensor), cut.bytes(&tensor, data));
         let source = WeightSource::new(tensor.format, cut.total_rows(), cut.cols.len(), &part)?;
         let source = source.stacked(experts)?.ordered(tensor.columns)?;
-        // Rows of the embedding are taken as they are.
-        let rounded = self.rounded && name != "token_embd.weight";
         let source = if rounded { source.rounded() } else { source };
         let start = ranges.first().map_or(0, |range| range.start);
         let release = |range: Range<usize>| {
@@ -416,6 +437,36 @@ impl<B: Backend> Loader<'_, B> {
         }
         ranges.into_iter().for_each(|range| self.file.give_back(name, range));
         Ok(self.backend.pack(self.stream, &source)?)
+    }
+
+    /// The part of a tensor that the file keeps in this format.
+    fn pack_kept(
+        &mut self,
+        name: &str,
+        tensor: &Tensor<'_>,
+        cut: &Cut,
+    ) -> Result<B::Weight, ModelError> {
+        let missing = || GgufError::MissingTensor { name: self.file.name_in_file(name) };
+        let kept = self.file.kept(name).ok_or_else(missing)?;
+        let bytes = match *kept.matrices {
+            [one] => Cow::Borrowed(one),
+            _ => Cow::Owned(kept.matrices.concat()),
+        };
+        let data = rows_of(&bytes, tensor.rows(), cut.span(tensor));
+        let (part, scales) = (cut.bytes(tensor, data), cut.of_rows(tensor, &kept.scales));
+        let source = WeightSource::new(tensor.format, cut.total_rows(), cut.cols.len(), &part);
+        let source = source.and_then(|source| source.stacked(cut.experts)?.scaled(Some(&scales)));
+        let packed = source.and_then(|source| self.backend.pack(self.stream, &source.rounded()));
+        let packed = packed.map_err(|error| match error {
+            // What it says of the numbers says not of which tensor.
+            KernelError::Shape { what, .. } => {
+                let name = self.file.name_in_file(name);
+                ModelError::Hf(HfError::Quantized { name, reason: what })
+            }
+            other => other.into(),
+        })?;
+        self.file.give_back_kept(name);
+        Ok(packed)
     }
 
     /// This rank's part of a vector.

@@ -29,7 +29,7 @@ pub(super) fn type_id(format: Format) -> Option<u32> {
         Format::IQ4_XS => 23,
         Format::BF16 => 30,
         Format::MXFP4 => 39,
-        Format::Q4_Z => return None,
+        Format::Q4_Z | Format::F8_E4M3 => return None,
     })
 }
 

@@ -17,7 +17,7 @@ use super::names::{self, Place};
 use super::quant::{Layer, Parts, Quantization};
 use super::shards::{Shards, StoredTensor};
 use super::template;
-use crate::checkpoint::{self, Checkpoint, Layout, Tensor};
+use crate::checkpoint::{self, Checkpoint, Kept, Layout, Tensor};
 use crate::gguf::{GgufError, Metadata};
 use crate::load::ModelError;
 use crate::safetensors::{Dtype, RawTensor};
@@ -414,6 +414,19 @@ impl Checkpoint for Folder {
         };
         let threads = (self.threads / readers.max(1)).max(1);
         Ok(decode(layers, &part.name, rows, (&self.shards, threads), memory)?)
+    }
+
+    fn kept(&self, name: &str) -> Option<Kept<'_>> {
+        let Source::Quantized(layers) = &self.tensors.get(name)?.source else { return None };
+        let kept: Vec<_> = layers.iter().map(|l| l.kept(&self.shards)).collect::<Option<_>>()?;
+        let (matrices, scales): (_, Vec<Vec<f32>>) = kept.into_iter().unzip();
+        Some(Kept { matrices, scales: scales.concat() })
+    }
+
+    fn give_back_kept(&self, name: &str) {
+        if let Some(Part { source: Source::Quantized(layers), .. }) = self.tensors.get(name) {
+            layers.iter().for_each(|layer| layer.give_back(&self.shards));
+        }
     }
 
     fn give_back(&self, name: &str, range: Range<usize>) {

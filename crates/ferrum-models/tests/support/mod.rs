@@ -7,6 +7,7 @@ pub mod failing;
 pub mod filled;
 pub mod greedy;
 pub mod hf;
+pub mod quantized;
 
 use std::io::Write;
 

@@ -56,8 +56,8 @@ fn row(table: &CpuWeight, row: usize, memory: &mut PanelMemory, out: &mut [f32])
     }
     // The panel of the portable kernels is the plain one.
     match kernels(Isa::Portable, table.format()) {
-        Kernels::Blocks(kernels) => blocks(kernels, group, r, memory, out),
-        Kernels::Floats(_) | Kernels::Shorts(_) => match table.format() {
+        Some(Kernels::Blocks(kernels)) => blocks(kernels, group, r, memory, out),
+        _ => match table.format() {
             Format::F16 => floats(group, r, out, |b| f16::from_le_bytes(b).to_f32()),
             Format::BF16 => floats(group, r, out, |b| bf16::from_le_bytes(b).to_f32()),
             _ => floats(group, r, out, f32::from_le_bytes),

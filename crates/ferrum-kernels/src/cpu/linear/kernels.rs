@@ -212,8 +212,8 @@ compile!(
 #[cfg(not(target_arch = "aarch64"))]
 use {portable as dotprod, portable as i8mm};
 
-/// The kernels of `format` for `isa`.
-pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
+/// The kernels of `format` for `isa`; `None` if there are none.
+pub(super) fn kernels(isa: Isa, format: Format) -> Option<Kernels> {
     macro_rules! by_format {
         ($module:ident) => {
             match format {
@@ -234,10 +234,11 @@ pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
                 Format::IQ4_XS => $module::blocks::<Iq4Xs>(),
                 Format::MXFP4 => $module::blocks::<Mxfp4>(),
                 Format::Q4_Z => $module::blocks::<Q4Z>(),
+                Format::F8_E4M3 => return None,
             }
         };
     }
-    match isa {
+    Some(match isa {
         Isa::Portable => by_format!(portable),
         Isa::Avx2 => by_format!(avx2),
         Isa::AvxVnni if Isa::vex_vnni() => by_format!(avx_vnni),
@@ -246,7 +247,7 @@ pub(super) fn kernels(isa: Isa, format: Format) -> Kernels {
         Isa::Amx => by_format!(amx),
         Isa::NeonDot => by_format!(dotprod),
         Isa::NeonI8mm => by_format!(i8mm),
-    }
+    })
 }
 
 /// Quantises activations: one [`Block`] for each 32 values.

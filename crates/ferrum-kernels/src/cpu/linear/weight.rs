@@ -59,12 +59,14 @@ impl PackedWeight for CpuWeight {
 /// Whether weights of this format and number of input features can be packed.
 pub(in super::super) fn supported(format: Format, cols: usize) -> Result<()> {
     match format.row_bytes(cols) {
-        Some(bytes) if bytes > 0 => Ok(()),
-        _ => Err(KernelError::Unsupported {
-            backend: NAME,
-            what: format!("a weight of {cols} columns in {format}"),
-        }),
+        Some(bytes) if bytes > 0 && format != Format::F8_E4M3 => Ok(()),
+        _ => Err(unsupported(format, cols)),
     }
+}
+
+fn unsupported(format: Format, cols: usize) -> KernelError {
+    let what = format!("a weight of {cols} columns in {format}");
+    KernelError::Unsupported { backend: NAME, what }
 }
 
 /// [`crate::Backend::packed_bytes`]; `usize::MAX` where there cannot be such a weight.
@@ -80,7 +82,7 @@ pub(in super::super) fn pack(s: &mut CpuStream, source: &WeightSource<'_>) -> Re
     let rows = source.rows / experts;
     let kernels = match shorts::kernels(s.isa) {
         Some(rounding) if may_round(source) => Kernels::Shorts(rounding),
-        _ => kernels(s.isa, format),
+        _ => kernels(s.isa, format).ok_or_else(|| unsupported(format, cols))?,
     };
     let bytes = match kernels {
         Kernels::Shorts(_) => {

@@ -31,11 +31,20 @@ pub(super) enum Form {
     RoundedF16,
     /// BF16 numbers, without scales.
     RoundedBf16,
+    /// E4M3 numbers, otherwise as [`Form::RoundedF16`].
+    RoundedE4m3,
 }
 
 impl Form {
-    const ALL: [Form; 6] =
-        [Form::Floats, Form::Codes, Form::F16, Form::Bf16, Form::RoundedF16, Form::RoundedBf16];
+    const ALL: [Form; 7] = [
+        Form::Floats,
+        Form::Codes,
+        Form::F16,
+        Form::Bf16,
+        Form::RoundedF16,
+        Form::RoundedBf16,
+        Form::RoundedE4m3,
+    ];
 
     /// Columns of a record, and its bytes, a multiple of 16.
     pub(super) fn record(self) -> (usize, usize) {
@@ -45,10 +54,11 @@ impl Form {
             Form::F16 => (GROUP, 144),
             Form::Bf16 => (GROUP, 208),
             Form::RoundedF16 | Form::RoundedBf16 => (GROUP, 64),
+            Form::RoundedE4m3 => (GROUP, 32),
         }
     }
 
-    /// Where the scales of [`Form::RoundedF16`] begin, in bytes.
+    /// Where the scales of [`Form::RoundedF16`] and [`Form::RoundedE4m3`] begin, in bytes.
     pub(super) fn scales_at(self, rows: usize, cols: usize) -> usize {
         rows.saturating_mul(self.row_bytes(cols))
     }
@@ -56,7 +66,7 @@ impl Form {
     /// Bytes of all rows of an input in scratch memory, a multiple of 16.
     fn bytes(self, rows: usize, cols: usize) -> usize {
         let scales = match self {
-            Form::RoundedF16 => rows.next_multiple_of(4) * size_of::<f32>(),
+            Form::RoundedF16 | Form::RoundedE4m3 => rows.next_multiple_of(4) * size_of::<f32>(),
             _ => 0,
         };
         self.scales_at(rows, cols).saturating_add(scales)
@@ -72,7 +82,7 @@ impl Form {
 /// An input in all the forms that were asked for.
 pub(super) struct Input {
     /// Of each form: where it lies.
-    places: [Option<(Arc<Memory>, usize)>; 6],
+    places: [Option<(Arc<Memory>, usize)>; 7],
 }
 
 impl Input {
@@ -151,7 +161,7 @@ fn convert(
         Form::Codes => (Source::Activations, "quantize", cols.div_ceil(2 * GROUP) * 16),
         Form::F16 => (Source::SplitHalves(Format::F16), "split", cols.div_ceil(GROUP) * 32),
         Form::Bf16 => (Source::SplitHalves(Format::BF16), "split", cols.div_ceil(GROUP) * 32),
-        Form::RoundedF16 | Form::RoundedBf16 => {
+        Form::RoundedF16 | Form::RoundedBf16 | Form::RoundedE4m3 => {
             return round(s, op, floats, [rows, cols], form, (memory, offset));
         }
     };
@@ -171,7 +181,11 @@ fn round(
     form: Form,
     (memory, offset): (&Arc<Memory>, usize),
 ) -> Result<()> {
-    let format = if form == Form::RoundedF16 { Format::F16 } else { Format::BF16 };
+    let format = match form {
+        Form::RoundedF16 => Format::F16,
+        Form::RoundedE4m3 => Format::F8_E4M3,
+        _ => Format::BF16,
+    };
     let launch = s.launch(op, Source::RoundHalves(format), "round_rows").memory(floats, 0);
     let launch = launch.memory(memory, offset).memory(memory, offset + form.scales_at(rows, cols));
     let launch = launch.int(cols).int(cols.next_multiple_of(GROUP));

@@ -8,12 +8,16 @@ pub(super) const GROUP: usize = 32;
 /// Where a plane may begin, in bytes.
 const ALIGNMENT: usize = 256;
 
+/// The plane of scales.
+pub(super) const SCALES: usize = 2;
+
 /// Bytes of a block of the file in each plane: the lower bits of codes, the bits above them, scales,
-/// factors of scales. Single numbers lie in the first plane.
+/// factors of scales. Single numbers lie in the first plane, and numbers of rows in that of scales.
 const fn block_planes(format: Format) -> [usize; 4] {
     match format {
         Format::F32 => [4, 0, 0, 0],
         Format::F16 | Format::BF16 => [2, 0, 0, 0],
+        Format::F8_E4M3 => [1, 0, 0, 0],
         Format::Q4_0 | Format::IQ4_NL => [16, 0, 2, 0],
         Format::Q4_1 => [16, 0, 4, 0],
         Format::Q5_0 => [16, 4, 2, 0],
@@ -42,11 +46,14 @@ pub(super) fn padded(format: Format, cols: usize) -> Option<usize> {
 /// such a weight.
 pub(super) fn planes(format: Format, rows: usize, cols: usize) -> Option<([usize; 4], usize)> {
     let blocks = (padded(format, cols)? / format.block_len()).checked_mul(rows)?;
+    let of_rows = if format == Format::F8_E4M3 { rows.checked_mul(size_of::<f32>())? } else { 0 };
     let mut end = 0usize;
     let mut starts = [0; 4];
-    for (start, bytes) in starts.iter_mut().zip(block_planes(format)) {
+    for (plane, (start, bytes)) in starts.iter_mut().zip(block_planes(format)).enumerate() {
         *start = end;
-        let bytes = blocks.checked_mul(bytes)?.checked_next_multiple_of(ALIGNMENT)?;
+        let bytes = blocks.checked_mul(bytes)?;
+        let bytes = if plane == SCALES { bytes.checked_add(of_rows)? } else { bytes };
+        let bytes = bytes.checked_next_multiple_of(ALIGNMENT)?;
         end = end.checked_add(bytes)?;
     }
     Some((starts, end))
@@ -73,6 +80,7 @@ mod tests {
     #[test]
     fn odd_shapes_are_padded_or_refused() {
         assert_eq!(planes(Format::F16, 3, 23), Some(([0, 256, 256, 256], 256)));
+        assert_eq!(planes(Format::F8_E4M3, 70, 33), Some(([0, 4608, 4608, 5120], 5120)));
         assert_eq!(planes(Format::Q8_0, 1, 33), None);
         assert_eq!(planes(Format::F32, usize::MAX, 3), None);
         assert_eq!(planes(Format::F16, 1, usize::MAX), None);

@@ -1,6 +1,7 @@
 //! Products of dense weights by cuBLASLt: with many tokens, where numbers may be rounded.
 
 use super::super::blas::{Algorithm, Operands, Shape};
+use super::super::device::Device;
 use super::super::launch::Grid;
 use super::super::modules::Source;
 use super::super::stream::{CudaStream, Scratch};
@@ -27,9 +28,23 @@ pub(super) fn algorithm(
     bias: bool,
 ) -> Option<Algorithm> {
     s.device.bind("linear").ok()?;
-    // A bias of F16 comes with the scales.
-    let bias = bias && weight.format != Format::F16;
+    // Elsewhere a bias comes with the scales.
+    let bias = bias && !scaled(weight.format);
     s.device.blas()?.algorithm(weight.shape(tokens, bias))
+}
+
+/// Whether rows of the rounded input have scales, which the library knows nothing of.
+fn scaled(format: Format) -> bool {
+    format != Format::BF16
+}
+
+/// Whether the library multiplies E4M3 numbers on this card: asked for a product as large models have
+/// them.
+pub(in super::super) fn multiplies_e4m3(device: &Device) -> bool {
+    let (format, tokens, rows, cols) = (Format::F8_E4M3, 512, 4096, 4096);
+    let shape = Shape { format, tokens, rows, cols, bias: false };
+    let blas = device.bind("linear").ok().and_then(|()| device.blas());
+    blas.is_some_and(|blas| blas.algorithm(shape).is_some())
 }
 
 /// Queues a product whose input is there in its form.
@@ -37,11 +52,10 @@ pub(super) fn algorithm(
 /// # Safety
 /// As for [`Product::run`].
 pub(super) unsafe fn run(s: &mut CudaStream, p: &Product<'_>, o: &Output<'_>) -> Result<()> {
-    if o.weight.format != Format::F16 {
+    if !scaled(o.weight.format) {
         // SAFETY: the caller's promise.
         return unsafe { multiply(s, p, o) };
     }
-    // Rows of F16 numbers have scales, which the library knows nothing of.
     let (weight, form) = (o.weight, Method::Library.form(o.weight.format));
     let values = p.count.saturating_mul(weight.rows);
     let products = s.scratch(Scratch::Unscaled, values.saturating_mul(size_of::<f32>()))?;
@@ -51,6 +65,7 @@ pub(super) unsafe fn run(s: &mut CudaStream, p: &Product<'_>, o: &Output<'_>) ->
     let launch = s.launch(p.op, Source::RoundHalves(weight.format), "scale_rows");
     let launch = launch.memory(o.dst, 0).memory(&products, 0);
     let launch = launch.memory(input, offset + form.scales_at(p.count, weight.cols));
+    let launch = launch.memory_if(weight.row_scales());
     let launch = launch.memory_if(o.bias.map(|bias| (bias, 0)));
     let launch = launch.int(p.count).int(weight.rows).flag(o.accumulate);
     let blocks = [values.div_ceil(THREADS), 1, 1];

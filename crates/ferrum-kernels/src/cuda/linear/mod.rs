@@ -20,6 +20,7 @@ mod weight;
 
 pub(super) use embed::embed;
 pub(super) use experts::{expert_combine, expert_gated_linear};
+pub(super) use library::multiplies_e4m3;
 pub use weight::CudaWeight;
 pub(super) use weight::{pack, packed_bytes};
 

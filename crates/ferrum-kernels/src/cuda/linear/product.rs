@@ -39,8 +39,8 @@ pub(super) enum Method {
 impl Method {
     /// For the product of a weight with so many tokens, with or without a bias.
     pub(super) fn of(s: &CudaStream, weight: &CudaWeight, tokens: usize, bias: bool) -> Method {
-        let halves = matches!(weight.format, Format::F16 | Format::BF16);
-        let library = tokens > SOME && halves && weight.rounded && weight.experts == 1;
+        let dense = matches!(weight.format, Format::F16 | Format::BF16 | Format::F8_E4M3);
+        let library = tokens > SOME && dense && weight.rounded && weight.experts == 1;
         if library && library::algorithm(s, weight, tokens, bias).is_some() {
             return Method::Library;
         }
@@ -65,11 +65,15 @@ impl Method {
     /// What it reads of its input.
     pub(super) fn form(self, format: Format) -> Form {
         match (format, self) {
-            (Format::F32, _) | (Format::F16 | Format::BF16, Method::Gemv(_)) => Form::Floats,
-            (Format::F16, Method::Gemm(_)) => Form::F16,
+            (Format::F32, _) | (Format::F16 | Format::BF16 | Format::F8_E4M3, Method::Gemv(_)) => {
+                Form::Floats
+            }
+            // A float of eight bits is one of F16.
+            (Format::F16 | Format::F8_E4M3, Method::Gemm(_)) => Form::F16,
             (Format::BF16, Method::Gemm(_)) => Form::Bf16,
             (Format::F16, Method::Library) => Form::RoundedF16,
             (Format::BF16, Method::Library) => Form::RoundedBf16,
+            (Format::F8_E4M3, Method::Library) => Form::RoundedE4m3,
             _ => Form::Codes,
         }
     }

@@ -72,6 +72,12 @@ impl CudaWeight {
         self.format.block_len() > 1
     }
 
+    /// Where the card has [`WeightSource::scales`], if the format has any.
+    pub(super) fn row_scales(&self) -> Option<(&Arc<Memory>, usize)> {
+        let scaled = self.format == Format::F8_E4M3;
+        scaled.then_some((&self.memory, self.planes[layout::SCALES]))
+    }
+
     /// Where the card has [`PackedWeight::columns`].
     pub(super) fn column_memory(&self) -> Option<&Arc<Memory>> {
         self.columns.as_ref().map(|columns| &columns.memory)
@@ -137,6 +143,9 @@ pub(in super::super) fn pack(
             false => pack_floats(s, &weight, &staging, first, count)?,
         }
         source.consume(first..first + count);
+    }
+    if let Some(scales) = source.scales {
+        s.copy_in("pack", scales, &weight.memory, planes[layout::SCALES])?;
     }
     Ok(weight)
 }

@@ -21,7 +21,7 @@ pub const LARGEST: f32 = 65504.0;
 /// Quantises one row: the inverse of [`super::dequantize_row`].
 ///
 /// Fails where lengths do not fit, where a value is not finite or beyond [`LARGEST`] in a format
-/// whose scales could not hold it, and for formats that cannot be written (MXFP4, Q4_Z).
+/// whose scales could not hold it, and for formats that cannot be written (MXFP4, Q4_Z, F8_E4M3).
 pub fn quantize_row(format: Format, src: &[f32], dst: &mut [u8]) -> Result<()> {
     check_size(format, 1, src.len(), dst.len())?;
     let bound = match format {
@@ -50,7 +50,7 @@ pub fn quantize_row(format: Format, src: &[f32], dst: &mut [u8]) -> Result<()> {
         Format::Q6_K => blocks(src, dst, k_quants::q6_k),
         Format::IQ4_NL => blocks(src, dst, legacy::iq4_nl),
         Format::IQ4_XS => blocks(src, dst, k_quants::iq4_xs),
-        Format::MXFP4 | Format::Q4_Z => {
+        Format::MXFP4 | Format::Q4_Z | Format::F8_E4M3 => {
             let what = format!("{format} is not written");
             return Err(KernelError::shape("quantize", what));
         }

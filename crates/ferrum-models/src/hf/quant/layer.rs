@@ -103,6 +103,19 @@ impl Layer {
         self.rows * self.format.row_bytes(self.cols).unwrap_or(0)
     }
 
+    /// The floats of eight bits that the files have and a number for each row, where they have no others.
+    pub fn kept<'a>(&self, shards: &'a Shards) -> Option<(&'a [u8], Vec<f32>)> {
+        match &self.stored {
+            Stored::Bytes(layer) => layer.kept(shards),
+            Stored::Packed(_) => None,
+        }
+    }
+
+    /// Gives back the memory that holds the weights of the files.
+    pub fn give_back(&self, shards: &Shards) {
+        shards.release(&shards.tensors[self.weights], 0..usize::MAX);
+    }
+
     /// Of how many rows those that [`Layer::decode`] begins with are a multiple.
     pub fn row_step(&self) -> usize {
         match &self.stored {
@@ -127,7 +140,7 @@ impl Layer {
             Stored::Bytes(layer) => layer.decode(shards, first, out),
         };
         // They are in memory twice now, and will not be read again but for another part.
-        shards.release(&shards.tensors[self.weights], 0..usize::MAX);
+        self.give_back(shards);
         decoded.map_err(|reason| HfError::Quantized { name: name.to_string(), reason })
     }
 }

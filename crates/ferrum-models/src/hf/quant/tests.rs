@@ -228,8 +228,8 @@ fn compressed() -> Compressed {
 }
 
 impl CompressedCase {
-    /// The format and the bytes in it.
-    fn decode(&self) -> Result<(Layer, Vec<u8>), HfError> {
+    /// The layer, and the file that it is in.
+    fn layer(&self) -> Result<(Layer, Shards), HfError> {
         let bytes = |hex: &str| {
             let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
             (0..hex.len()).step_by(2).map(digit).collect()
@@ -246,6 +246,12 @@ impl CompressedCase {
         let scheme = Quantization::read(Object(&self.config))?.of("layer").expect("a scheme");
         let layer = Layer::new(scheme, parts, true, &shards, "layer")?;
         assert_eq!((layer.rows, layer.cols), (self.rows, self.cols));
+        Ok((layer, shards))
+    }
+
+    /// The format and the bytes in it.
+    fn decode(&self) -> Result<(Layer, Vec<u8>), HfError> {
+        let (layer, shards) = self.layer()?;
         let bytes = decoded(&layer, &shards)?;
         Ok((layer, bytes))
     }
@@ -284,6 +290,22 @@ fn compressed_weights_have_the_bits_of_the_reference() {
             assert!((got - want).abs() <= bound, "{name}: weight {at}: {got} for {want}");
         }
     }
+}
+
+#[test]
+fn floats_with_scales_of_rows_are_kept() {
+    let mut kept = Vec::new();
+    for (name, case) in compressed().cases {
+        let (layer, shards) = case.layer().unwrap();
+        let Some((bytes, scales)) = layer.kept(&shards) else { continue };
+        assert_eq!((bytes.len(), scales.len()), (case.rows * case.cols, case.rows), "{name}");
+        for (at, (byte, want)) in bytes.iter().zip(case.weights()).enumerate() {
+            let got = E4m3::from_bits(*byte).to_f32() * scales[at / case.cols];
+            assert_eq!(got.to_bits(), want.to_bits(), "{name}: weight {at}: {got} for {want}");
+        }
+        kept.push(name);
+    }
+    assert_eq!(kept, ["float channel", "float narrow", "float tensor", "fp8 tensor"]);
 }
 
 /// The largest magnitude.

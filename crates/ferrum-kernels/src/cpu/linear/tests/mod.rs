@@ -72,7 +72,7 @@ fn halves(format: Format) -> &'static [usize] {
         Format::Q2_K => &[80, 82],
         Format::Q3_K => &[108],
         Format::Q6_K => &[208],
-        Format::F32 | Format::F16 | Format::BF16 | Format::MXFP4 => &[],
+        Format::F32 | Format::F16 | Format::BF16 | Format::MXFP4 | Format::F8_E4M3 => &[],
     }
 }
 
