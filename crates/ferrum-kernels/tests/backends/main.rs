@@ -7,6 +7,7 @@
 mod common;
 mod harness;
 
+mod adjusted;
 mod attention;
 mod attention_forms;
 mod caches_refused;
@@ -141,6 +142,10 @@ on! { cpu, super::cpus:
     logprobs::logprobs_of_extremes,
     logprobs::logprobs_worked_by_hand,
     logprobs::wrong_logprobs_are_refused,
+    adjusted::adjusted_samples_of_every_shape,
+    adjusted::adjusted_samples_are_those_of_adjusted_rows,
+    adjusted::adjusted_samples_worked_by_hand,
+    adjusted::wrong_adjustments_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -174,6 +179,10 @@ on! { profiled, super::profiled:
     logprobs::logprobs_of_extremes,
     logprobs::logprobs_worked_by_hand,
     logprobs::wrong_logprobs_are_refused,
+    adjusted::adjusted_samples_of_every_shape,
+    adjusted::adjusted_samples_are_those_of_adjusted_rows,
+    adjusted::adjusted_samples_worked_by_hand,
+    adjusted::wrong_adjustments_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -239,6 +248,10 @@ on! { cuda, super::cudas:
     logprobs::logprobs_of_extremes,
     logprobs::logprobs_worked_by_hand,
     logprobs::wrong_logprobs_are_refused,
+    adjusted::adjusted_samples_of_every_shape,
+    adjusted::adjusted_samples_are_those_of_adjusted_rows,
+    adjusted::adjusted_samples_worked_by_hand,
+    adjusted::wrong_adjustments_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -331,6 +344,8 @@ on! { reference, super::references:
     experts_refused::stacks_are_refused_where_one_weight_is_meant,
     logprobs::logprobs_worked_by_hand,
     logprobs::wrong_logprobs_are_refused,
+    adjusted::adjusted_samples_worked_by_hand,
+    adjusted::wrong_adjustments_are_refused,
     sample::samples_worked_by_hand,
     sample::samples_of_what_is_no_number,
     sample::wrong_samples_are_refused,
