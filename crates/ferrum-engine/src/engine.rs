@@ -320,13 +320,18 @@ impl Engine {
         Ok(next)
     }
 
-    /// For each chunk of the plan, whether the device draws its tokens; grammars have their masks then.
+    /// For each chunk of the plan, whether the device draws its tokens; grammars have their masks then, and
+    /// rows the logits that they adjust.
     fn prepare_draws(&mut self, plan: &Plan) -> Vec<bool> {
-        let draws = self.runner.draws();
+        let (draws, mut room) = (self.runner.draws(), self.runner.adjusted());
         let prepare = |chunk: &Chunk| {
+            let tokens = self.scheduler.tokens(chunk.id).unwrap_or_default();
+            // Tokens are drawn after the last known one and after proposed ones.
+            if !draws || chunk.rows == 0 || chunk.start + chunk.len < tokens.len() {
+                return false;
+            }
             let generation = self.generations.get_mut(&chunk.id);
-            let sampled = chunk.draft + 1;
-            draws && chunk.rows > 0 && generation.is_some_and(|g| g.prepare_draws(sampled))
+            generation.is_some_and(|g| g.prepare_draws(tokens, &plan.draft(chunk), &mut room))
         };
         plan.chunks.iter().map(prepare).collect()
     }

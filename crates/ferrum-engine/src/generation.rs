@@ -124,13 +124,21 @@ impl Generation {
         self.sampler.guess(logits, history, workspace).ok()
     }
 
-    /// Makes ready for [`Self::row_draw`] of the next `sampled` tokens, the first of them after all
-    /// known ones and the others after proposed ones. `false`: logits are wanted.
-    pub(crate) fn prepare_draws(&mut self, sampled: usize) -> bool {
+    /// Makes ready for [`Self::row_draw`] of the next tokens, the first of them after `history` and the
+    /// others after each of `draft`. They may adjust so many logits as there is `room` for, which gets
+    /// less. `false`: logits are wanted.
+    pub(crate) fn prepare_draws(
+        &mut self,
+        history: &[u32],
+        draft: &[u32],
+        room: &mut usize,
+    ) -> bool {
+        let sampled = draft.len() + 1;
         // A grammar's mask is for one token, and log-probabilities are of the token that is drawn.
         let at_once = sampled == 1 || !self.sampler.is_constrained();
         let forced = self.reasoning.as_ref().is_some_and(|reasoning| reasoning.may_force(sampled));
-        at_once && !(self.logprobs.is_some() && forced) && self.sampler.prepare()
+        let drawable = at_once && !(self.logprobs.is_some() && forced);
+        drawable && self.sampler.prepare(history, draft, room)
     }
 
     /// How a device draws the token after `len` others.

@@ -101,20 +101,21 @@ fn an_answer_is_the_same_alone_and_in_any_batch() {
     check_all(engine(64, EngineConfig::default()), &requests);
 }
 
-/// With penalties, bias and logits of prompts beside plain requests, and with a model that draws
-/// nothing.
+/// With penalties and bias beside plain requests: a model that draws nothing, and those that may adjust
+/// no logits, some, or any number.
 #[test]
 fn an_answer_is_the_same_whoever_draws() {
     let requests = requests(40);
-    for draws in [false, true] {
+    let adjusted = [(false, 0), (true, 0), (true, 20), (true, 90), (true, 1000)].map(|most| {
         let mut runner = FakeRunner::new(limits(64));
-        runner.draws = draws;
-        let config = EngineConfig::default();
-        check_all(
-            Engine::new(Box::new(runner), Arc::new(FakeVocabulary), config).unwrap(),
-            &requests,
-        );
-    }
+        (runner.draws, runner.adjusted) = most;
+        let adjustments = runner.adjustments.clone();
+        let (model, config) = (Box::new(runner), EngineConfig::default());
+        check_all(Engine::new(model, Arc::new(FakeVocabulary), config).unwrap(), &requests);
+        adjustments.load(Ordering::Relaxed)
+    });
+    assert_eq!(adjusted[..2], [0, 0]);
+    assert!(adjusted[1..].is_sorted_by(|a, b| a < b), "{adjusted:?}");
 }
 
 #[test]
@@ -222,9 +223,12 @@ fn speculation_changes_nothing_but_the_steps() {
             request
         })
         .collect();
-    // Plain loops, so that proposals are right.
-    requests[..12].iter_mut().for_each(|request| {
-        request.sampling = SamplingParams::greedy();
+    // Plain loops, so that proposals are right, also where what was proposed counts.
+    requests[..12].iter_mut().enumerate().for_each(|(n, request)| {
+        let frequency_penalty = [0.0, 0.01][n / 6];
+        let penalty_last_n = [None, Some(9)][n % 2];
+        request.sampling =
+            SamplingParams { frequency_penalty, penalty_last_n, ..SamplingParams::greedy() };
         request.stop = StopConditions { ignore_eos: true, ..Default::default() };
     });
     let mut steps = Vec::new();

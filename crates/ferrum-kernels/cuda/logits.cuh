@@ -10,24 +10,60 @@ constexpr u32 ALL = 0xffffffffu;
 // Of a weight. A sum of 2^22 of them fits in 64 bits.
 constexpr float WEIGHT_UNITS = 1099511627776.0f;
 
-// Numbers of a row in `DrawBatch`.
-constexpr int DRAW_INTS = 6, DRAW_FLOATS = 3;
+// Numbers of a row in `DrawBatch`, and of an adjusted logit.
+constexpr int DRAW_INTS = 8, DRAW_FLOATS = 3, ADJUST_FLOATS = 3;
+// Of bits that tell the tokens whose logits are adjusted from nearly all others: one for each token of
+// a vocabulary of 65536. Those of larger ones share bits, and are searched for in vain now and then.
+constexpr int ADJUST_WORDS = 2048;
+
+// Logits of a row that are adjusted, in shared memory.
+struct Adjusted {
+  u32 bits[ADJUST_WORDS];
+  // [count], growing.
+  const int* tokens;
+  // [count, ADJUST_FLOATS]
+  const float* values;
+  int count;
+};
 
 struct Row {
   const float* values;
   const u32* mask;
+  // None where no logit is adjusted.
+  const Adjusted* adjusted;
   float scale, cap;
   int vocab;
 };
 
-// Minus infinity where the token may not come; but NaN stays, so that it is found.
-DEVICE float logit(const Row& row, int token) {
-  float x = row.scale * row.values[token];
+// What becomes of a logit whose token may be among the adjusted ones: `Adjustment::apply`. Nothing is
+// fused, so that a card rounds as a host does.
+DEVICE float adjust(const Adjusted& adjusted, int token, float x) {
+  int low = 0, high = adjusted.count;
+  while (low < high) {
+    int middle = (low + high) / 2;
+    if (adjusted.tokens[middle] < token) low = middle + 1;
+    else high = middle;
+  }
+  if (low == adjusted.count || adjusted.tokens[low] != token) return x;
+  const float* by = adjusted.values + ADJUST_FLOATS * low;
+  x = __fadd_rn(x, by[0]);
+  x = x > 0.0f ? __fdiv_rn(x, by[1]) : __fmul_rn(x, by[1]);
+  return __fsub_rn(x, by[2]);
+}
+
+// The logit that becomes of a value: minus infinity where the token may not come; but NaN stays, so that
+// it is found.
+DEVICE float logit(const Row& row, int token, float value) {
+  float x = row.scale * value;
   if (row.cap > 0.0f) x = row.cap * tanhf(x / row.cap);
+  if (row.adjusted != nullptr && row.adjusted->bits[token / 32 % ADJUST_WORDS] >> (token % 32) & 1)
+    x = adjust(*row.adjusted, token, x);
   bool allowed = row.mask == nullptr || (row.mask[token / 32] >> (token % 32) & 1);
   // The two zeroes are equal.
   return allowed || x != x ? x + 0.0f : -INFINITY;
 }
+
+DEVICE float logit(const Row& row, int token) { return logit(row, token, row.values[token]); }
 
 // A number that grows with the float.
 DEVICE u32 order(float x) {

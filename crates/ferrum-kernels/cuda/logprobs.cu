@@ -37,7 +37,7 @@ KERNEL_RESIDENT(logprobs, 1024, 1,
   __shared__ u64 partials[WARPS];
   int likeliest = ints[DRAW_INTS * blockIdx.x + 5];
   if (likeliest < 0) return;
-  Row row = {logits + (u64)blockIdx.x * vocab, nullptr, scale, cap, vocab};
+  Row row = {logits + (u64)blockIdx.x * vocab, nullptr, nullptr, scale, cap, vocab};
   tokens += blockIdx.x * ENTRIES;
   values += blockIdx.x * ENTRIES;
   int thread = threadIdx.x, warp = thread / 32, given = came[blockIdx.x];

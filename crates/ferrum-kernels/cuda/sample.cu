@@ -24,7 +24,28 @@ struct Scratch {
   // The warp whose tokens the drawn one is among, and its place in their mass.
   int warp;
   u64 place;
+  Adjusted adjusted;
 };
+
+// `f(token, logit)` for every `STEP`th token from `begin` on. Four values are read at once, as the branches
+// of what is made of them keep the compiler from that.
+template <int STEP, class F>
+DEVICE void each_logit(const Row& row, int begin, int end, F f) {
+  constexpr int AT_ONCE = 4;
+  for (int first = begin; first < end; first += AT_ONCE * STEP) {
+    float values[AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {
+      int token = first + i * STEP;
+      values[i] = token < end ? row.values[token] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {
+      int token = first + i * STEP;
+      if (token < end) f(token, logit(row, token, values[i]));
+    }
+  }
+}
 
 // The bin of a distance from the highest logit; the last has all that lie further.
 DEVICE int bin_of(float distance) {
@@ -78,15 +99,14 @@ template <bool BY_MASS>
 DEVICE u64 border(const Row& row, float highest, u64 from, double wanted, Scratch& s) {
   clear(s);
   u64 far = 0;
-  for (int token = threadIdx.x; token < row.vocab; token += THREADS) {
-    float x = logit(row, token);
-    if (!(x > -INFINITY) || rank(x, token) < from) continue;
+  each_logit<THREADS>(row, threadIdx.x, row.vocab, [&](int token, float x) {
+    if (!(x > -INFINITY) || rank(x, token) < from) return;
     u64 mass = BY_MASS ? weight(x - highest) : 1;
     int bin = bin_of(highest - x);
     // Most tokens may be there, and must not wait for one another.
     if (bin == BINS - 1) far += mass;
     else atomicAdd(&s.mass[bin], mass);
-  }
+  });
   if (far > 0) atomicAdd(&s.mass[BINS - 1], far);
   __syncthreads();
 
@@ -106,16 +126,15 @@ DEVICE u64 border(const Row& row, float highest, u64 from, double wanted, Scratc
     int bits = 64 - __clzll((i64)(high - low));
     int shift = bits > 8 ? bits - 8 : 0;
     clear(s);
-    for (int token = threadIdx.x; token < row.vocab; token += THREADS) {
-      float x = logit(row, token);
+    each_logit<THREADS>(row, threadIdx.x, row.vocab, [&](int token, float x) {
       u64 place = rank(x, token);
       bool within = x > -INFINITY && place >= from && place >= low && place <= high;
-      if (!within || bin_of(highest - x) != first) continue;
+      if (!within || bin_of(highest - x) != first) return;
       int bin = (int)((high - place) >> shift);
       atomicAdd(&s.mass[bin], BY_MASS ? weight(x - highest) : (u64)1);
       atomicAdd(&s.count[bin], 1u);
       atomicMin(&s.lowest[bin], place);
-    }
+    });
     __syncthreads();
     pick(s, need);
     need -= s.before;
@@ -135,14 +154,12 @@ DEVICE void draw(int* dst, const Row& row, float highest, u64 from, float temper
   // A warp has consecutive tokens.
   int each = (row.vocab + WARPS - 1) / WARPS;
   int begin = warp * each, end = min(row.vocab, begin + each);
-  auto mass = [&](int token) -> u64 {
-    if (token >= end) return 0;
-    float x = logit(row, token);
+  auto mass = [&](int token, float x) -> u64 {
     bool left = x > -INFINITY && rank(x, token) >= from;
     return left ? weight((x - highest) / temperature) : 0;
   };
   u64 sum = 0;
-  for (int token = begin + lane; token < end; token += 32) sum += mass(token);
+  each_logit<32>(row, begin + lane, end, [&](int token, float x) { sum += mass(token, x); });
   sum = sum_so_far(sum);
   if (lane == 31) s.partials[warp] = sum;
   if (threadIdx.x == 0) s.warp = -1;
@@ -161,43 +178,64 @@ DEVICE void draw(int* dst, const Row& row, float highest, u64 from, float temper
   if (warp != s.warp) return;
   u64 place = s.place;
   for (int base = begin; base < end; base += 32) {
-    u64 until = sum_so_far(mass(base + lane)), all = __shfl_sync(ALL, until, 31);
+    int token = base + lane;
+    u64 own = token < end ? mass(token, logit(row, token)) : 0;
+    u64 until = sum_so_far(own), all = __shfl_sync(ALL, until, 31);
     if (place < all) {
       u32 behind = __ballot_sync(ALL, place < until);
-      if (lane == __ffs(behind) - 1) *dst = base + lane;
+      if (lane == __ffs(behind) - 1) *dst = token;
       return;
     }
     place -= all;
   }
 }
 
+// Notes which logits are adjusted.
+DEVICE void note(Adjusted& adjusted, const int* tokens, const float* values, int count) {
+  for (int i = threadIdx.x; i < ADJUST_WORDS; i += THREADS) adjusted.bits[i] = 0;
+  if (threadIdx.x == 0) {
+    adjusted.tokens = tokens;
+    adjusted.values = values;
+    adjusted.count = count;
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < count; i += THREADS) {
+    int token = tokens[i];
+    atomicOr(&adjusted.bits[token / 32 % ADJUST_WORDS], 1u << (token % 32));
+  }
+  __syncthreads();
+}
+
 // dst: [R]; logits: [R, vocab]; ints: [R, DRAW_INTS]; floats: [R, DRAW_FLOATS]; masks: [M, ceil(vocab
-// / 32)]. A cap of 0 is none.
+// / 32)]; adjust_tokens: [A]; adjust_values: [A, ADJUST_FLOATS]. A cap of 0 is none.
 KERNEL(sample, 1024,
        (int* dst, const float* logits, const int* ints, const float* floats, const u32* masks,
-        int vocab, float scale, float cap)) {
+        const int* adjust_tokens, const float* adjust_values, int vocab, float scale, float cap)) {
   __shared__ Scratch s;
   const int* whole = ints + DRAW_INTS * blockIdx.x;
   const float* real = floats + DRAW_FLOATS * blockIdx.x;
   int top_k = whole[0], masked = whole[1];
   float temperature = real[0], top_p = real[1], min_p = real[2];
   const u32* mask = masked < 0 ? nullptr : masks + (u64)masked * ((vocab + 31) / 32);
-  Row row = {logits + (u64)blockIdx.x * vocab, mask, scale, cap, vocab};
   dst += blockIdx.x;
   int known = whole[4];
   if (known >= 0) {
     if (threadIdx.x == 0) *dst = known;
     return;
   }
+  int first = whole[6], adjusted = whole[7] - first;
+  const float* adjust_by = adjust_values + (u64)ADJUST_FLOATS * first;
+  if (adjusted > 0) note(s.adjusted, adjust_tokens + first, adjust_by, adjusted);
+  Row row = {logits + (u64)blockIdx.x * vocab, mask, adjusted > 0 ? &s.adjusted : nullptr,
+             scale, cap, vocab};
 
   // What is no number is found by the lowest token: by the highest complement.
   u64 best = 0, wrong = 0;
-  for (int token = threadIdx.x; token < vocab; token += THREADS) {
-    float x = logit(row, token);
+  each_logit<THREADS>(row, threadIdx.x, vocab, [&](int token, float x) {
     u64 place = rank(x, token);
     if (!(x < INFINITY)) wrong = wrong > (u32)~token ? wrong : (u32)~token;
     else if (x > -INFINITY && place > best) best = place;
-  }
+  });
   wrong = block_max(wrong, s.partials);
   best = block_max(best, s.partials);
   int token = (int)~(u32)best;

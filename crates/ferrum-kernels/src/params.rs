@@ -374,8 +374,8 @@ pub struct ScatterAdd<'a, B: Backend> {
 /// [`Backend::sample`]: a token for each row of logits; where it is known, that one.
 ///
 /// The logit of a token that its row's mask bars is minus infinity, or else `scale · x`, then
-/// `softcap · tanh(· / softcap)`, of the value `x` in `logits`. [`crate::draw`] says which token a
-/// draw means.
+/// `softcap · tanh(· / softcap)`, of the value `x` in `logits`, then what the row's
+/// [`crate::draw::Adjustment`] of the token makes of it. [`crate::draw`] says which token a draw means.
 pub struct Sample<'a, B: Backend> {
     /// `F32 [R, vocab]`
     pub logits: &'a B::Buffer,
@@ -393,9 +393,9 @@ pub struct Sample<'a, B: Backend> {
 
 /// [`Backend::logprobs`]: log-probabilities of each row for which `draws` wants them.
 ///
-/// They are `logit[t] - ln Σ exp(logit)` of the logits of [`Sample`], masks left aside: of the token that
-/// came and of the likeliest tokens, the likeliest first and of equals (as the two zeroes are) the lower
-/// number. A token outside the vocabulary has minus infinity.
+/// They are `logit[t] - ln Σ exp(logit)` of the logits of [`Sample`], masks and adjustments left aside:
+/// of the token that came and of the likeliest tokens, the likeliest first and of equals (as the two
+/// zeroes are) the lower number. A token outside the vocabulary has minus infinity.
 pub struct Logprobs<'a, B: Backend> {
     /// `F32 [R, vocab]`
     pub logits: &'a B::Buffer,

@@ -3,7 +3,7 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use ferrum_kernels::cuda::{Cuda, CudaConfig};
-use ferrum_kernels::draw::{Draw, DrawBatch, RowDraw};
+use ferrum_kernels::draw::{Adjustment, Draw, DrawBatch, DrawSizes, RowDraw};
 use ferrum_kernels::params::{GatherRows, Linear, LinearOutput, RmsNorm, Sample};
 use ferrum_kernels::{Backend, DType, Format, Result, WeightSource};
 
@@ -179,12 +179,16 @@ fn marks_tell_the_time_of_what_is_between_them() -> Result<()> {
 fn tokens_are_drawn_in_a_replay_with_other_draws() -> Result<()> {
     let Setting { card, mut stream, src, .. } = Setting::new()?;
     let (rows, vocab) = (5, WIDTH);
-    let mut draws = DrawBatch::new(&card, rows, 1, vocab)?;
+    let mut draws = DrawBatch::new(&card, DrawSizes { rows, masks: 1, adjusted: 8, vocab })?;
     let mut tokens = card.alloc(DType::I32, rows)?;
     let last = Draw { temperature: 5.0, uniform: 0.99, ..Draw::GREEDY };
     let masked = RowDraw { mask: Some(&[1 << 7]), ..RowDraw::default() };
-    let first = [Some(masked), None, None, None, None];
-    let second = [Some(RowDraw { draw: last, ..RowDraw::default() }); 5];
+    let raised = [Adjustment::bias(11, 100.0), Adjustment::bias(40, 99.0)];
+    let adjusted = RowDraw { adjust: &raised, ..RowDraw::default() };
+    let first = [Some(masked), Some(adjusted), None, None, None];
+    let drawn = RowDraw { draw: last, ..RowDraw::default() };
+    let other = RowDraw { adjust: &raised[1..], ..RowDraw::default() };
+    let second = [Some(drawn), None, Some(other), Some(drawn), Some(drawn)];
     let sample = |stream: &mut Stream, draws: &DrawBatch<Buffer>, tokens: &mut Buffer| {
         let p = Sample { logits: &src, draws, rows, vocab, scale: 1.0, softcap: None };
         card.sample(stream, tokens, &p)
@@ -200,7 +204,9 @@ fn tokens_are_drawn_in_a_replay_with_other_draws() -> Result<()> {
         sample(&mut stream, &draws, &mut tokens)?;
         expected.push(read(&mut stream, &tokens)?);
     }
-    assert_eq!(expected[0][0], 7);
+    assert_eq!(expected[0][..2], [7, 11]);
+    assert_eq!(expected[1][2], 40);
+    assert_ne!(expected[1][1], 11, "no logit of this row is adjusted any more");
     assert_ne!(expected[0], expected[1]);
     assert!(card.begin_recording(&mut stream)?);
     sample(&mut stream, &draws, &mut tokens)?;

@@ -27,6 +27,11 @@ pub trait Runner: Send {
         false
     }
 
+    /// Logits that the draws of a step may adjust, all rows together: [`RowDraw::adjust`].
+    fn adjusted(&self) -> usize {
+        0
+    }
+
     /// Runs one packed step and draws tokens on the device, for each row of `step.sample_rows` for
     /// which `draws`, `[R]`, says how. Of the other rows, the logits are wanted. With no draws at all,
     /// it is [`Runner::step`].

@@ -6,7 +6,9 @@
 mod support;
 
 use anyhow::{Result, bail, ensure};
-use ferrum_models::draw::{Candidates, Draw, Drawn, RowDraw, Scored, apply_mask, logprobs};
+use ferrum_models::draw::{
+    Adjustment, Candidates, Draw, Drawn, RowDraw, Scored, apply_adjustments, apply_mask, logprobs,
+};
 use ferrum_models::{Device, KvDType, LoadOptions, Runner};
 use support::cards::cards;
 use support::greedy::{PROMPTS, argmax, sequences, write};
@@ -122,6 +124,17 @@ fn draws(step: usize, row: usize) -> (Draw, Option<u32>) {
     (draws[(step + row) % 5], masks[(step + 2 * row) % 4])
 }
 
+/// Logits that a step's row adjusts: none, a few, or all, so that each step has another number of them.
+fn adjustments(step: usize, row: usize, vocab: usize) -> Vec<Adjustment> {
+    let every = [vocab, 7, 1][(step + row) % 3];
+    let one = |token: usize| {
+        let bias = (token * 31 % 17) as f32 / 4.0 - 2.0;
+        let bias = if token % 11 == 3 { f32::NEG_INFINITY } else { bias };
+        Adjustment { token: token as u32, bias, repetition: 1.25, subtract: 0.3 }
+    };
+    (0..vocab).skip(step + 1).step_by(every).map(one).collect()
+}
+
 /// Log-probabilities that a step's row wants: none of many steps, and of some rows of others.
 fn wanted_logprobs(step: usize, row: usize) -> Option<usize> {
     [None, Some(0), Some(5), Some(20)][(step / 2 + row * step) % 4]
@@ -155,13 +168,15 @@ fn check_draws(preset: &str, device: Device) -> Result<()> {
         let logits = runner.step(&input)?.to_vec();
         let chosen = [0, 1, 2].map(|row| draws(n, row));
         let words = chosen.map(|(_, mask)| vec![mask.unwrap_or_default(); vocab.div_ceil(32)]);
+        let adjusted = [0, 1, 2].map(|row| adjustments(n, row, vocab));
         // In some steps the logits of one sequence are wanted, too.
         let whole = (n % 3 == 1).then_some(n / 3);
         let asked = [0, 1, 2].map(|row| {
             let (draw, mask) = chosen[row];
             let mask = mask.map(|_| words[row].as_slice());
             let (known, logprobs) = ((n == 4).then_some(row as u32), wanted_logprobs(n, row));
-            (Some(row) != whole).then_some(RowDraw { draw, mask, known, logprobs })
+            let adjust = adjusted[row].as_slice();
+            (Some(row) != whole).then_some(RowDraw { draw, mask, adjust, known, logprobs })
         });
         let sampled = runner.sample(&input, &asked)?;
         let wanted = whole.map_or(0, |row| row + 1);
@@ -169,6 +184,7 @@ fn check_draws(preset: &str, device: Device) -> Result<()> {
         for (row, sequence) in sequences.iter_mut().enumerate() {
             let plain = &logits[row * vocab..][..vocab];
             let mut logits = plain.to_vec();
+            apply_adjustments(adjusted[row].iter().copied(), &mut logits);
             if asked[row].is_some_and(|asked| asked.mask.is_some()) {
                 apply_mask(&words[row], &mut logits);
             }

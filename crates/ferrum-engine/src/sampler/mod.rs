@@ -8,8 +8,8 @@
 //! equals. Otherwise the draw depends on the seed and on the length of the sequence alone, so
 //! neither the batch nor a preemption changes it.
 //!
-//! Where bias, penalties and typical are off, a device can draw the token, with the grammar's mask
-//! ([`Sampler::row_draw`]): it is the same but for the rounding of weights.
+//! Where typical is off, a device can draw the token, with the grammar's mask and the logits that bias
+//! and penalties adjust ([`Sampler::row_draw`]): it is the same but for the rounding of weights.
 
 mod params;
 mod penalties;
@@ -18,11 +18,11 @@ mod rng;
 pub use params::{ParamError, SamplingParams};
 pub(crate) use rng::derive as derive_seed;
 
-use ferrum_models::draw::{Candidates, Draw, DrawError, Drawn, RowDraw};
+use ferrum_models::draw::{Candidates, Draw, DrawError, Drawn, RowDraw, apply_adjustments};
 
 use crate::constraint::{ConstraintFailure, ConstraintState};
 
-use penalties::TokenCounts;
+use penalties::{Adjusted, TokenCounts};
 
 /// Why a row of logits gives no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,20 +63,24 @@ pub struct Sampler {
     params: SamplingParams,
     seed: u64,
     counts: TokenCounts,
+    /// What becomes of the logits of the next tokens.
+    adjusted: Adjusted,
     constraint: Option<ConstraintState>,
 }
 
 impl Sampler {
     /// A sampler for a vocabulary of `vocab` tokens. `default_seed` serves requests without one.
     pub fn new(
-        params: SamplingParams,
+        mut params: SamplingParams,
         vocab: usize,
         default_seed: u64,
     ) -> Result<Self, ParamError> {
         params.validate(vocab)?;
+        params.merge_biases();
         let seed = params.seed.unwrap_or(default_seed);
-        let counts = TokenCounts::new(params.penalty_last_n);
-        Ok(Sampler { params, seed, counts, constraint: None })
+        let window = if params.has_penalties() { params.penalty_last_n } else { Some(0) };
+        let counts = TokenCounts::new(window);
+        Ok(Sampler { params, seed, counts, adjusted: Adjusted::default(), constraint: None })
     }
 
     /// Samples within a grammar: each token that [`Self::sample`] gives is one of its answer.
@@ -95,14 +99,40 @@ impl Sampler {
         self.constraint.as_ref().is_some_and(ConstraintState::is_complete)
     }
 
-    /// Makes ready for [`Self::row_draw`]. `false` where a device cannot draw the next token, or the
-    /// grammar has failed, which [`Self::sample`] will tell.
-    pub fn prepare(&mut self) -> bool {
+    /// Makes ready for [`Self::row_draw`] of the token after `history` and of those after each of
+    /// `draft`. `false` where a device cannot draw them, or the grammar has failed, which
+    /// [`Self::sample`] will tell; or where they would adjust more logits than there is `room` for,
+    /// which otherwise gets less.
+    pub fn prepare(&mut self, history: &[u32], draft: &[u32], room: &mut usize) -> bool {
         let typical = self.params.typical_p < 1.0 && self.params.temperature > 0.0;
-        if typical || self.params.has_penalties() || !self.params.logit_bias.is_empty() {
+        if typical || self.constraint.as_mut().is_some_and(|constraint| constraint.mask().is_err())
+        {
             return false;
         }
-        self.constraint.as_mut().is_none_or(|constraint| constraint.mask().is_ok())
+        !self.params.adjusts() || self.adjust_rows(history, draft, room)
+    }
+
+    /// The logits that the rows of a device adjust; see [`Self::prepare`].
+    fn adjust_rows(&mut self, history: &[u32], draft: &[u32], room: &mut usize) -> bool {
+        self.adjust_next(history);
+        if !draft.is_empty() {
+            // As if they had come: behind one that does not come, nothing is looked at.
+            let (mut counts, tokens) = (self.counts.clone(), [history, draft].concat());
+            for end in history.len() + 1..=tokens.len() {
+                counts.update(&tokens[..end]);
+                self.adjusted.push(&self.params, &counts);
+            }
+        }
+        let left = room.checked_sub(self.adjusted.len());
+        *room = left.unwrap_or(*room);
+        left.is_some()
+    }
+
+    /// The logits that are adjusted for the token after `history`.
+    fn adjust_next(&mut self, history: &[u32]) {
+        self.counts.update(history);
+        self.adjusted.begin(history.len());
+        self.adjusted.push(&self.params, &self.counts);
     }
 
     /// Whether tokens are drawn within a grammar: then a draw is for the next token only.
@@ -113,7 +143,8 @@ impl Sampler {
     /// How the token after `len` others is drawn, once [`Self::prepare`] has said that it can be.
     pub fn row_draw(&self, len: usize) -> RowDraw<'_> {
         let mask = self.constraint.as_ref().map(|constraint| constraint.last_mask().words());
-        RowDraw { draw: self.draw(len), mask, ..RowDraw::default() }
+        let adjust = if self.params.adjusts() { self.adjusted.after(len) } else { &[] };
+        RowDraw { draw: self.draw(len), mask, adjust, ..RowDraw::default() }
     }
 
     /// Takes the token that was drawn, as if [`Self::sample`] had given it.
@@ -201,18 +232,15 @@ impl Sampler {
         history: &[u32],
         adjusted: &'a mut Vec<f32>,
     ) -> Result<&'a [f32], SampleError> {
-        let penalties = self.params.has_penalties();
-        if !penalties && self.params.logit_bias.is_empty() && self.constraint.is_none() {
+        let adjusts = self.params.adjusts();
+        if !adjusts && self.constraint.is_none() {
             return Ok(logits);
         }
         adjusted.clear();
         adjusted.extend_from_slice(logits);
-        for &(token, bias) in &self.params.logit_bias {
-            adjusted[token as usize] += bias;
-        }
-        if penalties {
-            self.counts.update(history);
-            self.counts.penalise(&self.params, adjusted);
+        if adjusts {
+            self.adjust_next(history);
+            apply_adjustments(self.adjusted.after(history.len()).iter().copied(), adjusted);
         }
         if let Some(constraint) = &mut self.constraint {
             constraint.mask()?.apply(adjusted);

@@ -75,6 +75,23 @@ impl SamplingParams {
             || self.frequency_penalty != 0.0
     }
 
+    /// Whether logits are adjusted, by a bias or a penalty.
+    pub(super) fn adjusts(&self) -> bool {
+        self.has_penalties() || !self.logit_bias.is_empty()
+    }
+
+    /// Puts the biases in the order of their tokens, and adds up those of one token.
+    pub(super) fn merge_biases(&mut self) {
+        self.logit_bias.sort_by_key(|&(token, _)| token);
+        self.logit_bias.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                kept.1 += later.1;
+            }
+            same
+        });
+    }
+
     /// Holds each parameter against its range, for a vocabulary of `vocab` tokens.
     pub fn validate(&self, vocab: usize) -> Result<(), ParamError> {
         let p = self;

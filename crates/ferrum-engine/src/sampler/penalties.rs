@@ -1,6 +1,8 @@
 //! Penalties on tokens that came before.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+
+use ferrum_models::draw::Adjustment;
 
 use super::SamplingParams;
 
@@ -8,7 +10,7 @@ use super::SamplingParams;
 #[derive(Debug, Clone)]
 pub(super) struct TokenCounts {
     window: usize,
-    counts: HashMap<u32, u32>,
+    counts: BTreeMap<u32, u32>,
     /// Tokens of the history that were looked at.
     seen: usize,
 }
@@ -16,7 +18,7 @@ pub(super) struct TokenCounts {
 impl TokenCounts {
     /// Counts the last `last_n` tokens, or all.
     pub(super) fn new(last_n: Option<usize>) -> Self {
-        TokenCounts { window: last_n.unwrap_or(usize::MAX), counts: HashMap::new(), seen: 0 }
+        TokenCounts { window: last_n.unwrap_or(usize::MAX), counts: BTreeMap::new(), seen: 0 }
     }
 
     /// Takes note of what came since the last call. `history` is the whole sequence.
@@ -38,23 +40,58 @@ impl TokenCounts {
         }
         self.seen = history.len();
     }
+}
 
-    /// Applies the three penalties to the logits of the tokens counted.
+/// Logits that are adjusted before tokens are chosen: those of the token after a number of others, and
+/// of the ones that follow it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Adjusted {
+    /// Tokens before the first.
+    first: usize,
+    /// Each in the order of its tokens, one after another.
+    list: Vec<Adjustment>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Adjusted {
+    /// Begins with those of the token after `len` others.
+    pub(super) fn begin(&mut self, len: usize) {
+        self.first = len;
+        self.list.clear();
+        self.ends.clear();
+    }
+
+    /// Those of the next token, after tokens that were counted.
     ///
     /// Repetition after Keskar et al. 2019 (arXiv:1909.05858, section 4.1), which divides the
     /// logit by the penalty; a negative one is multiplied, so that it too gets smaller. Presence
     /// and frequency as in the OpenAI API: `logit - count * frequency - (count > 0) * presence`.
-    pub(super) fn penalise(&self, params: &SamplingParams, logits: &mut [f32]) {
-        for (&token, &count) in &self.counts {
-            // A prompt token was held against the vocabulary when the request came.
-            let logit = &mut logits[token as usize];
-            if *logit > 0.0 {
-                *logit /= params.repetition_penalty;
-            } else {
-                *logit *= params.repetition_penalty;
+    pub(super) fn push(&mut self, params: &SamplingParams, counts: &TokenCounts) {
+        let mut biases = params.logit_bias.iter().copied().peekable();
+        for (&token, &count) in &counts.counts {
+            while let Some((token, bias)) = biases.next_if(|bias| bias.0 < token) {
+                self.list.push(Adjustment::bias(token, bias));
             }
-            *logit -= count as f32 * params.frequency_penalty + params.presence_penalty;
+            let bias = biases.next_if(|bias| bias.0 == token).map_or(0.0, |(_, bias)| bias);
+            let subtract = count as f32 * params.frequency_penalty + params.presence_penalty;
+            let repetition = params.repetition_penalty;
+            self.list.push(Adjustment { token, bias, repetition, subtract });
         }
+        self.list.extend(biases.map(|(token, bias)| Adjustment::bias(token, bias)));
+        self.ends.push(self.list.len());
+    }
+
+    /// Of all tokens together.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Those of the token after `len` others.
+    pub(super) fn after(&self, len: usize) -> &[Adjustment] {
+        let index = len - self.first;
+        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.list[begin..self.ends[index]]
     }
 }
 
@@ -63,9 +100,7 @@ mod tests {
     use super::*;
 
     fn counted(counts: &TokenCounts) -> Vec<(u32, u32)> {
-        let mut list: Vec<_> = counts.counts.iter().map(|(&t, &c)| (t, c)).collect();
-        list.sort_unstable();
-        list
+        counts.counts.iter().map(|(&t, &c)| (t, c)).collect()
     }
 
     /// However the history grows, the counts are those of its last tokens.
@@ -88,6 +123,7 @@ mod tests {
         }
     }
 
+    /// Biases between, before, behind and of the tokens that were counted; and of the tokens that follow.
     #[test]
     fn formulae() {
         let params = SamplingParams {
@@ -95,12 +131,33 @@ mod tests {
             presence_penalty: 0.25,
             frequency_penalty: 0.5,
             penalty_last_n: None,
+            logit_bias: vec![(0, -1.0), (2, 3.0), (3, f32::NEG_INFINITY), (5, 7.0)],
             ..Default::default()
         };
         let mut counts = TokenCounts::new(None);
-        counts.update(&[1, 2, 1, 3, 1]);
-        let mut logits = [4.0, 4.0, -4.0, f32::NEG_INFINITY, -4.0];
-        counts.penalise(&params, &mut logits);
-        assert_eq!(logits, [4.0, 2.0 - 1.5 - 0.25, -8.0 - 0.5 - 0.25, f32::NEG_INFINITY, -4.0]);
+        let mut adjusted = Adjusted::default();
+        for _ in 0..2 {
+            counts.update(&[1, 2, 1, 4, 1]);
+            adjusted.begin(5);
+            adjusted.push(&params, &counts);
+            let of = |token, bias, subtract| Adjustment { token, bias, repetition: 2.0, subtract };
+            let bias = Adjustment::bias;
+            let after_five = [
+                bias(0, -1.0),
+                of(1, 0.0, 1.75),
+                of(2, 3.0, 0.75),
+                bias(3, f32::NEG_INFINITY),
+                of(4, 0.0, 0.75),
+                bias(5, 7.0),
+            ];
+            assert_eq!(adjusted.after(5), after_five);
+            let mut more = counts.clone();
+            more.update(&[1, 2, 1, 4, 1, 5]);
+            adjusted.push(&params, &more);
+            assert_eq!(adjusted.after(5), after_five);
+            assert_eq!(adjusted.after(6)[..5], after_five[..5]);
+            assert_eq!(adjusted.after(6)[5..], [of(5, 7.0, 0.75)]);
+            assert_eq!(adjusted.len(), 12);
+        }
     }
 }

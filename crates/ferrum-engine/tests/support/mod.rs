@@ -20,7 +20,7 @@ use ferrum_engine::{
 };
 use ferrum_models::{
     KV_BLOCK_SIZE, KernelError, StepCapacity, StepInput,
-    draw::{Candidates, Drawn, RowDraw, Scored, apply_mask, logprobs},
+    draw::{Candidates, Drawn, RowDraw, Scored, apply_adjustments, apply_mask, logprobs},
     runner::{Runner, RunnerLimits, Sampled},
 };
 
@@ -54,6 +54,10 @@ pub struct FakeRunner {
     scored: Vec<Option<Scored>>,
     /// Whether it draws tokens where that is asked for.
     pub draws: bool,
+    /// Logits that the draws of a step may adjust.
+    pub adjusted: usize,
+    /// Logits that draws have adjusted.
+    pub adjustments: Arc<AtomicUsize>,
     /// Tokens that were computed, recomputed ones included.
     pub computed: Arc<AtomicUsize>,
     /// Steps that fail before one succeeds.
@@ -73,6 +77,8 @@ impl FakeRunner {
             drawn: Vec::new(),
             scored: Vec::new(),
             draws: true,
+            adjusted: 1000,
+            adjustments: Arc::default(),
             computed: Arc::default(),
             failures: 0,
             twist: None,
@@ -127,6 +133,10 @@ impl Runner for FakeRunner {
         self.draws
     }
 
+    fn adjusted(&self) -> usize {
+        self.adjusted
+    }
+
     fn sample(
         &mut self,
         step: &StepInput,
@@ -137,15 +147,19 @@ impl Runner for FakeRunner {
             return Ok(Sampled { logits: &self.logits, drawn: &[], scored: &[] });
         }
         assert_eq!(draws.len(), step.sample_rows.len());
+        let adjusted = draws.iter().flatten().map(|draw| draw.adjust.len()).sum();
+        assert!(adjusted <= self.adjusted, "{adjusted} logits are to be adjusted");
+        self.adjustments.fetch_add(adjusted, Ordering::Relaxed);
         self.drawn.clear();
         self.scored.clear();
         for (row, draw) in self.logits.chunks_exact_mut(VOCAB).zip(draws) {
-            let Some(RowDraw { draw, mask, known, logprobs: wanted }) = draw else {
+            let Some(RowDraw { draw, mask, adjust, known, logprobs: wanted }) = draw else {
                 self.drawn.push(Drawn(-1));
                 self.scored.push(None);
                 continue;
             };
             let plain = row.to_vec();
+            apply_adjustments(adjust.iter().copied(), row);
             if let Some(mask) = mask {
                 apply_mask(mask, row);
             }

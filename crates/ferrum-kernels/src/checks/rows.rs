@@ -1,7 +1,9 @@
 //! Checks of the operations that work on some rows, or on rows as they are.
 
-use super::{Operand, ensure, indices, product, uploaded};
-use crate::draw::{DRAW_FLOATS, DRAW_INTS, DrawBatch, LOGPROB_ENTRIES, MOST_LOGPROBS};
+use super::{Operand, ensure, in_range, indices, product, uploaded};
+use crate::draw::{
+    ADJUST_FLOATS, DRAW_FLOATS, DRAW_INTS, DrawBatch, LOGPROB_ENTRIES, MOST_LOGPROBS,
+};
 use crate::host::HostBuffer;
 use crate::params::{Gate, GatherRows, Logprobs, Sample, ScatterAdd};
 use crate::{Backend, Buffer, Result};
@@ -75,12 +77,17 @@ pub(crate) fn gate<'a, B: Backend<Buffer: Operand>>(
 pub(crate) struct SampleView<'a, M: Operand + 'a = HostBuffer> {
     /// `[R, vocab]`
     pub logits: M::Floats<'a>,
-    /// `[R, DRAW_INTS]`, the numbers of masks each below their number.
+    /// `[R, DRAW_INTS]`, the numbers of masks each below their number, and the ranges of adjusted logits
+    /// within them.
     pub ints: M::Ints<'a>,
     /// `[R, DRAW_FLOATS]`
     pub floats: M::Floats<'a>,
     /// `[M, words]`
     pub masks: M::Ints<'a>,
+    /// `[A]`, those of a row growing, each below the vocabulary.
+    pub adjust_tokens: M::Ints<'a>,
+    /// `[A, ADJUST_FLOATS]`
+    pub adjust_values: M::Floats<'a>,
     /// `[R]`
     pub dst: M::IntsMut<'a>,
 }
@@ -92,12 +99,17 @@ pub(crate) fn sample<'a, B: Backend<Buffer: Operand>>(
 ) -> Result<SampleView<'a, B::Buffer>> {
     let (op, draws) = ("sample", p.draws);
     let ints = draw_ints(op, draws, (p.rows, p.vocab), (p.scale, p.softcap))?;
+    adjusted_tokens(op, draws, (p.rows, p.vocab))?;
     let words = DrawBatch::<B::Buffer>::words(p.vocab);
     Ok(SampleView {
         logits: p.logits.floats(op, product(op, &[p.rows, p.vocab])?)?,
         ints,
         floats: draws.floats.floats(op, product(op, &[p.rows, DRAW_FLOATS])?)?,
         masks: draws.masks.ints(op, product(op, &[draws.masked, words])?)?,
+        adjust_tokens: draws.adjust_tokens.ints(op, draws.adjusted)?,
+        adjust_values: draws
+            .adjust_values
+            .floats(op, product(op, &[draws.adjusted, ADJUST_FLOATS])?)?,
         dst: dst.ints_mut(op, p.rows)?,
     })
 }
@@ -120,15 +132,36 @@ fn draw_ints<'a, M: Operand>(
     ensure(op, good, || format!("a factor of {scale}, a cap of {softcap:?}"))?;
     let ints = product(op, &[rows, DRAW_INTS])?;
     let (masked, most) = (draws.masked as i32, MOST_LOGPROBS as i32);
+    let adjusted = i32::try_from(draws.adjusted).unwrap_or(i32::MAX);
     for row in uploaded(op, &draws.ints, ints)?.chunks_exact(DRAW_INTS) {
         let good = row[0] >= 0
             && (-1..masked).contains(&row[1])
             && row[2] >= 0
             && (-1..vocab as i32).contains(&row[4])
-            && (-1..=most).contains(&row[5]);
-        ensure(op, good, || format!("a draw of {row:?} with {masked} masks"))?;
+            && (-1..=most).contains(&row[5])
+            && 0 <= row[6]
+            && row[6] <= row[7]
+            && row[7] <= adjusted;
+        let what = || format!("a draw of {row:?} with {masked} masks, {adjusted} adjusted logits");
+        ensure(op, good, what)?;
     }
     draws.ints.ints(op, ints)
+}
+
+/// [`DrawBatch::adjust_tokens`] of each row, whose range [`draw_ints`] has checked.
+fn adjusted_tokens<M: Operand>(
+    op: &'static str,
+    draws: &DrawBatch<M>,
+    (rows, vocab): (usize, usize),
+) -> Result<()> {
+    let tokens = uploaded(op, &draws.adjust_tokens, draws.adjusted)?;
+    in_range(op, "token", tokens, vocab)?;
+    for row in uploaded(op, &draws.ints, product(op, &[rows, DRAW_INTS])?)?.chunks_exact(DRAW_INTS)
+    {
+        let growing = tokens[row[6] as usize..row[7] as usize].is_sorted_by(|a, b| a < b);
+        ensure(op, growing, || "adjusted tokens that do not grow".into())?;
+    }
+    Ok(())
 }
 
 /// Operands of [`Backend::logprobs`].

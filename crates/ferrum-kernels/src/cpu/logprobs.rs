@@ -23,7 +23,8 @@ pub(super) fn logprobs(s: &mut CpuStream, p: Logprobs<'_, Cpu>) -> Result<()> {
         };
         let row_values = &view.logits[row * vocab..][..vocab];
         let scored = Drawn(view.came[row]).token().and_then(|token| {
-            let row = Row { values: row_values, mask: None, scale, softcap };
+            let adjust = Default::default();
+            let row = Row { values: row_values, mask: None, adjust, scale, softcap };
             row.logprobs(token, top, &mut workspace[0])
         });
         write(&scored, tokens, values);

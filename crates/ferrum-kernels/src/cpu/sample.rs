@@ -3,7 +3,8 @@
 use super::shared::SharedSlice;
 use super::{Cpu, CpuStream};
 use crate::draw::{
-    Candidates, DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, Drawn, Scored, apply_mask, logprobs,
+    ADJUST_FLOATS, Adjustment, Candidates, DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, Drawn, Scored,
+    apply_adjustments, apply_mask, logprobs,
 };
 use crate::host::HostBuffer;
 use crate::params::Sample;
@@ -21,6 +22,8 @@ pub(crate) struct Workspace {
 pub(super) struct Row<'a> {
     pub(super) values: &'a [f32],
     pub(super) mask: Option<&'a [i32]>,
+    /// Adjusted logits: tokens and the numbers behind them, as in [`DrawBatch`].
+    pub(super) adjust: (&'a [i32], &'a [f32]),
     pub(super) scale: f32,
     pub(super) softcap: Option<f32>,
 }
@@ -34,12 +37,15 @@ pub(super) fn sample(s: &mut CpuStream, dst: &mut HostBuffer, p: &Sample<'_, Cpu
     s.team.chunks(p.rows, &|thread, row| {
         let (ints, floats) = (&view.ints[row * DRAW_INTS..], &view.floats[row * DRAW_FLOATS..]);
         let mask = usize::try_from(ints[1]).ok().map(|mask| &view.masks[mask * words..][..words]);
+        let (begin, end) = (ints[6] as usize, ints[7] as usize);
+        let adjust_values = &view.adjust_values[begin * ADJUST_FLOATS..end * ADJUST_FLOATS];
+        let adjust = (&view.adjust_tokens[begin..end], adjust_values);
         let values = &view.logits[row * p.vocab..][..p.vocab];
         let (scale, softcap) = (p.scale, p.softcap);
         // SAFETY: each thread has a workspace of its own, and each row is given to one thread.
         let (workspace, dst) =
             unsafe { (workspaces.range_mut(thread..thread + 1), dst.range_mut(row..row + 1)) };
-        let row = Row { values, mask, scale, softcap };
+        let row = Row { values, mask, adjust, scale, softcap };
         dst[0] = match ints[4] {
             known @ 0.. => known,
             _ => row.draw(&Draw::of_arrays(ints, floats), &mut workspace[0]).0,
@@ -72,7 +78,9 @@ impl<'a> Row<'a> {
     where
         'a: 'w,
     {
-        if self.mask.is_none() && self.scale == 1.0 && self.softcap.is_none() {
+        let (tokens, changes) = self.adjust;
+        let transformed = self.scale != 1.0 || self.softcap.is_some();
+        if self.mask.is_none() && tokens.is_empty() && !transformed {
             return self.values;
         }
         logits.clear();
@@ -81,15 +89,16 @@ impl<'a> Row<'a> {
         if let Some(cap) = self.softcap {
             logits.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
         }
+        apply_adjustments(Adjustment::of_arrays(tokens, changes), logits);
         if self.mask.is_some() {
             apply_mask(mask, logits);
         }
         logits
     }
 
-    /// Log-probabilities of a token and of the `top` likeliest ones, without the mask.
+    /// Log-probabilities of a token and of the `top` likeliest ones, without mask and adjustments.
     pub(super) fn logprobs(&self, token: u32, top: usize, workspace: &mut Workspace) -> Scored {
-        let row = Row { mask: None, ..*self };
+        let row = Row { mask: None, adjust: Default::default(), ..*self };
         logprobs(row.logits(&[], &mut workspace.logits), token, top)
     }
 }

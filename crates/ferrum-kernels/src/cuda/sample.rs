@@ -27,8 +27,9 @@ pub(super) fn sample(s: &mut CudaStream, dst: &mut CudaBuffer, p: &Sample<'_, Cu
     vocabulary_fits("sample", p.vocab)?;
     let launch = s.launch("sample", Source::Sample, "sample");
     let launch = launch.write(&view.dst).read(&view.logits).read(&view.ints).read(&view.floats);
-    let launch = launch.read(&view.masks).int(p.vocab).float(p.scale);
-    let launch = launch.float(p.softcap.unwrap_or(0.0));
-    // SAFETY: `checks` has held the lengths, and the numbers of masks against their rows.
+    let launch = launch.read(&view.masks).read(&view.adjust_tokens).read(&view.adjust_values);
+    let launch = launch.int(p.vocab).float(p.scale).float(p.softcap.unwrap_or(0.0));
+    // SAFETY: `checks` has held the lengths, the numbers of masks against their rows, and the ranges of
+    // adjusted logits against those.
     unsafe { launch.run(Grid { blocks: [p.rows, 1, 1], threads: THREADS, shared: 0 }) }
 }

@@ -1,10 +1,10 @@
 //! The draws of a step on the device.
 
-use super::{Draw, DrawError, MOST_LOGPROBS, RowDraw};
+use super::{ADJUST_FLOATS, Adjustment, Draw, DrawError, MOST_LOGPROBS, RowDraw};
 use crate::{Backend, DType, KernelError, Result};
 
 /// Numbers of a row in [`DrawBatch::ints`].
-pub const DRAW_INTS: usize = 6;
+pub const DRAW_INTS: usize = 8;
 /// Numbers of a row in [`DrawBatch::floats`].
 pub const DRAW_FLOATS: usize = 3;
 
@@ -13,18 +13,24 @@ const UNIFORM_UNIT: f64 = 1.0 / (1u64 << 53) as f64;
 
 /// How the tokens of a step's rows are drawn, in buffers of type `T` that are allocated once.
 pub struct DrawBatch<T> {
-    /// `I32 [R, 6]`: top-k; the row of `masks`, or -1; the upper 21 and lower 32 bits of the uniform
-    /// number in units of 2⁻⁵³; the token that is known, or -1; and how many of the likeliest tokens
-    /// are told with their log-probabilities, or -1.
+    /// `I32 [R, 8]`: top-k; the row of `masks`, or -1; the upper 21 and lower 32 bits of the uniform
+    /// number in units of 2⁻⁵³; the token that is known, or -1; how many of the likeliest tokens
+    /// are told with their log-probabilities, or -1; and where the row's adjusted logits begin and end.
     pub ints: T,
     /// `F32 [R, 3]`: temperature, top-p, min-p.
     pub floats: T,
     /// Tokens that may come, `I32 [M, ⌈vocab / 32⌉]`: a bit for each.
     pub masks: T,
+    /// Tokens whose logits are adjusted, `I32 [A]`: one row's after another's, each row's growing.
+    pub adjust_tokens: T,
+    /// How, `F32 [A, 3]`: bias, repetition penalty, what is subtracted; see [`Adjustment`].
+    pub adjust_values: T,
     /// Rows `R` that were uploaded last.
     pub rows: usize,
     /// Masks `M` that were uploaded last.
     pub masked: usize,
+    /// Adjusted logits `A` that were uploaded last.
+    pub adjusted: usize,
     vocab: usize,
     /// What is uploaded next, kept so that a step allocates nothing.
     host: Host,
@@ -35,23 +41,37 @@ struct Host {
     ints: Vec<i32>,
     floats: Vec<f32>,
     masks: Vec<i32>,
+    adjust_tokens: Vec<i32>,
+    adjust_values: Vec<f32>,
+}
+
+/// What a [`DrawBatch`] has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrawSizes {
+    /// Rows.
+    pub rows: usize,
+    /// Rows with a mask.
+    pub masks: usize,
+    /// Logits that are adjusted, all rows together.
+    pub adjusted: usize,
+    /// Values in a row.
+    pub vocab: usize,
 }
 
 impl<T> DrawBatch<T> {
-    /// Allocates the arrays for up to `rows` rows of `vocab` logits, `masks` of them with a mask.
-    pub fn new<B: Backend<Buffer = T>>(
-        backend: &B,
-        rows: usize,
-        masks: usize,
-        vocab: usize,
-    ) -> Result<Self> {
+    /// Allocates the arrays.
+    pub fn new<B: Backend<Buffer = T>>(backend: &B, sizes: DrawSizes) -> Result<Self> {
+        let DrawSizes { rows, masks, adjusted, vocab } = sizes;
         let len = |n: usize, width: usize| n.saturating_mul(width);
         Ok(DrawBatch {
             ints: backend.alloc(DType::I32, len(rows, DRAW_INTS))?,
             floats: backend.alloc(DType::F32, len(rows, DRAW_FLOATS))?,
             masks: backend.alloc(DType::I32, len(masks, Self::words(vocab)))?,
+            adjust_tokens: backend.alloc(DType::I32, adjusted)?,
+            adjust_values: backend.alloc(DType::F32, len(adjusted, ADJUST_FLOATS))?,
             rows: 0,
             masked: 0,
+            adjusted: 0,
             vocab,
             host: Host::default(),
         })
@@ -75,29 +95,32 @@ impl<T> DrawBatch<T> {
         s: &mut B::Stream,
         draws: &[Option<RowDraw<'_>>],
     ) -> Result<()> {
-        (self.rows, self.masked) = (0, 0);
+        (self.rows, self.masked, self.adjusted) = (0, 0, 0);
         let masked = self.fill(draws)?;
-        let Host { ints, floats, masks } = &self.host;
+        let Host { ints, floats, masks, adjust_tokens, adjust_values } = &self.host;
         backend.upload_i32(s, ints, &mut self.ints)?;
         backend.upload_f32(s, floats, &mut self.floats)?;
         if masked > 0 {
             backend.upload_i32(s, masks, &mut self.masks)?;
         }
-        (self.rows, self.masked) = (draws.len(), masked);
+        if !adjust_tokens.is_empty() {
+            backend.upload_i32(s, adjust_tokens, &mut self.adjust_tokens)?;
+            backend.upload_f32(s, adjust_values, &mut self.adjust_values)?;
+        }
+        (self.rows, self.masked, self.adjusted) = (draws.len(), masked, adjust_tokens.len());
         Ok(())
     }
 
     /// Lays out the arrays, and gives the number of masks.
     fn fill(&mut self, draws: &[Option<RowDraw<'_>>]) -> Result<usize> {
-        let Host { ints, floats, masks } = &mut self.host;
-        ints.clear();
-        floats.clear();
-        masks.clear();
+        let Host { ints, floats, masks, adjust_tokens, adjust_values } = &mut self.host;
+        [&mut *ints, masks, adjust_tokens].into_iter().for_each(Vec::clear);
+        [&mut *floats, adjust_values].into_iter().for_each(Vec::clear);
         let (words, mut masked) = (Self::words(self.vocab), 0);
         for (row, draw) in draws.iter().enumerate() {
             let wanted = draw.unwrap_or_default();
             wanted.check(row, self.vocab)?;
-            let RowDraw { draw, mask, known, logprobs } = wanted;
+            let RowDraw { draw, mask, adjust, known, logprobs } = wanted;
             let mask = match mask {
                 None => -1,
                 Some(mask) => {
@@ -112,7 +135,11 @@ impl<T> DrawBatch<T> {
             let known = known.map_or(-1, u32::cast_signed);
             let logprobs = logprobs.map_or(-1, |count| count as i32);
             let (upper, lower) = ((uniform >> 32) as i32, (uniform as u32).cast_signed());
-            ints.extend([top_k, mask, upper, lower, known, logprobs]);
+            let begin = adjust_tokens.len() as i32;
+            adjust_tokens.extend(adjust.iter().map(|a| a.token.cast_signed()));
+            adjust_values.extend(adjust.iter().flat_map(Adjustment::floats));
+            let end = adjust_tokens.len() as i32;
+            ints.extend([top_k, mask, upper, lower, known, logprobs, begin, end]);
             floats.extend([draw.temperature, draw.top_p, draw.min_p]);
         }
         Ok(masked as usize)
@@ -123,6 +150,7 @@ impl RowDraw<'_> {
     /// Refuses numbers that are out of range.
     fn check(&self, row: usize, vocab: usize) -> Result<()> {
         self.draw.check(row)?;
+        Adjustment::check(self.adjust, row, vocab)?;
         if let Some(token) = self.known.filter(|&token| token as usize >= vocab) {
             let what = format!("row {row}: token {token} of a vocabulary of {vocab}");
             return Err(KernelError::shape("sample", what));
@@ -212,7 +240,8 @@ mod tests {
     fn draws_survive_their_arrays() -> Result<()> {
         let backend = Reference::new();
         let mut s = backend.stream()?;
-        let mut batch = DrawBatch::new(&backend, 3, 1, 40)?;
+        let mut batch =
+            DrawBatch::new(&backend, DrawSizes { rows: 3, masks: 1, adjusted: 3, vocab: 40 })?;
         let draw = |uniform: f64| Draw {
             temperature: 0.7,
             top_k: usize::MAX,
@@ -231,13 +260,19 @@ mod tests {
             assert_eq!(Draw::of_arrays(ints, floats), expected);
         }
         let mask = Some(mask.as_slice());
-        let masked = RowDraw { draw: draw(0.5), mask, known: Some(39), logprobs: Some(20) };
-        batch.upload(&backend, &mut s, &[None, Some(masked)])?;
-        assert_eq!((batch.rows, batch.masked), (2, 1));
-        let (first, second) = batch.host.ints.split_at(DRAW_INTS);
-        assert_eq!((first[1], first[4], first[5]), (-1, -1, -1));
-        assert_eq!((second[1], second[4], second[5]), (0, 39, 20));
+        let adjust = [Adjustment::bias(3, -1.0), Adjustment::bias(39, 2.0)];
+        let masked =
+            RowDraw { draw: draw(0.5), mask, adjust: &adjust, known: Some(39), logprobs: Some(20) };
+        let one = RowDraw { adjust: &adjust[1..], ..RowDraw::default() };
+        batch.upload(&backend, &mut s, &[Some(one), None, Some(masked)])?;
+        assert_eq!((batch.rows, batch.masked, batch.adjusted), (3, 1, 3));
+        let rows: Vec<_> = batch.host.ints.chunks_exact(DRAW_INTS).collect();
+        assert_eq!(rows[0][6..], [0, 1]);
+        assert_eq!((rows[1][1], &rows[1][4..]), (-1, &[-1, -1, 1, 1][..]));
+        assert_eq!((rows[2][1], &rows[2][4..]), (0, &[39, 20, 1, 3][..]));
         assert_eq!(batch.host.masks, [5, 0], "padded");
+        let adjusted = Adjustment::of_arrays(&batch.host.adjust_tokens, &batch.host.adjust_values);
+        assert!(adjusted.eq([adjust[1], adjust[0], adjust[1]]));
         // What does not fit, and what is out of range.
         assert!(batch.upload(&backend, &mut s, &[Some(masked), Some(masked)]).is_err());
         assert_eq!(batch.rows, 0);
@@ -253,7 +288,9 @@ mod tests {
         }
         let outside = RowDraw { known: Some(40), ..RowDraw::default() };
         let many = RowDraw { logprobs: Some(MOST_LOGPROBS + 1), ..RowDraw::default() };
-        for wrong in [outside, many] {
+        let twice = [adjust[0], adjust[0]];
+        let twice = RowDraw { adjust: &twice, ..RowDraw::default() };
+        for wrong in [outside, many, twice] {
             assert!(batch.upload(&backend, &mut s, &[Some(wrong)]).is_err(), "{wrong:?}");
         }
         Ok(())

@@ -5,11 +5,13 @@
 //! draw over what they left and no further. A token's place in the draw is its number: which token a
 //! uniform number means depends on nothing but the set that is left and its weights.
 
+mod adjust;
 mod batch;
 mod candidates;
 pub(crate) mod logprobs;
 
-pub use batch::{DRAW_FLOATS, DRAW_INTS, DrawBatch, Drawn};
+pub use adjust::{ADJUST_FLOATS, Adjustment, apply_adjustments};
+pub use batch::{DRAW_FLOATS, DRAW_INTS, DrawBatch, DrawSizes, Drawn};
 pub use candidates::Candidates;
 pub use logprobs::{LOGPROB_ENTRIES, LogprobBatch, MOST_LOGPROBS, Scored, TokenLogprobs, logprobs};
 
@@ -51,6 +53,8 @@ pub struct RowDraw<'a> {
     /// A bit for each token, the lowest of the first word for token 0; tokens beyond them may not
     /// come. `None`: all may.
     pub mask: Option<&'a [u32]>,
+    /// Logits that are changed before the token is drawn, in the order of their tokens.
+    pub adjust: &'a [Adjustment],
     /// The token that comes, where it is known: nothing is drawn.
     pub known: Option<u32>,
     /// Log-probabilities are wanted: of the token that comes, and of this many likeliest ones; at most

@@ -1,7 +1,11 @@
 //! [`crate::Backend::sample`]: every filter by its definition, over tokens that are sorted.
 
+use std::collections::HashMap;
+
 use super::Reference;
-use crate::draw::{DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, DrawError, Drawn};
+use crate::draw::{
+    ADJUST_FLOATS, Adjustment, DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, DrawError, Drawn,
+};
 use crate::host::HostBuffer;
 use crate::params::Sample;
 use crate::{Result, checks};
@@ -14,9 +18,19 @@ pub(super) fn sample(dst: &mut HostBuffer, p: &Sample<'_, Reference>) -> Result<
     for ((dst, values), (ints, floats)) in view.dst.iter_mut().zip(rows).zip(draws) {
         let mask = usize::try_from(ints[1]).ok().map(|mask| &view.masks[mask * words..][..words]);
         let allowed = |token: usize| mask.is_none_or(|m| m[token / 32] >> (token % 32) & 1 == 1);
-        let logit = |(token, &value): (usize, &f32)| match transformed(p.scale, p.softcap, value) {
-            logit if logit.is_nan() || allowed(token) => logit,
-            _ => f32::NEG_INFINITY,
+        let (begin, end) = (ints[6] as usize, ints[7] as usize);
+        let adjusted = Adjustment::of_arrays(
+            &view.adjust_tokens[begin..end],
+            &view.adjust_values[begin * ADJUST_FLOATS..end * ADJUST_FLOATS],
+        );
+        let adjusted: HashMap<usize, Adjustment> =
+            adjusted.map(|a| (a.token as usize, a)).collect();
+        let logit = |(token, &value): (usize, &f32)| {
+            let logit = transformed(p.scale, p.softcap, value);
+            match adjusted.get(&token).map_or(logit, |a| changed(a, logit)) {
+                logit if logit.is_nan() || allowed(token) => logit,
+                _ => f32::NEG_INFINITY,
+            }
         };
         let logits: Vec<f32> = values.iter().enumerate().map(logit).collect();
         *dst = match ints[4] {
@@ -30,6 +44,12 @@ pub(super) fn sample(dst: &mut HostBuffer, p: &Sample<'_, Reference>) -> Result<
 pub(super) fn transformed(scale: f32, softcap: Option<f32>, value: f32) -> f32 {
     let scaled = scale * value;
     softcap.map_or(scaled, |cap| cap * (scaled / cap).tanh())
+}
+
+fn changed(a: &Adjustment, logit: f32) -> f32 {
+    let biased = logit + a.bias;
+    let factor = if biased > 0.0 { biased / a.repetition } else { biased * a.repetition };
+    factor - a.subtract
 }
 
 /// The token of a row.

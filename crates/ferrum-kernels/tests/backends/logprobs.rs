@@ -1,7 +1,8 @@
 //! Log-probabilities: tokens are those of the oracle, values almost.
 
 use ferrum_kernels::draw::{
-    DrawBatch, DrawError, LOGPROB_ENTRIES, LogprobBatch, MOST_LOGPROBS, RowDraw, Scored,
+    Adjustment, DrawBatch, DrawError, DrawSizes, LOGPROB_ENTRIES, LogprobBatch, MOST_LOGPROBS,
+    RowDraw, Scored,
 };
 use ferrum_kernels::params::Logprobs;
 use ferrum_kernels::{Backend, DType, Result};
@@ -25,9 +26,14 @@ struct Case {
 impl Case {
     fn run<B: Backend>(&self, s: &mut Subject<B>) -> Vec<Option<Scored>> {
         let rows = self.came.len();
-        let row = |&logprobs: &Option<usize>| Some(RowDraw { logprobs, ..RowDraw::default() });
+        // They change what is drawn, and no log-probability.
+        let adjust = [Adjustment { repetition: 2.0, subtract: 1.0, ..Adjustment::bias(0, 30.0) }];
+        let row = |&logprobs: &Option<usize>| {
+            Some(RowDraw { logprobs, adjust: &adjust, ..RowDraw::default() })
+        };
         let wanted: Vec<_> = self.wanted.iter().map(row).collect();
-        let mut draws = DrawBatch::new(&s.backend, rows + 1, 0, self.vocab).expect("memory");
+        let sizes = DrawSizes { rows: rows + 1, masks: 0, adjusted: rows, vocab: self.vocab };
+        let mut draws = DrawBatch::new(&s.backend, sizes).expect("memory");
         draws.upload(&s.backend, &mut s.stream, &wanted).expect("good draws");
         let logits = s.operand(&self.logits);
         let mut came = s.backend.alloc(DType::I32, rows + 1).expect("memory");
@@ -178,7 +184,8 @@ pub fn wrong_logprobs_are_refused<B: Backend>(subjects: &mut [Subject<B>]) {
         let run =
             |s: &mut Subject<B>, z: Sizes, (scale, softcap): (f32, Option<f32>)| -> Result<()> {
                 let [logits, came, drawn, room, rows, vocab] = z;
-                let mut draws = DrawBatch::new(&s.backend, 3, 0, 33)?;
+                let sizes = DrawSizes { rows: 3, masks: 0, adjusted: 0, vocab: 33 };
+                let mut draws = DrawBatch::new(&s.backend, sizes)?;
                 let row = RowDraw { logprobs: Some(1), ..RowDraw::default() };
                 draws.upload(&s.backend, &mut s.stream, &vec![Some(row); drawn])?;
                 let logits = s.backend.alloc(DType::F32, logits)?;

@@ -7,6 +7,7 @@
 mod common;
 mod harness;
 
+mod adjusted;
 mod attention;
 mod attention_forms;
 mod attention_values;
@@ -168,6 +169,10 @@ on! { cpu, super::cpus:
     logprobs::logprobs_of_extremes,
     logprobs::logprobs_worked_by_hand,
     logprobs::wrong_logprobs_are_refused,
+    adjusted::adjusted_samples_of_every_shape,
+    adjusted::adjusted_samples_are_those_of_adjusted_rows,
+    adjusted::adjusted_samples_worked_by_hand,
+    adjusted::wrong_adjustments_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -202,6 +207,10 @@ on! { profiled, super::profiled:
     logprobs::logprobs_of_extremes,
     logprobs::logprobs_worked_by_hand,
     logprobs::wrong_logprobs_are_refused,
+    adjusted::adjusted_samples_of_every_shape,
+    adjusted::adjusted_samples_are_those_of_adjusted_rows,
+    adjusted::adjusted_samples_worked_by_hand,
+    adjusted::wrong_adjustments_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -275,6 +284,10 @@ on! { cuda, super::cudas:
     logprobs::logprobs_of_extremes,
     logprobs::logprobs_worked_by_hand,
     logprobs::wrong_logprobs_are_refused,
+    adjusted::adjusted_samples_of_every_shape,
+    adjusted::adjusted_samples_are_those_of_adjusted_rows,
+    adjusted::adjusted_samples_worked_by_hand,
+    adjusted::wrong_adjustments_are_refused,
     sample::samples_of_every_shape,
     sample::samples_with_many_equal_logits,
     sample::samples_of_what_is_no_number,
@@ -379,6 +392,8 @@ on! { reference, super::references:
     experts_refused::stacks_are_refused_where_one_weight_is_meant,
     logprobs::logprobs_worked_by_hand,
     logprobs::wrong_logprobs_are_refused,
+    adjusted::adjusted_samples_worked_by_hand,
+    adjusted::wrong_adjustments_are_refused,
     sample::samples_worked_by_hand,
     sample::samples_of_what_is_no_number,
     sample::wrong_samples_are_refused,

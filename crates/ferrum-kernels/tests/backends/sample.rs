@@ -4,7 +4,7 @@
 //! of a set, may go either way. So a result must be one that the oracle gives for the draw itself or
 //! for one that is almost the same; and few draws may lie that near to a border.
 
-use ferrum_kernels::draw::{Draw, DrawBatch, DrawError, Drawn, RowDraw};
+use ferrum_kernels::draw::{Adjustment, Draw, DrawBatch, DrawError, DrawSizes, Drawn, RowDraw};
 use ferrum_kernels::params::Sample;
 use ferrum_kernels::{Backend, DType, Result};
 
@@ -17,30 +17,34 @@ const GUARD: usize = 5;
 
 /// Rows of logits and their draws.
 #[derive(Clone)]
-struct Case {
-    vocab: usize,
-    logits: Vec<f32>,
-    draws: Vec<Draw>,
-    masks: Vec<Option<Vec<u32>>>,
-    scale: f32,
-    softcap: Option<f32>,
+pub struct Case {
+    pub vocab: usize,
+    pub logits: Vec<f32>,
+    pub draws: Vec<Draw>,
+    pub masks: Vec<Option<Vec<u32>>>,
+    /// Of each row.
+    pub adjust: Vec<Vec<Adjustment>>,
+    pub scale: f32,
+    pub softcap: Option<f32>,
 }
 
 impl Case {
-    fn new(vocab: usize, logits: Vec<f32>, draws: &[Draw]) -> Case {
-        let masks = vec![None; draws.len()];
-        Case { vocab, logits, draws: draws.to_vec(), masks, scale: 1.0, softcap: None }
+    pub fn new(vocab: usize, logits: Vec<f32>, draws: &[Draw]) -> Case {
+        let (masks, adjust) = (vec![None; draws.len()], vec![Vec::new(); draws.len()]);
+        Case { vocab, logits, draws: draws.to_vec(), masks, adjust, scale: 1.0, softcap: None }
     }
 
-    fn run<B: Backend>(&self, s: &mut Subject<B>) -> Vec<Drawn> {
+    pub fn run<B: Backend>(&self, s: &mut Subject<B>) -> Vec<Drawn> {
         let rows = self.draws.len();
         let masked = self.masks.iter().flatten().count();
-        let mut batch = DrawBatch::new(&s.backend, rows + 2, masked, self.vocab).expect("memory");
-        let masks = self.masks.iter().map(Option::as_deref);
-        let rows_of = self.draws.iter().zip(masks);
-        let draws: Vec<_> = rows_of
-            .map(|(&draw, mask)| Some(RowDraw { draw, mask, ..RowDraw::default() }))
-            .collect();
+        let adjusted = self.adjust.iter().map(Vec::len).sum();
+        let sizes = DrawSizes { rows: rows + 2, masks: masked, adjusted, vocab: self.vocab };
+        let mut batch = DrawBatch::new(&s.backend, sizes).expect("memory");
+        let of = |row: usize| {
+            let (mask, adjust) = (self.masks[row].as_deref(), self.adjust[row].as_slice());
+            Some(RowDraw { draw: self.draws[row], mask, adjust, ..RowDraw::default() })
+        };
+        let draws: Vec<_> = (0..rows).map(of).collect();
         batch.upload(&s.backend, &mut s.stream, &draws).expect("good draws");
         let logits = s.operand(&self.logits);
         let mut dst = s.backend.alloc(DType::I32, rows + GUARD).expect("memory");
@@ -83,7 +87,7 @@ impl Case {
     }
 
     /// Holds every backend against the oracle. Returns how many draws lay near a border.
-    fn check<B: Backend>(&self, subjects: &mut [Subject<B>], report: &mut Report) -> usize {
+    pub fn check<B: Backend>(&self, subjects: &mut [Subject<B>], report: &mut Report) -> usize {
         let expected = self.expected();
         for s in subjects {
             let got = self.run(s);
@@ -91,8 +95,8 @@ impl Case {
                 if !expected.contains(got) {
                     let (draw, first) = (self.draws[row], expected[0]);
                     let what = format!("{} of {}: {got:?} not {first:?}", s.label, self.vocab);
-                    let masked = self.masks[row].is_some();
-                    report.fail(format!("{what}: {draw:?}, masked: {masked}"));
+                    let (masked, adjusted) = (self.masks[row].is_some(), self.adjust[row].len());
+                    report.fail(format!("{what}: {draw:?}, masked: {masked}, {adjusted} adjusted"));
                 }
             }
         }
@@ -101,7 +105,7 @@ impl Case {
 }
 
 /// Draws with every combination of filters.
-fn draws(rng: &mut Rng, most: usize) -> Vec<Draw> {
+pub fn draws(rng: &mut Rng, most: usize) -> Vec<Draw> {
     let mut draws = vec![Draw::GREEDY, Draw { top_k: 5, top_p: 0.5, ..Draw::GREEDY }];
     for top_k in [0, 1, 2, 7, 40, 64, 1000] {
         for top_p in [1.0, 0.95, 0.5, 0.01] {
@@ -117,7 +121,7 @@ fn draws(rng: &mut Rng, most: usize) -> Vec<Draw> {
 }
 
 /// A mask that lets `share` of the tokens through.
-fn mask(rng: &mut Rng, vocab: usize, share: f32) -> Vec<u32> {
+pub fn mask(rng: &mut Rng, vocab: usize, share: f32) -> Vec<u32> {
     let word = |rng: &mut Rng| (0..32).fold(0, |w, b| w | u32::from(rng.uniform() < share) << b);
     (0..vocab.div_ceil(32)).map(|_| word(rng)).collect()
 }
@@ -289,6 +293,7 @@ struct Sizes {
 
 pub fn wrong_samples_are_refused<B: Backend>(subjects: &mut [Subject<B>]) {
     let (f, i) = (DType::F32, DType::I32);
+    let sizes = DrawSizes { rows: 1, masks: 1, adjusted: 0, vocab: 33 };
     let good = Sizes {
         logits: 66,
         dst: 2,
@@ -313,7 +318,7 @@ pub fn wrong_samples_are_refused<B: Backend>(subjects: &mut [Subject<B>]) {
     ];
     for s in subjects {
         let run = |s: &mut Subject<B>, z: Sizes| -> Result<()> {
-            let mut draws = DrawBatch::new(&s.backend, 2, 1, 33)?;
+            let mut draws = DrawBatch::new(&s.backend, DrawSizes { rows: 2, ..sizes })?;
             let mask = [u32::MAX; 2];
             let masked = RowDraw { mask: Some(&mask), ..RowDraw::default() };
             draws.upload(&s.backend, &mut s.stream, &[None, Some(masked)])?;
@@ -329,11 +334,12 @@ pub fn wrong_samples_are_refused<B: Backend>(subjects: &mut [Subject<B>]) {
         }
         // Masks of another vocabulary, numbers of masks that are not there, and too many rows.
         assert!(run(s, Sizes { vocab: 20, logits: 40, ..good }).is_err(), "{}", s.label);
-        let mut draws = DrawBatch::new(&s.backend, 1, 1, 33).expect("memory");
+        let mut draws = DrawBatch::new(&s.backend, sizes).expect("memory");
         let row = Some(RowDraw::default());
         assert!(draws.upload(&s.backend, &mut s.stream, &[row, row]).is_err());
         draws.upload(&s.backend, &mut s.stream, &[row]).expect("fits");
-        s.backend.upload_i32(&mut s.stream, &[0, 0, 0, 0, -1, -1], &mut draws.ints).expect("fits");
+        let ints = [0, 0, 0, 0, -1, -1, 0, 0];
+        s.backend.upload_i32(&mut s.stream, &ints, &mut draws.ints).expect("fits");
         let logits = s.exact(&[0.0; 33]);
         let mut dst = s.backend.alloc(i, 1).expect("memory");
         let p = Sample {

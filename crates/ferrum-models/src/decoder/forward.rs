@@ -19,7 +19,7 @@ use recorded::Recordings;
 use sampling::Sampling;
 
 use super::adapters::{Adapters, Linears};
-use super::memory::ActivationSizes;
+use super::memory::{ActivationSizes, adjusted};
 use super::weights::{DecoderWeights, LayerWeights, Loader, check_file, vector_values};
 use super::{DecoderSpec, LayerSpec, QkNorm, Share, rope_table};
 use crate::checkpoint::Checkpoint;
@@ -372,6 +372,10 @@ impl<B: Backend> Runner for DecoderRunner<B> {
 
     fn draws(&self) -> bool {
         self.sampling.is_some()
+    }
+
+    fn adjusted(&self) -> usize {
+        self.sampling.as_ref().map_or(0, |_| adjusted(&self.limits))
     }
 
     fn sample(

@@ -1,6 +1,6 @@
 //! How much memory a decoder keeps: one place for the sizes that loading and estimating share.
 
-use ferrum_kernels::draw::{DRAW_FLOATS, DRAW_INTS, LOGPROB_ENTRIES};
+use ferrum_kernels::draw::{ADJUST_FLOATS, DRAW_FLOATS, DRAW_INTS, LOGPROB_ENTRIES};
 use ferrum_kernels::{Backend, KV_BLOCK_SIZE};
 
 use super::adapters::{AdapterSizes, weight_bytes};
@@ -60,11 +60,24 @@ pub(super) fn masks(limits: &RunnerLimits) -> usize {
     limits.capacity.seqs.min(limits.capacity.samples)
 }
 
+/// Logits that each row of a step may adjust: the penalties' usual window with proposed tokens, and as many
+/// biases as a request of OpenAI's may have.
+const ADJUSTED: usize = 512;
+
+/// Logits that the rows of a step may adjust together. One row may have all that a sequence can have
+/// besides: what is more is sampled on the host.
+pub(super) fn adjusted(limits: &RunnerLimits) -> usize {
+    let (vocab, rows) = (limits.vocab, limits.capacity.samples);
+    let longest = vocab.min(limits.context.saturating_add(ADJUSTED));
+    if rows == 0 { 0 } else { longest.saturating_add(rows.saturating_mul(vocab.min(ADJUSTED))) }
+}
+
 /// Bytes of the draws of a step, on the device and on the host.
 fn draw_bytes(limits: &RunnerLimits) -> usize {
     let numbers = limits.capacity.samples * (DRAW_INTS + DRAW_FLOATS + 1 + 2 * LOGPROB_ENTRIES);
     let words = masks(limits).saturating_mul(limits.vocab.div_ceil(32));
-    2 * size_of::<f32>() * numbers.saturating_add(words)
+    let adjusted = adjusted(limits).saturating_mul(1 + ADJUST_FLOATS);
+    2 * size_of::<f32>() * numbers.saturating_add(words).saturating_add(adjusted)
 }
 
 impl DecoderOptions {

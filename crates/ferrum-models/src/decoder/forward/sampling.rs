@@ -1,11 +1,11 @@
 //! From hidden states to logits, and to tokens where draws say how.
 
-use ferrum_kernels::draw::{DrawBatch, Drawn, LogprobBatch, RowDraw, Scored};
+use ferrum_kernels::draw::{DrawBatch, DrawSizes, Drawn, LogprobBatch, RowDraw, Scored};
 use ferrum_kernels::params::{GatherRows, Linear, LinearOutput, Logprobs, RmsNorm, Sample};
 use ferrum_kernels::{Backend, DType, KernelError, PackedWeight};
 
 use super::DecoderRunner;
-use crate::decoder::memory::masks;
+use crate::decoder::memory::{adjusted, masks};
 use crate::runner::{RunnerLimits, Sampled};
 
 /// Draws and their results, for a step of `R` rows.
@@ -47,9 +47,10 @@ impl Wanted {
 
 impl<B: Backend> Sampling<B> {
     pub(super) fn new(backend: &B, limits: &RunnerLimits) -> Result<Self, KernelError> {
-        let rows = limits.capacity.samples;
+        let (rows, vocab) = (limits.capacity.samples, limits.vocab);
+        let sizes = DrawSizes { rows, masks: masks(limits), adjusted: adjusted(limits), vocab };
         Ok(Sampling {
-            draws: DrawBatch::new(backend, rows, masks(limits), limits.vocab)?,
+            draws: DrawBatch::new(backend, sizes)?,
             drawn: backend.alloc(DType::I32, rows)?,
             logprobs: LogprobBatch::new(backend, rows)?,
             wanted: Wanted::Logits,
