@@ -5,7 +5,7 @@
 //! elsewhere the requests that wait are bounded, and one whose client is gone is given up.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferrum_models::LoadOptions;
@@ -37,6 +37,8 @@ pub struct Encoder {
     all_places: usize,
     /// Of the turns.
     clock: Clock,
+    /// Why there are no turns any more.
+    failure: OnceLock<String>,
 }
 
 impl Encoder {
@@ -59,6 +61,7 @@ impl Encoder {
             places: Arc::new(Semaphore::new(all_places)),
             all_places,
             clock: Clock::default(),
+            failure: OnceLock::new(),
         })
     }
 
@@ -83,7 +86,21 @@ impl Encoder {
         // A panic leaves nothing in the model that the next step would read.
         let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
         let _turn = self.clock.begin();
-        Ok(model.embed(texts, dimensions)?)
+        if let Some(why) = self.failure() {
+            return Err(ApiError::unavailable(why));
+        }
+        let vectors = model.embed(texts, dimensions);
+        if let Some(why) = model.failure() {
+            let id = &self.id;
+            let why = format!("{id}: the server has to be started again: {why}");
+            let _ = self.failure.set(why);
+        }
+        Ok(vectors?)
+    }
+
+    /// Why nothing is embedded any more, if the device does not work any more.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
     }
 }
 

@@ -13,8 +13,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::{ApiError, ApiResult};
 use crate::metrics::ModelMetrics;
-use crate::models::{Inner, Models, Offer, Resident, State};
+use crate::models::{Inner, Models, Offer, State};
 use crate::residency::{Ticket, Turn};
+use crate::resident::Resident;
 
 /// A model stays in memory as long as this lives.
 pub struct Hold {

@@ -23,6 +23,7 @@ pub mod model;
 pub mod models;
 pub mod output;
 pub mod residency;
+pub mod resident;
 pub mod server;
 pub mod service;
 pub mod sse;
@@ -34,8 +35,9 @@ pub use config::{Limits, ServerConfig};
 pub use encoders::Encoder;
 pub use metrics::Metrics;
 pub use model::{Model, ModelSpec, StartError};
-pub use models::{Models, ModelsConfig, Offer, OfferError, Resident, Start};
+pub use models::{Models, ModelsConfig, Offer, OfferError, Start};
 pub use residency::Patience;
+pub use resident::Resident;
 pub use server::{ServeError, Server, Stop};
 
 use auth::{Gate, Tenant};

@@ -18,6 +18,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::model::{Model, StartError};
 use crate::residency::{Patience, Place, Residency, Step, Turn};
+use crate::resident::Resident;
 
 /// Loads a model.
 pub enum Start {
@@ -30,15 +31,6 @@ pub enum Start {
         /// Does it.
         load: Box<dyn Fn() -> Result<Encoder, StartError> + Send + Sync>,
     },
-}
-
-/// A model in memory.
-#[derive(Clone)]
-pub enum Resident {
-    /// One that generates.
-    Model(Arc<Model>),
-    /// One that makes embeddings.
-    Encoder(Arc<Encoder>),
 }
 
 /// A model that a server offers, in memory or not.
@@ -170,7 +162,7 @@ pub(crate) struct State {
     pub(crate) models: Vec<Option<Resident>>,
     /// Of the last load of each model that failed.
     pub(crate) failures: Vec<Failure>,
-    /// Why an engine has ended that was unloaded since: what ended it stays with the process.
+    /// Why a model has ended that was unloaded since: what ended it stays with the process.
     lost: Option<String>,
     todo: Option<Step>,
     /// No further leases are given.
@@ -331,10 +323,10 @@ impl Models {
         self.all_resident().filter_map(Resident::model).collect()
     }
 
-    /// Why an engine has ended on its own, if one has.
+    /// Why a model has ended on its own, if one has.
     pub fn failure(&self) -> Option<String> {
         let lost = self.0.lock().lost.clone();
-        lost.or_else(|| self.resident().into_iter().find_map(|model| model.failure()))
+        lost.or_else(|| self.all_resident().find_map(|resident| resident.failure()))
     }
 
     /// The models in memory that make embeddings.
@@ -374,24 +366,6 @@ impl Drop for Models {
     fn drop(&mut self) {
         self.0.lock().ended = true;
         self.0.work.notify_all();
-    }
-}
-
-impl Resident {
-    /// The model, if it generates.
-    pub fn model(self) -> Option<Arc<Model>> {
-        match self {
-            Resident::Model(model) => Some(model),
-            Resident::Encoder(_) => None,
-        }
-    }
-
-    /// The model, if it makes embeddings.
-    pub fn encoder(self) -> Option<Arc<Encoder>> {
-        match self {
-            Resident::Encoder(encoder) => Some(encoder),
-            Resident::Model(_) => None,
-        }
     }
 }
 
@@ -479,11 +453,12 @@ impl Inner {
 
     fn unload(&self, index: usize) {
         // One that generates stays where it is meanwhile, so that /health sees it.
-        let model = self.lock().models[index].clone().and_then(Resident::model);
+        let resident = self.lock().models[index].clone();
+        if let Some(why) = resident.as_ref().and_then(Resident::failure) {
+            self.lock().lost = Some(why);
+        }
+        let model = resident.and_then(Resident::model);
         if let Some(model) = &model {
-            if let Some(why) = model.failure() {
-                self.lock().lost = Some(why);
-            }
             model.service.close();
         }
         // Out of the lock, and gone before its memory counts as free.

@@ -384,7 +384,7 @@ impl<B: Backend> Runner for DecoderRunner<B> {
         draws: &[Option<RowDraw<'_>>],
     ) -> Result<Sampled<'_>, KernelError> {
         if let Err(error) = self.try_step(step, draws) {
-            self.failure = self.backend.works().err().map(|error| error.to_string());
+            self.failure = self.works().err().map(|error| error.to_string());
             return Err(error);
         }
         Ok(self.sampled())
@@ -392,6 +392,11 @@ impl<B: Backend> Runner for DecoderRunner<B> {
 }
 
 impl<B: Backend> DecoderRunner<B> {
+    /// An error where the device does not work any more.
+    pub fn works(&self) -> Result<(), KernelError> {
+        self.backend.works()
+    }
+
     /// Runs one packed step, and gives the normalised states of all of its tokens, `[T, hidden]`.
     pub fn states(&mut self, step: &StepInput) -> Result<&[f32], KernelError> {
         self.upload(step)?;

@@ -61,4 +61,8 @@ impl<B: Backend> Network for Causal<B> {
         }
         self.runner.states(&StepInput { block_tables, blocks_per_seq, ..step.clone() })
     }
+
+    fn works(&self) -> Result<(), KernelError> {
+        self.runner.works()
+    }
 }

@@ -13,6 +13,9 @@ pub(super) trait Network: Send {
     /// Hidden states `[T, hidden]` of the last layer. `step` has the tokens, their positions and the
     /// starts of the sequences; its other arrays stay empty but for the lengths.
     fn run(&mut self, step: &StepInput) -> Result<&[f32], KernelError>;
+
+    /// An error where the device does not work any more.
+    fn works(&self) -> Result<(), KernelError>;
 }
 
 /// An encoder on a backend.
@@ -158,5 +161,9 @@ impl<B: Backend> Network for Encoder<B> {
         self.host.resize(self.host.len().max(len), 0.0);
         self.backend.download_f32(&mut self.stream, &self.act.x, &mut self.host[..len])?;
         Ok(&self.host[..len])
+    }
+
+    fn works(&self) -> Result<(), KernelError> {
+        self.backend.works()
     }
 }

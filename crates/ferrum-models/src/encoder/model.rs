@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ferrum_kernels::{Backend, StepInput};
+use ferrum_kernels::{Backend, KernelError, StepInput};
 
 use super::causal::{self, Causal};
 use super::classifier::Classifier;
@@ -31,6 +31,7 @@ pub struct Embedder {
     step_tokens: usize,
     /// Texts of a step, at most.
     step_texts: usize,
+    failure: Option<String>,
 }
 
 /// Loading a model.
@@ -98,6 +99,7 @@ impl Embedder {
             max_tokens,
             step_tokens,
             step_texts,
+            failure: None,
         })
     }
 
@@ -137,7 +139,10 @@ impl Embedder {
         while !rest.is_empty() {
             let (now, later) = rest.split_at(self.fitting(rest));
             let step = self.step_of(now);
-            let states = self.network.run(&step)?;
+            let states = match self.network.run(&step) {
+                Ok(states) => states,
+                Err(error) => return Err(self.failed(error)),
+            };
             for bounds in step.query_starts.windows(2) {
                 let states = &states[bounds[0] as usize * hidden..bounds[1] as usize * hidden];
                 let mut vector = match &self.classifier {
@@ -153,6 +158,17 @@ impl Embedder {
             rest = later;
         }
         Ok(vectors)
+    }
+
+    /// Why no text can be embedded any more, if the device does not work any more.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// A step that failed, perhaps for good.
+    fn failed(&mut self, error: KernelError) -> EmbedError {
+        self.failure = self.network.works().err().map(|why| why.to_string());
+        error.into()
     }
 
     fn check(&self, texts: &[impl Input]) -> Result<(), EmbedError> {

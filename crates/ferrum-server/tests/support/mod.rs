@@ -105,7 +105,8 @@ pub fn encoder_offer(
     dimensions: usize,
     options: LoadOptions,
 ) -> Offer {
-    let options = LoadOptions { threads: Some(1), ..options };
+    let threads = (options.device == Device::Cpu).then_some(1);
+    let options = LoadOptions { threads, ..options };
     let load = {
         let folder = folder.clone();
         Box::new(move || Encoder::load(name.into(), &folder, &options, 4))
