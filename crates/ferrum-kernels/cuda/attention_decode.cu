@@ -141,7 +141,8 @@ DEVICE void attention_decode(float* out, float* partials, float* states, const f
   }
 }
 
-// Shared memory has room for no more blocks on a multiprocessor of sm_80.
+// Shared memory has room for no more blocks on a multiprocessor of sm_80; and for scales, fewer have
+// registers.
 #define ATTENTION_DECODE(name, dim, blocks)                                                       \
   KERNEL_RESIDENT(name, 128, blocks,                                                              \
          (float* out, float* partials, float* states, const float* q, const u8* k, const u8* v,   \
@@ -154,5 +155,5 @@ DEVICE void attention_decode(float* out, float* partials, float* states, const f
   }
 ATTENTION_DECODE(attention_decode_64, 64, 4)
 ATTENTION_DECODE(attention_decode_96, 96, 3)
-ATTENTION_DECODE(attention_decode_128, 128, 3)
+ATTENTION_DECODE(attention_decode_128, 128, KV == KV_Q8_0 ? 2 : 3)
 ATTENTION_DECODE(attention_decode_256, 256, 2)

@@ -3,7 +3,8 @@
 // Half precision has 11 bits and BF16 has 8, and the oracle's bound asks for 22. Keys and values are
 // what they are; queries and weights are each split into a sum of numbers of their type, two or three,
 // and each product is as many. So that no half leaves the range of half precision, a query row is
-// scaled by the power of two that brings its largest value to 2^14, and weights are multiples of 2^-14.
+// scaled by the power of two that brings its largest value to 2^14, and weights are kept as 2^14 times
+// what they are.
 #pragma once
 #include "kv_tiles.cuh"
 
@@ -219,27 +220,30 @@ DEVICE void soften(WarpRows<DIM, COLUMNS>& w, float products[KEYS / 8][4], const
 }
 
 // A fragment of each term of the weights at positions `8n .. 8n + 16`: fragments of sums are fragments of
-// a left operand, two by two. Each is multiplied by the factor of its position, [KEYS / 8, 2] of a lane.
+// a left operand, two by two. Each is multiplied by the factors of its position, [KEYS / 8, 2] of a lane,
+// and of its row.
 template <KvType TYPE>
 DEVICE void split_weights(u32 terms[TERMS<TYPE>][4], const float weights[2][4],
-                          const float factors[2][2]) {
+                          const float of_positions[2][2], const float of_rows[2]) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const float* two = weights[i / 2] + i % 2 * 2;
-    split<TYPE>(terms, i, two[0] * factors[i / 2][0], two[1] * factors[i / 2][1]);
+    const float *two = weights[i / 2] + i % 2 * 2, *factors = of_positions[i / 2];
+    split<TYPE>(terms, i, two[0] * factors[0] * of_rows[i % 2],
+                two[1] * factors[1] * of_rows[i % 2]);
   }
 }
 
 // sums[n] += weights · columns 8n .. 8n + 8 of the values at `values`, `N` of them
 template <KvType TYPE, int DIM, int KEYS, int N>
 DEVICE void add_columns(float sums[N][4], const float weights[KEYS / 8][4],
-                        const float factors[KEYS / 8][2], const u16* values) {
+                        const float of_positions[KEYS / 8][2], const float of_rows[2],
+                        const u16* values) {
   int lane = threadIdx.x % 32;
   values += lane % 16 * MMA_STRIDE<DIM> + lane / 16 * 8;
 #pragma unroll
   for (int k = 0; k < KEYS; k += 16) {
     u32 a[TERMS<TYPE>][4];
-    split_weights<TYPE>(a, weights + k / 8, factors + k / 8);
+    split_weights<TYPE>(a, weights + k / 8, of_positions + k / 8, of_rows);
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
       u32 b[4];
@@ -250,27 +254,33 @@ DEVICE void add_columns(float sums[N][4], const float weights[KEYS / 8][4],
   }
 }
 
-// The scales of group `group` of the values at this lane's positions, divided by a power of two that is
-// more than any scale of the tile, so that weights times scales stay in the range of half precision.
-// Returns that power.
+// The scales of group `group` of the values at this lane's positions, and of each row the power of two
+// that is more than any scale the row sees in the tile: weights times scales, divided by it, stay in the
+// range of half precision. What a row does not see has no part in it.
 template <int DIM, int KEYS>
-DEVICE float value_scales(float factors[KEYS / 8][2], const u16* scales, int group) {
-  float largest = 0.0f;
+DEVICE void value_scales(float factors[KEYS / 8][2], float units[2],
+                         const float weights[KEYS / 8][4], const u16* scales, int group) {
+  units[0] = units[1] = 0.0f;
 #pragma unroll
   for (int i = 0; i < KEYS / 4; i++) {
     int position = i / 2 * 8 + threadIdx.x % 4 * 2 + i % 2;
     float scale = f16_to_f32(scales[position * (DIM / SCALE_GROUP) + group]);
     factors[i / 2][i % 2] = scale;
-    largest = fmaxf(largest, scale);
-  }
-  largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-  largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-  // An infinite scale stays infinite.
-  u32 exponent = min(max(__float_as_uint(largest) >> 23, 100u), 150u) + 1;
-  float inverse = __uint_as_float(254 - exponent << 23);
 #pragma unroll
-  for (int i = 0; i < KEYS / 4; i++) factors[i / 2][i % 2] *= inverse;
-  return __uint_as_float(exponent << 23);
+    for (int half = 0; half < 2; half++) {
+      bool seen = weights[i / 2][2 * half + i % 2] > 0.0f;
+      units[half] = fmaxf(units[half], seen ? scale : 0.0f);
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float largest = units[half];
+    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+    // An infinite scale stays infinite.
+    u32 exponent = min(max(__float_as_uint(largest) >> 23, 100u), 150u) + 1;
+    units[half] = __uint_as_float(exponent << 23);
+  }
 }
 
 // sums += weights · values, from column `first` of the values on
@@ -282,19 +292,24 @@ DEVICE void multiply_values(WarpRows<DIM, COLUMNS>& w, const float weights[KEYS 
     constexpr int N = SCALE_GROUP / 8;
 #pragma unroll
     for (int group = 0; group < COLUMNS / SCALE_GROUP; group++) {
-      float unit = value_scales<DIM, KEYS>(factors, values.scales, group), inverse = 1.0f / unit;
+      float units[2];
+      value_scales<DIM, KEYS>(factors, units, weights, values.scales, group);
+      const float inverse[2] = {1.0f / units[0], 1.0f / units[1]};
       // Powers of two lose nothing, and sums that stay where they are need no further registers.
       float(*sums)[4] = w.sums + group * N;
 #pragma unroll
-      for (int i = 0; i < 4 * N; i++) sums[i / 4][i % 4] *= inverse;
-      add_columns<TYPE, DIM, KEYS, N>(sums, weights, factors, values.numbers + group * SCALE_GROUP);
+      for (int i = 0; i < 4 * N; i++) sums[i / 4][i % 4] *= inverse[i / 2 % 2];
+      add_columns<TYPE, DIM, KEYS, N>(sums, weights, factors, inverse,
+                                      values.numbers + group * SCALE_GROUP);
 #pragma unroll
-      for (int i = 0; i < 4 * N; i++) sums[i / 4][i % 4] *= unit;
+      for (int i = 0; i < 4 * N; i++) sums[i / 4][i % 4] *= units[i / 2 % 2];
     }
   } else {
+    const float ones[2] = {1.0f, 1.0f};
 #pragma unroll
     for (int i = 0; i < KEYS / 4; i++) factors[i / 2][i % 2] = 1.0f;
-    add_columns<TYPE, DIM, KEYS, COLUMNS / 8>(w.sums, weights, factors, values.numbers + first);
+    add_columns<TYPE, DIM, KEYS, COLUMNS / 8>(w.sums, weights, factors, ones,
+                                              values.numbers + first);
   }
 }
 

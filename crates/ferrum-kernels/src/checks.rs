@@ -419,6 +419,7 @@ pub(crate) fn rope<'a, B: Backend<Buffer: Operand>>(
     let positions = indices(op, "position", p.positions, p.rows, end)?;
     let view = |input: &'a mut RopeInput<'_, B>| {
         let (heads, norm) = (input.heads, input.norm);
+        product(op, &[heads, p.head_dim])?;
         let x = input.x.floats_mut(op, product(op, &[p.rows, heads, p.head_dim])?)?;
         let norm = norm.map(|norm| norm.floats(op, p.head_dim)).transpose()?;
         Ok(RopeInputView { x, heads, norm })

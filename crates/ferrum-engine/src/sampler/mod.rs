@@ -105,15 +105,20 @@ impl Sampler {
     /// which otherwise gets less.
     pub fn prepare(&mut self, history: &[u32], draft: &[u32], room: &mut usize) -> bool {
         let typical = self.params.typical_p < 1.0 && self.params.temperature > 0.0;
-        if typical || self.constraint.as_mut().is_some_and(|constraint| constraint.mask().is_err())
-        {
+        if typical || self.params.adjusts() && !self.adjust_rows(history, draft, room) {
             return false;
         }
-        !self.params.adjusts() || self.adjust_rows(history, draft, room)
+        self.constraint.as_mut().is_none_or(|constraint| constraint.mask().is_ok())
     }
 
     /// The logits that the rows of a device adjust; see [`Self::prepare`].
     fn adjust_rows(&mut self, history: &[u32], draft: &[u32], room: &mut usize) -> bool {
+        // Each proposed token may be a new one in all rows after it.
+        self.counts.update(history);
+        let first = self.counts.len() + self.params.logit_bias.len();
+        let all = (draft.len() + 1) * first + draft.len() * (draft.len() + 1) / 2;
+        let Some(left) = room.checked_sub(all) else { return false };
+        *room = left;
         self.adjust_next(history);
         if !draft.is_empty() {
             // As if they had come: behind one that does not come, nothing is looked at.
@@ -123,9 +128,7 @@ impl Sampler {
                 self.adjusted.push(&self.params, &counts);
             }
         }
-        let left = room.checked_sub(self.adjusted.len());
-        *room = left.unwrap_or(*room);
-        left.is_some()
+        true
     }
 
     /// The logits that are adjusted for the token after `history`.

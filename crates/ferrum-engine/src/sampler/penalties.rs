@@ -40,6 +40,11 @@ impl TokenCounts {
         }
         self.seen = history.len();
     }
+
+    /// Different tokens within the window.
+    pub(super) fn len(&self) -> usize {
+        self.counts.len()
+    }
 }
 
 /// Logits that are adjusted before tokens are chosen: those of the token after a number of others, and
@@ -80,11 +85,6 @@ impl Adjusted {
         }
         self.list.extend(biases.map(|(token, bias)| Adjustment::bias(token, bias)));
         self.ends.push(self.list.len());
-    }
-
-    /// Of all tokens together.
-    pub(super) fn len(&self) -> usize {
-        self.list.len()
     }
 
     /// Those of the token after `len` others.

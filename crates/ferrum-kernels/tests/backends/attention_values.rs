@@ -57,6 +57,36 @@ pub fn attention_of_unlike_columns<B: Backend>(subjects: &mut [Subject<B>]) {
     report.finish();
 }
 
+/// Other keys and values at later positions change no bit of a token, of whatever size they are.
+pub fn later_tokens_change_no_bit<B: Backend>(subjects: &mut [Subject<B>]) {
+    // Tokens whose results are compared, of a prompt and of drafts; the others are behind them.
+    const KEPT: [usize; 2] = [51, 2];
+    let mut report = Report::new();
+    let mut rng = Rng::new(70);
+    for kv in KvDType::ALL {
+        for head_dim in [64, 128, 256] {
+            let c = Case { seqs: vec![(20, 80), (290, 7)], ..case(kv, head_dim) };
+            let w = c.world(&mut rng);
+            let mut other = w.clone();
+            for ((i, kept), (before, _)) in KEPT.into_iter().enumerate().zip(&c.seqs) {
+                for x in [&mut other.k[i], &mut other.v[i]] {
+                    x[(before + kept) * head_dim..].iter_mut().for_each(|x| *x *= 100.0);
+                }
+            }
+            let width = c.q_width();
+            for s in &mut *subjects {
+                let results = [run(s, &c, &w), run(s, &c, &other)];
+                let [want, got] = results.map(|rows| {
+                    let (prompt, drafts) = rows.split_at(80 * width);
+                    [&prompt[..KEPT[0] * width], &drafts[..KEPT[1] * width]].concat()
+                });
+                report.compare(s, &(kv, head_dim), &got, &want, |_| 0.0);
+            }
+        }
+    }
+    report.finish();
+}
+
 /// What is no number in a key or a value is seen in the results of all that look at it.
 pub fn attention_of_what_is_no_number<B: Backend>(subjects: &mut [Subject<B>]) {
     let mut rng = Rng::new(69);

@@ -60,9 +60,9 @@ pub(super) fn masks(limits: &RunnerLimits) -> usize {
     limits.capacity.seqs.min(limits.capacity.samples)
 }
 
-/// Logits that each row of a step may adjust: the penalties' usual window with proposed tokens, and as many
-/// biases as a request of OpenAI's may have.
-const ADJUSTED: usize = 512;
+/// Logits that each row of a step may adjust: as many as a request to the server may have biases, or a text
+/// with penalties different tokens.
+const ADJUSTED: usize = 1024;
 
 /// Logits that the rows of a step may adjust together. One row may have all that a sequence can have
 /// besides: what is more is sampled on the host.
