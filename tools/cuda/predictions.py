@@ -73,7 +73,7 @@ def kernels():
     yield "embed Q4_K", "512 tokens of 4096", (row * (Q4_K + 4), 0), "f32"
     yield "rms_norm", "512 tokens of 4096", (row * 8, 0), "f32"
     yield "layer_norm", "512 tokens of 4096", (row * 8, 0), "f32"
-    yield "rope", "512 tokens, 32 heads of 128", (512 * HEADS * DIM * 8, 0), "f32"
+    yield "rope", "512 tokens, 32 + 8 heads of 128", (512 * (HEADS + KV_HEADS) * DIM * 8, 0), "f32"
     yield "gate", "512 tokens of 14336", (512 * FFN * 12, 0), "f32"
     yield "activate", "512 tokens of 14336", (512 * FFN * 8, 0), "f32"
     yield "gather_rows", "64 rows of 4096", (64 * HIDDEN * 8, 0), "f32"

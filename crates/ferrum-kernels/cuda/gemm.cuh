@@ -124,7 +124,8 @@ DEVICE void gemm_store(const Linear& p, const Output& o, const GemmRows& rows, i
 }
 
 // The whole product. A `Step` says what a record is, what a lane keeps of a group of the weight,
-// how a group is multiplied, and what is left to do with the sums. `shared` has room for the stages and two numbers of each slot.
+// how a group is multiplied, and what is left to do with the sums. `shared` has room for the stages
+// and two numbers of each slot.
 template <class Step, bool GATED>
 DEVICE void gemm(const Linear& p, uint4* shared) {
   constexpr int PART = Step::SLOTS * Step::RECORD, STAGE = Step::SPLIT * PART / 16;

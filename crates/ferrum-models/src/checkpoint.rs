@@ -46,8 +46,13 @@ pub trait Checkpoint: Send + Sync {
         memory: &'a mut Vec<u8>,
     ) -> Result<&'a [u8], ModelError>;
 
-    /// Tensor `name` as the files keep it, where that is floats of eight bits with a number for each row or for
-    /// all, and [`Checkpoint::find`] and [`Checkpoint::read`] tell of what they are rounded to.
+    /// Whether the files keep tensor `name` as floats of eight bits with a number for each row or for all,
+    /// and [`Checkpoint::find`] and [`Checkpoint::read`] tell of what they are rounded to.
+    fn is_kept(&self, _name: &str) -> bool {
+        false
+    }
+
+    /// Tensor `name` as the files keep it, where [`Checkpoint::is_kept`] says so.
     fn kept(&self, _name: &str) -> Option<Kept<'_>> {
         None
     }

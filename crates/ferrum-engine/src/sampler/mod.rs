@@ -9,7 +9,8 @@
 //! neither the batch nor a preemption changes it.
 //!
 //! Where typical is off, a device can draw the token, with the grammar's mask and the logits that bias
-//! and penalties adjust ([`Sampler::row_draw`]): it is the same but for the rounding of weights.
+//! and penalties adjust ([`Sampler::row_draw`]): it is the same but for the rounding of weights. Whether it
+//! does may depend on the batch, as adjusted logits need room that requests share.
 
 mod params;
 mod penalties;

@@ -198,7 +198,7 @@ pub(super) fn packed_tensor<'a, B: Backend>(
     rounded: bool,
 ) -> Result<Tensor<'a>, ModelError> {
     let tensor = file.require(name)?;
-    let keep = rounded && name != EMBEDDING && backend.keeps_e4m3() && file.kept(name).is_some();
+    let keep = rounded && name != EMBEDDING && backend.keeps_e4m3() && file.is_kept(name);
     Ok(if keep { Tensor { format: Format::F8_E4M3, columns: None, ..tensor } } else { tensor })
 }
 

@@ -416,6 +416,11 @@ impl Checkpoint for Folder {
         Ok(decode(layers, &part.name, rows, (&self.shards, threads), memory)?)
     }
 
+    fn is_kept(&self, name: &str) -> bool {
+        let source = self.tensors.get(name).map(|part| &part.source);
+        matches!(source, Some(Source::Quantized(layers)) if layers.iter().all(Layer::is_kept))
+    }
+
     fn kept(&self, name: &str) -> Option<Kept<'_>> {
         let Source::Quantized(layers) = &self.tensors.get(name)?.source else { return None };
         let kept: Vec<_> = layers.iter().map(|l| l.kept(&self.shards)).collect::<Option<_>>()?;

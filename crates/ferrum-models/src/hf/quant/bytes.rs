@@ -102,9 +102,14 @@ impl Bytes {
         })
     }
 
+    /// Whether these are floats whose columns have no scales of their own.
+    pub fn is_kept(&self) -> bool {
+        self.kind == ByteKind::Float && self.block[1] >= self.cols
+    }
+
     /// The floats as they are and a scale for each row, unless columns have their own.
     pub fn kept<'a>(&self, shards: &'a Shards) -> Option<(&'a [u8], Vec<f32>)> {
-        if self.kind != ByteKind::Float || self.block[1] < self.cols {
+        if !self.is_kept() {
             return None;
         }
         let stored = read_floats(shards, self.scales);

@@ -103,6 +103,11 @@ impl Layer {
         self.rows * self.format.row_bytes(self.cols).unwrap_or(0)
     }
 
+    /// Whether the files have floats of eight bits, with a number for each row or for all.
+    pub fn is_kept(&self) -> bool {
+        matches!(&self.stored, Stored::Bytes(layer) if layer.is_kept())
+    }
+
     /// The floats of eight bits that the files have and a number for each row, where they have no others.
     pub fn kept<'a>(&self, shards: &'a Shards) -> Option<(&'a [u8], Vec<f32>)> {
         match &self.stored {

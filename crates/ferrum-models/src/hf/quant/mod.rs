@@ -7,7 +7,7 @@
 //! or a float of eight bits.
 //!
 //! Only weights are as the files say: activations that a file wants rounded to eight bits are rounded
-//! as those of every other model.
+//! as those of every other model; or to floats of eight bits, where a backend keeps such weights.
 
 mod blocks;
 mod bytes;
