@@ -1,14 +1,12 @@
 //! `rope`: a warp a head of a token.
 
-use super::Cuda;
 use super::launch::{Grid, Launch};
 use super::modules::Source;
 use super::stream::CudaStream;
+use super::{Cuda, CudaBuffer};
 use crate::checks::{self, RopeInputView};
 use crate::params::{Rope, RopeStyle};
 use crate::{KernelError, Result};
-
-use super::CudaBuffer;
 
 /// Threads of a block, and so heads: eight.
 const THREADS: usize = 256;
