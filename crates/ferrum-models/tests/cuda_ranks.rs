@@ -5,6 +5,7 @@
 mod support;
 
 use anyhow::{Context, Result, ensure};
+use ferrum_cuda_emulator::DEVICES;
 use ferrum_models::synth::SynthSpec;
 use ferrum_models::{Device, LoadOptions, load, memory_estimate};
 use support::cards::{self, cards};
@@ -60,10 +61,12 @@ fn two_cards_write_what_a_processor_writes() -> Result<()> {
 
 fn too_few_cards() -> Result<()> {
     let model = synthetic(&SynthSpec::preset("llama3-tiny").context("no such preset")?)?;
-    for (first, named) in [(5, "cards 5 to 6"), (usize::MAX, "cards")] {
+    let (last, has) = (DEVICES - 1, format!("has {DEVICES}"));
+    let beyond = format!("cards {last} to {DEVICES}");
+    for (first, named) in [(last, beyond.as_str()), (usize::MAX, "cards")] {
         let options = options(Device::Cuda(first), 2);
         let error = load(&model, &options).err().context("it was loaded")?.to_string();
-        ensure!(error.contains(named) && error.contains("has 6"), "{error}");
+        ensure!(error.contains(named) && error.contains(&has), "{error}");
     }
     // What is told of memory is that of one card.
     let [one, two] = [1, 2].map(|ranks| memory_estimate(&model, &options(Device::Cuda(0), ranks)));

@@ -198,9 +198,6 @@ struct Kernel {
     fixed: bool,
 }
 
-/// Keys of 576 numbers of which the first 512 are the values.
-const LATENT: (usize, KvValues) = (576, KvValues::PrefixOfKey(512));
-
 /// Bytes of a row of shared memory on tensor cores: 16 more than its values.
 fn mma_row(head_dim: usize) -> usize {
     (head_dim + 8) * size_of::<u16>()
@@ -218,21 +215,36 @@ fn tile_bytes(kv: KvDType, head_dim: usize, keys: usize) -> usize {
     }
 }
 
+/// Entry points of a file: over a split, and over all that a row sees.
+struct Entries {
+    split: &'static str,
+    whole: &'static str,
+}
+
+/// Kernels on tensor cores, which are for some widths of heads with values of their own.
+fn tensor_cores(spec: &KvSpec) -> Option<Entries> {
+    if spec.dtype == KvDType::F32 || spec.values != KvValues::Own {
+        return None;
+    }
+    let (split, whole) = match spec.head_dim {
+        64 => ("attention_decode_64", "attention_prefill_64"),
+        96 => ("attention_decode_96", "attention_prefill_96"),
+        128 => ("attention_decode_128", "attention_prefill_128"),
+        256 => ("attention_decode_256", "attention_prefill_256"),
+        _ => return None,
+    };
+    Some(Entries { split, whole })
+}
+
 /// What computes a split.
 fn decode_kernel(spec: &KvSpec) -> Kernel {
-    let &KvSpec { head_dim, values, dtype, .. } = spec;
-    if dtype == KvDType::F16 && (head_dim, values) == LATENT {
+    let &KvSpec { head_dim, dtype, .. } = spec;
+    if is_latent(spec) {
         return latent_kernel(head_dim, "attention_latent_split_576");
     }
-    let entry = match (dtype, head_dim, values) {
-        (KvDType::F32, ..) | (.., KvValues::PrefixOfKey(_)) => None,
-        (_, 64, _) => Some("attention_decode_64"),
-        (_, 96, _) => Some("attention_decode_96"),
-        (_, 128, _) => Some("attention_decode_128"),
-        (_, 256, _) => Some("attention_decode_256"),
-        _ => None,
+    let Some(Entries { split: entry, .. }) = tensor_cores(spec) else {
+        return plain_kernel(spec, plain(dtype).split);
     };
-    let Some(entry) = entry else { return plain_kernel(spec, plain(dtype).split) };
     // Of queries two halves, of each warp keys and values, in whose place its sums come, and its states.
     let keys = if head_dim > 128 { 16 } else { 32 };
     let tiles = tile_bytes(dtype, head_dim, keys).max(DECODE_ROWS * head_dim * size_of::<f32>());
@@ -242,7 +254,29 @@ fn decode_kernel(spec: &KvSpec) -> Kernel {
     Kernel { source, entry, rows: DECODE_ROWS, shared, fixed: true }
 }
 
-/// A split or all that a row sees, of a cache as [`LATENT`] says.
+/// What computes all that a row sees.
+fn prefill_kernel(spec: &KvSpec) -> Kernel {
+    let &KvSpec { head_dim, dtype, .. } = spec;
+    if is_latent(spec) {
+        return latent_kernel(head_dim, "attention_latent_576");
+    }
+    let Some(Entries { whole: entry, .. }) = tensor_cores(spec) else {
+        return plain_kernel(spec, plain(dtype).whole);
+    };
+    // Of queries two halves, of a tile keys and values.
+    let keys = if head_dim > 128 { 16 } else { 64 };
+    let shared = 2 * PREFILL_ROWS * mma_row(head_dim) + tile_bytes(dtype, head_dim, keys);
+    let source = Source::AttentionPrefill(dtype);
+    Kernel { source, entry, rows: PREFILL_ROWS, shared, fixed: true }
+}
+
+/// Keys of 576 numbers in F16 of which the first 512 are the values.
+fn is_latent(spec: &KvSpec) -> bool {
+    let &KvSpec { head_dim, values, dtype, .. } = spec;
+    dtype == KvDType::F16 && head_dim == 576 && values == KvValues::PrefixOfKey(512)
+}
+
+/// A split or all that a row sees, of a cache as [`is_latent`] says.
 fn latent_kernel(head_dim: usize, entry: &'static str) -> Kernel {
     // Of queries two halves, two tiles, and products of both halves of a key.
     let tiles = 2 * (DECODE_ROWS + LATENT_KEYS) * mma_row(head_dim);
@@ -251,41 +285,14 @@ fn latent_kernel(head_dim: usize, entry: &'static str) -> Kernel {
     Kernel { source, entry, rows, shared: tiles + products, fixed: true }
 }
 
-/// What computes all that a row sees.
-fn prefill_kernel(spec: &KvSpec) -> Kernel {
-    let &KvSpec { head_dim, values, dtype, .. } = spec;
-    if dtype == KvDType::F16 && (head_dim, values) == LATENT {
-        return latent_kernel(head_dim, "attention_latent_576");
-    }
-    let entry = match (dtype, head_dim, values) {
-        (KvDType::F32, ..) | (.., KvValues::PrefixOfKey(_)) => None,
-        (_, 64, _) => Some("attention_prefill_64"),
-        (_, 96, _) => Some("attention_prefill_96"),
-        (_, 128, _) => Some("attention_prefill_128"),
-        (_, 256, _) => Some("attention_prefill_256"),
-        _ => None,
-    };
-    let Some(entry) = entry else { return plain_kernel(spec, plain(dtype).whole) };
-    // Of queries two halves, of a tile keys and values.
-    let keys = if head_dim > 128 { 16 } else { 64 };
-    let shared = 2 * PREFILL_ROWS * mma_row(head_dim) + tile_bytes(dtype, head_dim, keys);
-    let source = Source::AttentionPrefill(dtype);
-    Kernel { source, entry, rows: PREFILL_ROWS, shared, fixed: true }
-}
-
 /// A kernel by multiply-adds.
 fn plain_kernel(spec: &KvSpec, entry: &'static str) -> Kernel {
     let shared = rows_shared_bytes(spec.head_dim, spec.values, spec.dtype);
     Kernel { source: Source::AttentionPlain, entry, rows: ROWS_TILE, shared, fixed: false }
 }
 
-/// Kernels by multiply-adds: over a split, and over all that is seen.
-struct Plain {
-    split: &'static str,
-    whole: &'static str,
-}
-
-fn plain(dtype: KvDType) -> Plain {
+/// Kernels by multiply-adds.
+fn plain(dtype: KvDType) -> Entries {
     let (split, whole) = match dtype {
         KvDType::F16 => ("attention_plain_split_f16", "attention_plain_f16"),
         KvDType::BF16 => ("attention_plain_split_bf16", "attention_plain_bf16"),
@@ -293,7 +300,7 @@ fn plain(dtype: KvDType) -> Plain {
         KvDType::Fp8E4M3 => ("attention_plain_split_e4m3", "attention_plain_e4m3"),
         KvDType::Q8_0 => ("attention_plain_split_q8_0", "attention_plain_q8_0"),
     };
-    Plain { split, whole }
+    Entries { split, whole }
 }
 
 /// `k`, `v`, `k_scales` and `v_scales`. Where values are a part of the keys, theirs are null; a `fixed`
