@@ -172,6 +172,18 @@ DEVICE bool find_tile(QueryRows& rows, int index, int tile, int group, int least
   return false;
 }
 
+// This block's tile of `rows_tile` packed rows, of a paged step's sequences of more than `most_tokens`
+// tokens; whether there is one. By whole warps.
+DEVICE bool prefill_rows(QueryRows& rows, int rows_tile, int group, int most_tokens, int seqs,
+                         const int* query_starts, const int* kv_lens) {
+  // The last tiles see most: they begin first.
+  int tile = gridDim.x - 1 - blockIdx.x;
+  if (!find_tile(rows, tile, rows_tile, group, most_tokens, seqs, query_starts)) return false;
+  rows.kv_len = kv_lens[rows.seq];
+  rows.position = rows.kv_len - (query_starts[rows.seq + 1] - rows.token);
+  return true;
+}
+
 // --- splits: a long context is shared out among blocks (Dao et al. 2023, "Flash-Decoding")
 //
 // A split begins at a multiple of its length, which depends on nothing but what the sequence sees:
@@ -222,4 +234,13 @@ DEVICE bool decode_rows(QueryRows& rows, Splits& splits, int seq, int tile, int 
   rows = QueryRows{seq, token, first, count, kv_len - tokens, kv_len};
   splits = splits_of(kv_len, tokens, window);
   return tokens <= most_tokens && count > 0 && split < splits.count;
+}
+
+// The positions `begin .. end` of split `split` that any of the rows sees: none where a window or the
+// step's own tokens leave it nothing, and then `end` may be less than `begin`.
+DEVICE void split_seen(int& begin, int& end, const QueryRows& rows, const Splits& splits, int split,
+                       const Scores& scores, int group) {
+  begin = (splits.first + split) * splits.len;
+  end = min(begin + splits.len, end_seen(rows, scores, group));
+  begin = max(begin, first_seen(rows, scores, group));
 }

@@ -92,9 +92,8 @@ DEVICE void attention_decode(float* out, float* partials, float* states, const f
   bool some = decode_rows(rows, splits, seq, blockIdx.y / kv_heads, MMA_ROWS, blockIdx.x, group,
                           most_tokens, scores.window, query_starts, kv_lens);
   if (!some) return;
-  int begin = (splits.first + (int)blockIdx.x) * splits.len;
-  int end = min(begin + splits.len, end_seen(rows, scores, group));
-  begin = max(begin, first_seen(rows, scores, group));
+  int begin, end;
+  split_seen(begin, end, rows, splits, blockIdx.x, scores, group);
   const int* table = block_tables + (i64)seq * blocks_per_seq;
   PagedRows keys = {k, k_scales, table, kv_heads, kv_head};
   PagedRows values = {v, v_scales, table, kv_heads, kv_head};

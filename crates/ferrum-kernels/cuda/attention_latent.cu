@@ -155,9 +155,8 @@ KERNEL_RESIDENT(attention_latent_split_576, 128, 2,
                           most_tokens, window, query_starts, kv_lens);
   if (!some) return;
   Scores scores = {scale, softcap, window, true, sinks};
-  int begin = (splits.first + (int)blockIdx.x) * splits.len;
-  int end = min(begin + splits.len, end_seen(rows, scores, group));
-  begin = max(begin, first_seen(rows, scores, group));
+  int begin, end;
+  split_seen(begin, end, rows, splits, blockIdx.x, scores, group);
   PagedRows keys = {k, nullptr, block_tables + (i64)seq * blocks_per_seq, kv_heads, kv_head};
   WarpRows<576, 512 / LATENT_WARPS> w;
   attend(w, q, rows, scores, keys, begin, end, group);
@@ -177,11 +176,7 @@ KERNEL_RESIDENT(attention_latent_576, 128, 2,
                  int most_tokens)) {
   int kv_head = blockIdx.y, kv_heads = gridDim.y;
   QueryRows rows;
-  // The last tiles see most: they begin first.
-  int tile = gridDim.x - 1 - blockIdx.x;
-  if (!find_tile(rows, tile, MMA_ROWS, group, most_tokens, seqs, query_starts)) return;
-  rows.kv_len = kv_lens[rows.seq];
-  rows.position = rows.kv_len - (query_starts[rows.seq + 1] - rows.token);
+  if (!prefill_rows(rows, MMA_ROWS, group, most_tokens, seqs, query_starts, kv_lens)) return;
   Scores scores = {scale, softcap, window, true, sinks};
   const int* table = block_tables + (i64)rows.seq * blocks_per_seq;
   PagedRows keys = {k, nullptr, table, kv_heads, kv_head};

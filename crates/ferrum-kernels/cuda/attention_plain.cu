@@ -25,9 +25,8 @@ DEVICE void attention_plain_split(float* out, float* partials, float* states, co
   bool some = decode_rows(rows, splits, seq, blockIdx.y / kv_heads, ROWS_TILE, blockIdx.x, group,
                           most_tokens, scores.window, query_starts, kv_lens);
   if (!some) return;
-  int begin = (splits.first + (int)blockIdx.x) * splits.len;
-  int end = min(begin + splits.len, end_seen(rows, scores, group));
-  begin = max(begin, first_seen(rows, scores, group));
+  int begin, end;
+  split_seen(begin, end, rows, splits, blockIdx.x, scores, group);
   const int* table = block_tables + (i64)seq * blocks_per_seq;
   PagedRows keys = {k, k_scales, table, kv_heads, kv_head};
   PagedRows values = {v, v_scales, table, kv_heads, kv_head};
@@ -36,7 +35,7 @@ DEVICE void attention_plain_split(float* out, float* partials, float* states, co
   RowsShared s = rows_shared<TYPE>(memory, head_dim, v != nullptr);
   float acc[ROWS_ITEMS][8];
   load_queries(s, q, rows, group, kv_heads, kv_head, head_dim);
-  // A window or the step's own tokens may leave a split nothing: then the state is that of nothing.
+  // Where the split has nothing to be seen, the state is that of nothing.
   attend_rows<TYPE>(acc, s, rows, scores, keys, values, begin, max(begin, end), group, head_dim,
                     value_dim);
   if (splits.count == 1) {
@@ -92,11 +91,7 @@ DEVICE void attention_plain(float* out, const float* q, const u8* k, const u8* v
                             const Scores& scores, int most_tokens) {
   int kv_head = blockIdx.y, kv_heads = gridDim.y;
   QueryRows rows;
-  // The last tiles see most: they begin first.
-  int tile = gridDim.x - 1 - blockIdx.x;
-  if (!find_tile(rows, tile, ROWS_TILE, group, most_tokens, seqs, query_starts)) return;
-  rows.kv_len = kv_lens[rows.seq];
-  rows.position = rows.kv_len - (query_starts[rows.seq + 1] - rows.token);
+  if (!prefill_rows(rows, ROWS_TILE, group, most_tokens, seqs, query_starts, kv_lens)) return;
   const int* table = block_tables + (i64)rows.seq * blocks_per_seq;
   PagedRows keys = {k, k_scales, table, kv_heads, kv_head};
   PagedRows values = {v, v_scales, table, kv_heads, kv_head};

@@ -31,11 +31,7 @@ DEVICE void attention_prefill(float* out, const float* q, const u8* k, const u8*
   constexpr int KEYS = PREFILL_KEYS<DIM>, THREADS = PREFILL_THREADS;
   int kv_head = blockIdx.y, kv_heads = gridDim.y, warp = threadIdx.x / 32;
   QueryRows rows;
-  // The last tiles see most: they begin first.
-  int tile = gridDim.x - 1 - blockIdx.x;
-  if (!find_tile(rows, tile, PREFILL_ROWS, group, most_tokens, seqs, query_starts)) return;
-  rows.kv_len = kv_lens[rows.seq];
-  rows.position = rows.kv_len - (query_starts[rows.seq + 1] - rows.token);
+  if (!prefill_rows(rows, PREFILL_ROWS, group, most_tokens, seqs, query_starts, kv_lens)) return;
   const int* table = block_tables + (i64)rows.seq * blocks_per_seq;
   PagedRows keys = {k, k_scales, table, kv_heads, kv_head};
   PagedRows values = {v, v_scales, table, kv_heads, kv_head};

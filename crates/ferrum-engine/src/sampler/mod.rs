@@ -120,7 +120,7 @@ impl Sampler {
         let all = (draft.len() + 1) * first + draft.len() * (draft.len() + 1) / 2;
         let Some(left) = room.checked_sub(all) else { return false };
         *room = left;
-        self.adjust_next(history);
+        self.adjust_next(history.len());
         if !draft.is_empty() {
             // As if they had come: behind one that does not come, nothing is looked at.
             let (mut counts, tokens) = (self.counts.clone(), [history, draft].concat());
@@ -132,10 +132,9 @@ impl Sampler {
         true
     }
 
-    /// The logits that are adjusted for the token after `history`.
-    fn adjust_next(&mut self, history: &[u32]) {
-        self.counts.update(history);
-        self.adjusted.begin(history.len());
+    /// The logits that are adjusted for the token after `len` others, which have been counted.
+    fn adjust_next(&mut self, len: usize) {
+        self.adjusted.begin(len);
         self.adjusted.push(&self.params, &self.counts);
     }
 
@@ -243,7 +242,8 @@ impl Sampler {
         adjusted.clear();
         adjusted.extend_from_slice(logits);
         if adjusts {
-            self.adjust_next(history);
+            self.counts.update(history);
+            self.adjust_next(history.len());
             apply_adjustments(self.adjusted.after(history.len()).iter().copied(), adjusted);
         }
         if let Some(constraint) = &mut self.constraint {

@@ -52,6 +52,9 @@ pub(super) struct Part {
 impl Plan {
     /// The tokens of a chunk that are proposed.
     pub fn draft(&self, chunk: &Chunk) -> Vec<u32> {
+        if chunk.draft == 0 {
+            return Vec::new();
+        }
         // Chunks lie in the order of their rows, and drafts at the end of their chunks.
         let before = self.chunks.iter().take_while(|other| other.id != chunk.id);
         let end = before.map(|other| other.len).sum::<usize>() + chunk.len;

@@ -3,7 +3,7 @@
 use super::shared::SharedSlice;
 use super::{Cpu, CpuStream};
 use crate::draw::{
-    ADJUST_FLOATS, Adjustment, Candidates, DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, Drawn, Scored,
+    Adjustment, Candidates, DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, Drawn, Scored,
     apply_adjustments, apply_mask, logprobs,
 };
 use crate::host::HostBuffer;
@@ -37,9 +37,7 @@ pub(super) fn sample(s: &mut CpuStream, dst: &mut HostBuffer, p: &Sample<'_, Cpu
     s.team.chunks(p.rows, &|thread, row| {
         let (ints, floats) = (&view.ints[row * DRAW_INTS..], &view.floats[row * DRAW_FLOATS..]);
         let mask = usize::try_from(ints[1]).ok().map(|mask| &view.masks[mask * words..][..words]);
-        let (begin, end) = (ints[6] as usize, ints[7] as usize);
-        let adjust_values = &view.adjust_values[begin * ADJUST_FLOATS..end * ADJUST_FLOATS];
-        let adjust = (&view.adjust_tokens[begin..end], adjust_values);
+        let adjust = Adjustment::arrays_of_row(ints, view.adjust_tokens, view.adjust_values);
         let values = &view.logits[row * p.vocab..][..p.vocab];
         let (scale, softcap) = (p.scale, p.softcap);
         // SAFETY: each thread has a workspace of its own, and each row is given to one thread.

@@ -55,6 +55,16 @@ impl Adjustment {
         [self.bias, self.repetition, self.subtract]
     }
 
+    /// The parts of a step's arrays that are a row's, whose numbers in [`super::DrawBatch::ints`] are `ints`.
+    pub(crate) fn arrays_of_row<'a>(
+        ints: &[i32],
+        tokens: &'a [i32],
+        values: &'a [f32],
+    ) -> (&'a [i32], &'a [f32]) {
+        let (begin, end) = (ints[6] as usize, ints[7] as usize);
+        (&tokens[begin..end], &values[begin * ADJUST_FLOATS..end * ADJUST_FLOATS])
+    }
+
     /// Those of arrays of tokens and of the numbers behind them.
     pub(crate) fn of_arrays(tokens: &[i32], values: &[f32]) -> impl Iterator<Item = Adjustment> {
         let of = |(token, &[bias, repetition, subtract]): (&i32, &[f32; ADJUST_FLOATS])| {

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use super::Reference;
-use crate::draw::{
-    ADJUST_FLOATS, Adjustment, DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, DrawError, Drawn,
-};
+use crate::draw::{Adjustment, DRAW_FLOATS, DRAW_INTS, Draw, DrawBatch, DrawError, Drawn};
 use crate::host::HostBuffer;
 use crate::params::Sample;
 use crate::{Result, checks};
@@ -18,11 +16,9 @@ pub(super) fn sample(dst: &mut HostBuffer, p: &Sample<'_, Reference>) -> Result<
     for ((dst, values), (ints, floats)) in view.dst.iter_mut().zip(rows).zip(draws) {
         let mask = usize::try_from(ints[1]).ok().map(|mask| &view.masks[mask * words..][..words]);
         let allowed = |token: usize| mask.is_none_or(|m| m[token / 32] >> (token % 32) & 1 == 1);
-        let (begin, end) = (ints[6] as usize, ints[7] as usize);
-        let adjusted = Adjustment::of_arrays(
-            &view.adjust_tokens[begin..end],
-            &view.adjust_values[begin * ADJUST_FLOATS..end * ADJUST_FLOATS],
-        );
+        let (tokens, changes) =
+            Adjustment::arrays_of_row(ints, view.adjust_tokens, view.adjust_values);
+        let adjusted = Adjustment::of_arrays(tokens, changes);
         let adjusted: HashMap<usize, Adjustment> =
             adjusted.map(|a| (a.token as usize, a)).collect();
         let logit = |(token, &value): (usize, &f32)| {
@@ -46,6 +42,7 @@ pub(super) fn transformed(scale: f32, softcap: Option<f32>, value: f32) -> f32 {
     softcap.map_or(scaled, |cap| cap * (scaled / cap).tanh())
 }
 
+/// By the definition of the fields, as all here is: [`Adjustment::apply`] is held against it.
 fn changed(a: &Adjustment, logit: f32) -> f32 {
     let biased = logit + a.bias;
     let factor = if biased > 0.0 { biased / a.repetition } else { biased * a.repetition };

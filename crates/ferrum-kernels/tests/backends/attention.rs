@@ -47,6 +47,22 @@ pub struct World {
 }
 
 impl Case {
+    /// One head of keys and values and one query of it, and nothing besides; no sequences.
+    pub fn plain(kv: KvDType, head_dim: usize) -> Case {
+        Case {
+            kv,
+            head_dim,
+            values: KvValues::Own,
+            kv_heads: 1,
+            group: 1,
+            scale: 1.0,
+            window: None,
+            softcap: None,
+            sinks: None,
+            seqs: Vec::new(),
+        }
+    }
+
     fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
     }

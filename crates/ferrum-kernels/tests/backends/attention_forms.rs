@@ -92,16 +92,10 @@ pub fn attention_to_prefixes_of_keys<B: Backend>(subjects: &mut [Subject<B>]) {
     }
     // DeepSeek-V2's 128 heads over one; and few values.
     let latent = Case {
-        kv: KvDType::F16,
-        head_dim: 576,
         values: KvValues::PrefixOfKey(512),
-        kv_heads: 1,
         group: 128,
-        scale: 1.0,
-        window: None,
-        softcap: None,
-        sinks: None,
         seqs: vec![(700, 1), (250, 3)],
+        ..Case::plain(KvDType::F16, 576)
     };
     let values = KvValues::PrefixOfKey(32);
     let seqs = vec![(150, 11), (300, 1), (0, 17)];
@@ -120,16 +114,11 @@ pub fn sinks_that_are_nothing<B: Backend>(subjects: &mut [Subject<B>]) {
     for kv in KvDType::ALL {
         for level in [-1e30, f32::NEG_INFINITY] {
             let c = Case {
-                kv,
-                head_dim: 64,
-                values: KvValues::Own,
                 kv_heads: 2,
                 group: 2,
-                scale: 1.0,
-                window: None,
-                softcap: None,
                 sinks: Some(level),
                 seqs: vec![(0, 40), (700, 1), (90, 2)],
+                ..Case::plain(kv, 64)
             };
             let w = c.world(&mut rng);
             let mut without = w.clone();

@@ -1,6 +1,5 @@
 //! `attention` over keys and values of unlike size, and of what is no number.
 
-use ferrum_kernels::params::KvValues;
 use ferrum_kernels::{Backend, KvDType};
 
 use crate::attention::{Case, run};
@@ -9,18 +8,7 @@ use crate::harness::{Report, Subject, oracle};
 
 /// Sequences of few tokens and of many.
 fn case(kv: KvDType, head_dim: usize) -> Case {
-    Case {
-        kv,
-        head_dim,
-        values: KvValues::Own,
-        kv_heads: 1,
-        group: 3,
-        scale: 1.0,
-        window: None,
-        softcap: None,
-        sinks: None,
-        seqs: vec![(300, 1), (70, 40), (0, 9)],
-    }
+    Case { group: 3, seqs: vec![(300, 1), (70, 40), (0, 9)], ..Case::plain(kv, head_dim) }
 }
 
 /// Each column of 32 has values of its own size, and so has each position of three: what is small must

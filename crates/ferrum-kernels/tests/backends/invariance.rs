@@ -186,18 +186,7 @@ pub fn threads_do_not_change_results(subjects: &mut [Subject<Cpu>]) {
         }
     }
     for seqs in [vec![(1500, 1)], vec![(0, 90), (700, 1), (3, 1)]] {
-        let c = attention::Case {
-            kv: KvDType::F16,
-            head_dim: 128,
-            values: KvValues::Own,
-            kv_heads: 1,
-            group: 3,
-            scale: 1.0,
-            window: None,
-            softcap: None,
-            sinks: None,
-            seqs,
-        };
+        let c = attention::Case { group: 3, seqs, ..attention::Case::plain(KvDType::F16, 128) };
         let w = c.world(&mut rng);
         for pair in subjects.chunks_mut(2) {
             let one = attention::run(&mut pair[0], &c, &w);
